@@ -1,0 +1,1 @@
+"""What runs on the device: the store, the agent's API, the replicator."""

@@ -1,0 +1,1 @@
+"""The proof: tests mirror the packages they are about."""
