@@ -1,0 +1,163 @@
+"""Every error that AgentDB Edge raises, in one tree.
+
+::
+
+    AgentDBError
+    ├── InputError              the caller gave something that cannot be accepted; nothing changed
+    │   ├── InvalidValue        a key, field or value is malformed
+    │   ├── TooLarge            a bound was exceeded
+    │   ├── SchemaMismatch      the value or declaration contradicts the collection's schema
+    │   ├── UnknownCollection   no such collection has been declared
+    │   ├── NotFound            no such record, device, conflict, baseline …
+    │   ├── InvalidFilter       a filter expression that is not understood
+    │   └── InvalidConfig       a configuration file or option that is not understood
+    ├── DataError               bytes from outside are not what they claim to be; nothing changed
+    │   ├── Malformed           wrong structure, lengths, limits
+    │   ├── BadSignature        unknown signer or wrong signature
+    │   ├── BrokenChain         does not continue what is held (replayed, reordered, gapped)
+    │   ├── DecryptionFailed    wrong key or altered ciphertext
+    │   ├── UnsupportedVersion  a format or protocol version that this build does not speak
+    │   └── FutureStamp         stamped further ahead than the clock bound allows
+    ├── StorageError            the disk or the database under us failed
+    │   ├── DiskFull
+    │   ├── StoreLocked         another process holds the store
+    │   └── CorruptStore        what is on disk fails its checks and cannot be rebuilt from here
+    └── SyncError               the other side of a connection
+        ├── Unreachable         no answer in time; try again
+        ├── ProtocolError       an answer that no correct peer gives
+        ├── Unauthenticated     the request's signature, nonce or token was not accepted
+        └── Refused             understood, and denied
+
+``code`` is stable and machine-readable, ``hint`` says what to do, ``retryable`` says whether the same call may succeed
+later without anybody changing anything.
+"""
+
+from __future__ import annotations
+
+
+class AgentDBError(Exception):
+    """Base of all. ``str(error)`` is one sentence for a person; ``hint`` the next step, or ''."""
+
+    code = "error"
+    retryable = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+def _rebuild(cls: type[AgentDBError], message: str, hint: str) -> AgentDBError:
+    return cls(message, hint=hint)
+
+
+class InputError(AgentDBError):
+    code = "input"
+
+
+class InvalidValue(InputError):
+    code = "invalid-value"
+
+
+class TooLarge(InputError):
+    code = "too-large"
+
+
+class SchemaMismatch(InputError):
+    code = "schema-mismatch"
+
+
+class UnknownCollection(InputError):
+    code = "unknown-collection"
+
+
+class NotFound(InputError):
+    code = "not-found"
+
+
+class InvalidFilter(InputError):
+    code = "invalid-filter"
+
+
+class InvalidConfig(InputError):
+    code = "invalid-config"
+
+
+class DataError(AgentDBError):
+    code = "data"
+
+
+class Malformed(DataError):
+    code = "malformed"
+
+
+class BadSignature(DataError):
+    code = "bad-signature"
+
+
+class BrokenChain(DataError):
+    code = "broken-chain"
+
+
+class DecryptionFailed(DataError):
+    code = "decryption-failed"
+
+
+class UnsupportedVersion(DataError):
+    code = "unsupported-version"
+
+
+class FutureStamp(DataError):
+    code = "future-stamp"
+
+
+class StorageError(AgentDBError):
+    code = "storage"
+
+
+class DiskFull(StorageError):
+    code = "disk-full"
+    retryable = True
+
+
+class StoreLocked(StorageError):
+    code = "store-locked"
+    retryable = True
+
+
+class CorruptStore(StorageError):
+    code = "corrupt-store"
+
+
+class SyncError(AgentDBError):
+    code = "sync"
+
+
+class Unreachable(SyncError):
+    code = "unreachable"
+    retryable = True
+
+
+class ProtocolError(SyncError):
+    code = "protocol"
+
+
+class Unauthenticated(SyncError):
+    code = "unauthenticated"
+
+
+class Refused(SyncError):
+    code = "refused"
+
+
+def by_code(code: str) -> type[AgentDBError]:
+    """The class whose ``code`` this is; ``SyncError`` for a code from a newer peer."""
+    found: list[type[AgentDBError]] = [AgentDBError]
+    for cls in found:
+        if cls.code == code:
+            return cls
+        found.extend(cls.__subclasses__())
+    return SyncError

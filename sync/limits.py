@@ -1,0 +1,24 @@
+"""Every bound of the protocol, with its unit in its name. Nothing here is tunable: both sides must agree on them."""
+
+from __future__ import annotations
+
+SEGMENT_SEALED_BYTES_MAX = 1 << 20
+SEGMENT_OPENED_BYTES_MAX = 8 << 20
+# What the columns of one opened segment may expand to: repeated words and constants cost nothing on the wire.
+SEGMENT_EXPANDED_BYTES_MAX = 32 << 20
+SEGMENT_OPERATIONS_MAX = 65_536
+CLEAR_META_BYTES_MAX = 4096
+OPERATION_BYTES_MAX = 256 << 10
+KEY_BYTES_MAX = 512
+COLLECTION_NAME_BYTES_MAX = 64
+FIELD_NAME_BYTES_MAX = 64
+FIELDS_MAX = 256
+VALUE_DEPTH_MAX = 16
+VECTOR_DIMENSIONS_MAX = 8192
+SET_ELEMENTS_MAX = 4096
+INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
+STAMP_MAX = (1 << 63) - 1
+FUTURE_MS_MAX = 120_000
+MESSAGE_BYTES_MAX = 4 << 20
+PAGE_OPERATIONS_MAX = 10_000
+LONG_POLL_MS_MAX = 30_000
