@@ -1,0 +1,207 @@
+"""The messages of the protocol, one request and one answer each (docs/PROTOCOL.md is their specification).
+
+Each is a msgpack array ``[tag, field, …]``: no keys, so no duplicate keys; strict types and sizes by msgspec. Later
+versions append fields; a decoder of version 1 ignores what follows the fields it knows.
+
+``encode``/``decode`` are the only way in and out. ``decode`` raises Malformed and has then changed nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from sync.errors import AgentDBError, Malformed, TooLarge, by_code
+from sync.limits import INT_MAX, LONG_POLL_MS_MAX, MESSAGE_BYTES_MAX, PAGE_OPERATIONS_MAX, SEGMENT_SEALED_BYTES_MAX
+
+PROTOCOL_VERSIONS = (1,)
+
+U63 = Annotated[int, msgspec.Meta(ge=0, le=INT_MAX)]
+U32 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+Id16 = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Key32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+Hash32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+SegmentBytes = Annotated[bytes, msgspec.Meta(max_length=SEGMENT_SEALED_BYTES_MAX)]
+Text = Annotated[str, msgspec.Meta(max_length=1024)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
+    """Base of all; the tag is the class's name."""
+
+
+class WrappedKey(msgspec.Struct, array_like=True, frozen=True):
+    """An epoch key, HPKE-wrapped to the receiver."""
+
+    epoch: U32
+    wrapped: Annotated[bytes, msgspec.Meta(max_length=256)]
+
+
+class Refusal(msgspec.Struct, array_like=True, frozen=True):
+    """One operation that the cloud did not take, by its seq. It holds up nothing and lies in both dead-letter tables."""
+
+    seq: U63
+    code: Text
+    reason: Text
+
+
+class Enroll(Message):
+    """Join a fleet. ``proof`` is the new device's Ed25519 signature over ``enroll_proof(...)``; the secret stays in TLS
+    or on loopback. The same token with the same key gets the same answer again."""
+
+    token_id: Id16
+    secret: Key32
+    signing: Key32
+    exchange: Key32
+    name: Name
+    proof: Signature
+
+
+class Enrolled(Message):
+    """``cloud_signing``/``cloud_exchange`` identify the fleet's cloud; the join token's fingerprint vouches for them."""
+
+    fleet: Id16
+    device: Annotated[bytes, msgspec.Meta(min_length=12, max_length=12)]
+    cloud_signing: Key32
+    cloud_exchange: Key32
+    keys: list[WrappedKey]
+    time_ms: U63
+
+
+class Hello(Message):
+    """The device opens. ``log_head`` is its last seq, ``acked`` the last it knows to be acknowledged and ``acked_segment``
+    the id of the segment that ended there (empty at the start); ``cursor`` the feed position it has applied;
+    ``incarnation`` the cloud's as it last knew it (empty if never)."""
+
+    versions: list[U32]
+    fleet: Id16
+    replica: Id16
+    log_head: U63
+    acked: U63
+    acked_segment: Annotated[bytes, msgspec.Meta(max_length=32)]
+    cursor: U63
+    incarnation: Annotated[bytes, msgspec.Meta(max_length=16)]
+
+
+class Welcome(Message):
+    """What the cloud holds of this replica, and where the feed stands.
+
+    ``restored_head``: the feed position at which this incarnation began (0 for the first): what a device had applied
+    beyond it, in an earlier incarnation, is gone from the cloud. ``baseline``: start from a baseline, not from the cursor.
+    """
+
+    version: U32
+    time_ms: U63
+    incarnation: Id16
+    restored_head: U63
+    last_seq: U63
+    last_segment: Annotated[bytes, msgspec.Meta(max_length=32)]
+    head: U63
+    baseline: bool
+    keys: list[WrappedKey]
+
+
+class Push(Message):
+    """One sealed segment of the device's own stream."""
+
+    segment: SegmentBytes
+
+
+class PushAck(Message):
+    """Sent after the commit. ``last_seq``/``last_segment`` are what the cloud now holds of the replica."""
+
+    last_seq: U63
+    last_segment: Annotated[bytes, msgspec.Meta(max_length=32)]
+    refusals: list[Refusal]
+    head: U63
+    time_ms: U63
+
+
+class Pull(Message):
+    """A page of the feed after ``cursor``, waiting up to ``wait_ms`` if there is nothing yet (long poll)."""
+
+    replica: Id16
+    cursor: U63
+    max_operations: Annotated[int, msgspec.Meta(ge=1, le=PAGE_OPERATIONS_MAX)]
+    max_bytes: U32
+    wait_ms: Annotated[int, msgspec.Meta(ge=0, le=LONG_POLL_MS_MAX)]
+    incarnation: Id16
+
+
+class PullPage(Message):
+    """Sealed segments of the feed (possibly none: all was the device's own) and the cursor to store with them."""
+
+    segments: list[SegmentBytes]
+    cursor: U63
+    head: U63
+    time_ms: U63
+
+
+class PullBaseline(Message):
+    """A page of the living records (``everything``: tombstones too) after ``after`` (empty at the start)."""
+
+    replica: Id16
+    after: Annotated[bytes, msgspec.Meta(max_length=1024)]
+    everything: bool
+    incarnation: Id16
+
+
+class BaselinePage(Message):
+    """``cursor`` is the feed position to continue from once ``next`` comes back empty; it is that of the first page."""
+
+    segments: list[SegmentBytes]
+    next: Annotated[bytes, msgspec.Meta(max_length=1024)]
+    cursor: U63
+    head: U63
+    time_ms: U63
+
+
+class Failure(Message):
+    """The request was not carried out. ``code`` is that of the error tree; ``retry_after_ms`` 0 leaves it to the device."""
+
+    code: Text
+    reason: Text
+    hint: Text
+    retryable: bool
+    retry_after_ms: U63 = 0
+
+    @staticmethod
+    def of(error: AgentDBError, retry_after_ms: int = 0) -> Failure:
+        return Failure(error.code, error.message[:1024], error.hint[:1024], error.retryable, retry_after_ms)
+
+    def error(self) -> AgentDBError:
+        """The error that the other side raised, as ours."""
+        return by_code(self.code)(self.reason, hint=self.hint)
+
+
+Request = Enroll | Hello | Push | Pull | PullBaseline
+Answer = Enrolled | Welcome | PushAck | PullPage | BaselinePage | Failure
+AnyMessage = Request | Answer
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)  # type: ignore[arg-type]
+
+
+def encode(message: Message) -> bytes:
+    """Raises TooLarge if the message is over the bound of one message."""
+    data = _encoder.encode(message)
+    if len(data) > MESSAGE_BYTES_MAX:
+        raise TooLarge(f"a message of {len(data)} bytes; the bound is {MESSAGE_BYTES_MAX}")
+    return data
+
+
+def decode(data: bytes) -> AnyMessage:
+    """Raises Malformed or TooLarge."""
+    if len(data) > MESSAGE_BYTES_MAX:
+        raise TooLarge(f"a message of {len(data)} bytes; the bound is {MESSAGE_BYTES_MAX}")
+    try:
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise Malformed(f"not a message: {error}") from error
+
+
+def enroll_proof(token_id: bytes, signing: bytes, exchange: bytes, name: str) -> bytes:
+    """The bytes that a joining device signs: it holds the private key, and means this name and this token."""
+    return b"agentdb.enroll.v1" + token_id + signing + exchange + name.encode()
