@@ -1,0 +1,1 @@
+"""What reaches the cloud: signed requests, the transport, the replicator."""
