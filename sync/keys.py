@@ -45,7 +45,9 @@ class PublicIdentity(NamedTuple):
         if len(signing) != 32 or len(exchange) != 32:
             raise Malformed("public keys are 32 bytes each")
         if _is_weak_point(signing):
-            raise Malformed("this Ed25519 public key has small order or is not canonical", hint="create a new device key")
+            raise Malformed(
+                "this Ed25519 public key has small order or is not canonical", hint="create a new device key"
+            )
         return PublicIdentity(signing, exchange)
 
     @property
@@ -84,11 +86,14 @@ class DeviceKey:
         """Raises Malformed."""
         if len(data) != 64:
             raise Malformed("a device key is 64 bytes")
-        return DeviceKey(Ed25519PrivateKey.from_private_bytes(data[:32]), X25519PrivateKey.from_private_bytes(data[32:]))
+        return DeviceKey(
+            Ed25519PrivateKey.from_private_bytes(data[:32]), X25519PrivateKey.from_private_bytes(data[32:])
+        )
 
     def to_bytes(self) -> bytes:
         parts = (
-            key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()) for key in (self.signing, self.exchange)
+            key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+            for key in (self.signing, self.exchange)
         )
         return b"".join(parts)
 
@@ -121,7 +126,9 @@ class KeyRing:
     def current(self) -> int:
         """Raises DecryptionFailed if there is no key yet."""
         if not self._keys:
-            raise DecryptionFailed("no fleet key yet", hint="enroll this device, or sync once to receive the fleet's key")
+            raise DecryptionFailed(
+                "no fleet key yet", hint="enroll this device, or sync once to receive the fleet's key"
+            )
         return max(self._keys)
 
     def key(self, epoch: int) -> bytes:
@@ -129,7 +136,9 @@ class KeyRing:
         try:
             return self._keys[epoch]
         except KeyError:
-            raise DecryptionFailed(f"no key for epoch {epoch}", hint="sync to receive the fleet's newer keys") from None
+            raise DecryptionFailed(
+                f"no key for epoch {epoch}", hint="sync to receive the fleet's newer keys"
+            ) from None
 
     def epochs(self) -> tuple[int, ...]:
         return tuple(sorted(self._keys))
@@ -151,7 +160,9 @@ def unwrap(wrapped: bytes, key: DeviceKey, fleet: bytes, epoch: int) -> bytes:
     """Raises DecryptionFailed if it was not wrapped to this key for this fleet and epoch."""
     try:
         epoch_key = _SUITE.decrypt(wrapped, key.exchange, _wrap_info(key.public, fleet, epoch))
-    except Exception as error:  # the library raises its own InvalidTag, ValueError or an internal error by cause
+    except (
+        Exception
+    ) as error:  # the library raises its own InvalidTag, ValueError or an internal error by cause
         raise DecryptionFailed(f"the fleet key of epoch {epoch} was not wrapped to this device") from error
     if len(epoch_key) != EPOCH_KEY_BYTES:
         raise DecryptionFailed("the wrapped key has a wrong length")

@@ -13,7 +13,13 @@ from typing import Annotated
 import msgspec
 
 from sync.errors import AgentDBError, Malformed, TooLarge, by_code
-from sync.limits import INT_MAX, LONG_POLL_MS_MAX, MESSAGE_BYTES_MAX, PAGE_OPERATIONS_MAX, SEGMENT_SEALED_BYTES_MAX
+from sync.limits import (
+    INT_MAX,
+    LONG_POLL_MS_MAX,
+    MESSAGE_BYTES_MAX,
+    PAGE_OPERATIONS_MAX,
+    SEGMENT_SEALED_BYTES_MAX,
+)
 
 PROTOCOL_VERSIONS = (1,)
 

@@ -87,7 +87,9 @@ class Record:
                 older[name] = slot
         state: list[Any] = [self.ts, self.replica, fresh]
         if older or self.slots or self.floor != NEVER:
-            slots = [[name, rule, _flatten(rule, self.slots[name, rule])] for name, rule in sorted(self.slots)]
+            slots = [
+                [name, rule, _flatten(rule, self.slots[name, rule])] for name, rule in sorted(self.slots)
+            ]
             state += [older, slots, *self.floor]
         return _pack(state)
 
@@ -218,7 +220,12 @@ def merge(record: Record | None, operation: Operation) -> Merged:
 def fold(image: bytes | None, operation: Operation) -> bytes:
     """The same over encoded records, with a short cut for the commonest case, the first write of a plain record."""
     shape = operation.shape
-    if image is None and shape.kind != Kind.DELETE and shape.kind != Kind.IMAGE and shape.rules.count("l") == len(shape.rules):
+    if (
+        image is None
+        and shape.kind != Kind.DELETE
+        and shape.kind != Kind.IMAGE
+        and shape.rules.count("l") == len(shape.rules)
+    ):
         return fresh_image(operation)
     record = Record() if image is None else Record.decode(image)
     record.apply(operation)
@@ -227,10 +234,14 @@ def fold(image: bytes | None, operation: Operation) -> bytes:
 
 def fresh_image(operation: Operation) -> bytes:
     """The bytes of a record that holds this operation and nothing else; only last-writer fields."""
-    return _pack([operation.ts, operation.replica, dict(zip(operation.shape.names, operation.values, strict=True))])
+    return _pack(
+        [operation.ts, operation.replica, dict(zip(operation.shape.names, operation.values, strict=True))]
+    )
 
 
-def state_operation(collection: str, key: str, image: bytes, shape_of: Callable[[str, tuple[str, ...]], Shape]) -> Operation:
+def state_operation(
+    collection: str, key: str, image: bytes, shape_of: Callable[[str, tuple[str, ...]], Shape]
+) -> Operation:
     """The whole record as one operation that reproduces it when merged: a plain PUT where one write made all of it (so
     that it travels in columns), an IMAGE otherwise. ``seq`` is 0; ``shape_of(collection, names)`` interns PUT shapes."""
     state = msgpack.unpackb(image, raw=False, strict_map_key=True)
@@ -301,7 +312,10 @@ def _compose_set(slots: dict[Any, Any], value: list[Any], replica: bytes) -> lis
 
 
 def _compose_keep_all(slots: dict[Any, Any], value: Any, replica: bytes) -> list[Any]:
-    return [value, [[other, entry[0]] for other, entry in sorted(slots.items()) if entry[1] and other != replica]]
+    return [
+        value,
+        [[other, entry[0]] for other, entry in sorted(slots.items()) if entry[1] and other != replica],
+    ]
 
 
 def _compose_max(slots: dict[Any, Any], value: Any, replica: bytes) -> Any:

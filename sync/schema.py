@@ -102,7 +102,9 @@ class CollectionSchema(NamedTuple):
         Raises InvalidValue, TooLarge or SchemaMismatch.
         """
         if not isinstance(values, Mapping):
-            raise InvalidValue(f"a record's fields are a mapping of names to values, not {type(values).__name__}")
+            raise InvalidValue(
+                f"a record's fields are a mapping of names to values, not {type(values).__name__}"
+            )
         if len(values) > FIELDS_MAX:
             raise TooLarge(f"{len(values)} fields; a record has at most {FIELDS_MAX}")
         declared = self.fields
@@ -113,7 +115,8 @@ class CollectionSchema(NamedTuple):
                 check_field_name(name)
                 if self.strict:
                     raise SchemaMismatch(
-                        f"collection {self.name!r} has no field {name!r}", hint="declare it, or open the schema (strict=False)"
+                        f"collection {self.name!r} has no field {name!r}",
+                        hint="declare it, or open the schema (strict=False)",
                     )
                 kind = type(value)
                 if kind is str or kind is bool or value is None:
@@ -149,11 +152,15 @@ class CollectionSchema(NamedTuple):
         if rule.merge == "keep-all":
             return value
         if type(value) not in (int, float):
-            raise SchemaMismatch(f"field {name!r} merges by {rule.merge!r} and takes numbers, not {type(value).__name__}")
+            raise SchemaMismatch(
+                f"field {name!r} merges by {rule.merge!r} and takes numbers, not {type(value).__name__}"
+            )
         if rule.type in ("int", "float") and not _is_of(rule.type, value):
             if rule.type == "float":
                 return float(value)
-            raise SchemaMismatch(f"field {name!r} of {self.name!r} is {rule.type}, not {type(value).__name__}")
+            raise SchemaMismatch(
+                f"field {name!r} of {self.name!r} is {rule.type}, not {type(value).__name__}"
+            )
         return value
 
 
@@ -183,7 +190,9 @@ def declare(
     if spec is not None:
         check_field_name(spec.field)
         if type(spec.dimensions) is not int or not 1 <= spec.dimensions <= VECTOR_DIMENSIONS_MAX:
-            raise SchemaMismatch(f"a vector has 1 to {VECTOR_DIMENSIONS_MAX} dimensions, not {spec.dimensions!r}")
+            raise SchemaMismatch(
+                f"a vector has 1 to {VECTOR_DIMENSIONS_MAX} dimensions, not {spec.dimensions!r}"
+            )
         if spec.metric not in METRICS or not isinstance(spec.model, str):
             raise SchemaMismatch(f"unknown metric {spec.metric!r}; known are {', '.join(METRICS)}")
         if rules.get(spec.field, FieldRule("vector")) != FieldRule("vector", "lww"):
@@ -199,8 +208,12 @@ def declare(
             raise SchemaMismatch(f"text field {field!r} must be of type str and merge lww")
     if len(rules) > FIELDS_MAX:
         raise TooLarge(f"{len(rules)} fields; a schema has at most {FIELDS_MAX}")
-    if conflict not in ("latest", "priority", "manual") and not (isinstance(conflict, str) and conflict[:9] == "resolver:" and conflict[9:]):
-        raise SchemaMismatch(f"unknown conflict rule {conflict!r}", hint="latest, priority, manual or resolver:NAME")
+    if conflict not in ("latest", "priority", "manual") and not (
+        isinstance(conflict, str) and conflict[:9] == "resolver:" and conflict[9:]
+    ):
+        raise SchemaMismatch(
+            f"unknown conflict rule {conflict!r}", hint="latest, priority, manual or resolver:NAME"
+        )
     return CollectionSchema(name, rules, spec, names, conflict, bool(strict))
 
 
@@ -225,7 +238,10 @@ def check_key(key: Any) -> str:
     if type(key) is not str or not key or "\0" in key:
         raise InvalidValue(f"a key is a non-empty string without NUL, not {key!r:.80}")
     if len(key) > KEY_BYTES_MAX or (not key.isascii() and len(_utf8("key", key)) > KEY_BYTES_MAX):
-        raise TooLarge(f"the key is over {KEY_BYTES_MAX} bytes", hint="use a digest as key and keep the long name in a field")
+        raise TooLarge(
+            f"the key is over {KEY_BYTES_MAX} bytes",
+            hint="use a digest as key and keep the long name in a field",
+        )
     return key
 
 
@@ -233,9 +249,15 @@ def check_collection_name(name: Any) -> str:
     """Letters, digits and ``_ - .``, at most 64; a leading underscore is reserved for the system."""
     if name == COLLECTIONS:
         return COLLECTIONS
-    if type(name) is not str or not _NAME_CHARS.issuperset(name) or not name[:1].isalpha() or len(name) > COLLECTION_NAME_BYTES_MAX:
+    if (
+        type(name) is not str
+        or not _NAME_CHARS.issuperset(name)
+        or not name[:1].isalpha()
+        or len(name) > COLLECTION_NAME_BYTES_MAX
+    ):
         raise InvalidValue(
-            f"not a collection name: {name!r:.80}", hint=f"a letter, then letters, digits, '_', '-', '.'; at most {COLLECTION_NAME_BYTES_MAX}"
+            f"not a collection name: {name!r:.80}",
+            hint=f"a letter, then letters, digits, '_', '-', '.'; at most {COLLECTION_NAME_BYTES_MAX}",
         )
     return name
 
@@ -243,8 +265,12 @@ def check_collection_name(name: Any) -> str:
 def check_field_name(name: Any) -> str:
     """A field name: 1 to 64 bytes of UTF-8, not starting with an underscore (those are ours), no NUL."""
     if type(name) is not str or not name or name[0] == "_" or "\0" in name:
-        raise InvalidValue(f"not a field name: {name!r:.80}", hint="a non-empty string that does not start with '_'")
-    if len(name) > FIELD_NAME_BYTES_MAX or (not name.isascii() and len(_utf8("field name", name)) > FIELD_NAME_BYTES_MAX):
+        raise InvalidValue(
+            f"not a field name: {name!r:.80}", hint="a non-empty string that does not start with '_'"
+        )
+    if len(name) > FIELD_NAME_BYTES_MAX or (
+        not name.isascii() and len(_utf8("field name", name)) > FIELD_NAME_BYTES_MAX
+    ):
         raise TooLarge(f"field name {name[:20]!r}… is over {FIELD_NAME_BYTES_MAX} bytes")
     return name
 
@@ -272,24 +298,31 @@ def check_value(name: str, value: Any, depth: int = 0) -> Any:
     if kind is dict:
         for inner in value:
             if type(inner) is not str:
-                raise InvalidValue(f"field {name!r}: the keys of a map are strings, not {type(inner).__name__}")
+                raise InvalidValue(
+                    f"field {name!r}: the keys of a map are strings, not {type(inner).__name__}"
+                )
         return {inner: check_value(name, item, depth + 1) for inner, item in value.items()}
     if kind is bytearray or kind is memoryview:
         return bytes(value)
     raise InvalidValue(
-        f"field {name!r}: cannot store a {kind.__name__}", hint="None, bool, int, float, str, bytes, list, dict; vectors need a schema"
+        f"field {name!r}: cannot store a {kind.__name__}",
+        hint="None, bool, int, float, str, bytes, list, dict; vectors need a schema",
     )
 
 
 def check_elements(name: str, value: Any) -> list[Any]:
     """The elements of a set field: strings or integers, no duplicates kept. Raises InvalidValue or TooLarge."""
     if not isinstance(value, (list, tuple, set, frozenset)):
-        raise InvalidValue(f"field {name!r} is a set and takes a list of strings or integers, not {type(value).__name__}")
+        raise InvalidValue(
+            f"field {name!r} is a set and takes a list of strings or integers, not {type(value).__name__}"
+        )
     for element in value:
         if type(element) is int and INT_MIN <= element <= INT_MAX:
             continue
         if type(element) is not str:
-            raise InvalidValue(f"field {name!r}: the elements of a set are strings or 64-bit integers, not {element!r:.40}")
+            raise InvalidValue(
+                f"field {name!r}: the elements of a set are strings or 64-bit integers, not {element!r:.40}"
+            )
     if len(value) > SET_ELEMENTS_MAX:
         raise TooLarge(f"field {name!r} has {len(value)} elements; a set has at most {SET_ELEMENTS_MAX}")
     return sorted(set(value), key=element_order)
@@ -314,7 +347,9 @@ def pack_vector(value: Any, dimensions: int, name: str = "vector") -> bytes:
         else:
             view = memoryview(value)
             if view.ndim != 1 or view.format not in ("f", "d", "e"):
-                raise InvalidValue(f"field {name!r}: a vector is one-dimensional and of floats, not {view.ndim}-d {view.format!r}")
+                raise InvalidValue(
+                    f"field {name!r}: a vector is one-dimensional and of floats, not {view.ndim}-d {view.format!r}"
+                )
             floats = array("f", view.tobytes()) if view.format == "f" else array("f", view.tolist())
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidValue(f"field {name!r}: not a vector of floats: {error}") from error
@@ -334,9 +369,13 @@ def unpack_vector(data: bytes) -> array[float]:
 
 def _check_rule(field: str, rule: FieldRule) -> FieldRule:
     if rule.type not in TYPES:
-        raise SchemaMismatch(f"field {field!r}: unknown type {rule.type!r}", hint=f"one of {', '.join(TYPES)}, or a merge rule")
+        raise SchemaMismatch(
+            f"field {field!r}: unknown type {rule.type!r}", hint=f"one of {', '.join(TYPES)}, or a merge rule"
+        )
     if rule.merge not in RULE_LETTERS:
-        raise SchemaMismatch(f"field {field!r}: unknown merge rule {rule.merge!r}", hint=f"one of {', '.join(RULE_LETTERS)}")
+        raise SchemaMismatch(
+            f"field {field!r}: unknown merge rule {rule.merge!r}", hint=f"one of {', '.join(RULE_LETTERS)}"
+        )
     if rule.merge in ("counter", "max", "min") and rule.type not in ("any", "int", "float"):
         raise SchemaMismatch(f"field {field!r}: {rule.merge!r} merges numbers, not {rule.type}")
     if rule.merge == "set" and rule.type not in ("any", "strings"):

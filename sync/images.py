@@ -1,0 +1,76 @@
+"""Short cuts over encoded records, for the reads and writes that must be fast.
+
+A *plain* image is one that a single write made whole: ``[ts, replica, {name: value}]``, no older fields, no slots, no
+floor. Nearly every record is plain, and for a plain one most questions are answered without building a ``Record``.
+
+What always holds: each function says, bytes or values, exactly what ``sync.records`` would (``tests/sync/test_images.py``
+compares them). What is not plain is left to ``Record``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+
+from sync.errors import Malformed
+from sync.records import Record
+
+_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+_PLAIN = 0x93  # msgpack: an array of three
+
+
+def is_plain(image: bytes) -> bool:
+    return image[0] == _PLAIN
+
+
+def plain_image(ts: int, replica: bytes, packed_fields: bytes) -> bytes:
+    """The image of a record that one write made, from its fields, packed as a map in order of name."""
+    return b"\x93" + _pack(ts) + _pack(replica) + packed_fields
+
+
+def is_alive(image: bytes) -> bool:
+    """Whether a reader sees the record."""
+    return image[0] == _PLAIN or Record.decode(image).alive
+
+
+def image_values(image: bytes) -> dict[str, Any] | None:
+    """What a reader sees: fields in order of name, absent ones left out; None for a deleted record. Raises Malformed."""
+    if image[0] == _PLAIN:
+        fields = _plain(image)[2]
+        if None in fields.values():
+            return {name: value for name, value in fields.items() if value is not None}
+        return fields
+    record = Record.decode(image)
+    return record.values() if record.alive else None
+
+
+def replaced_fields(image: bytes, values: Mapping[str, Any], ts: int) -> dict[str, Any] | None:
+    """The fields of a PUT of ``values`` at ``ts`` over ``image``, if the outcome is plain again; else None.
+
+    That is so if the image is plain and older, and the PUT names, or makes absent, every field in it. Only for
+    collections whose fields are all last-writer.
+    """
+    if image[0] != _PLAIN:
+        return None
+    held_ts, _, held = _plain(image)
+    if held_ts >= ts:
+        return None
+    if held.keys() == values.keys():
+        return {name: values[name] for name in held}  # in order of name, as they are held
+    wanted = dict(values)
+    for name, value in held.items():
+        if name not in wanted:
+            if value is None:  # absent since an older write: it keeps its older stamp
+                return None
+            wanted[name] = None
+    return wanted
+
+
+def _plain(image: bytes) -> tuple[int, bytes, dict[str, Any]]:
+    try:
+        ts, replica, fields = msgpack.unpackb(image, raw=False, strict_map_key=True, max_ext_len=0)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise Malformed(f"not a record image: {error}") from error
+    return ts, replica, fields
