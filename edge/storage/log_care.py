@@ -1,0 +1,132 @@
+"""Care of the delta log: trimming it, copying it, checking it, and the digest over its state.
+
+None of it is on the path of a write. ``trim`` is the only one that changes the store, in short transactions, so that it
+never holds up writers for long; the others read one consistent state on a connection of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import apsw
+
+from edge.storage.log_reader import unpack_fields
+from edge.storage.log_schema import connect, sync_directory, translate
+from sync.digest import StateDigest
+from sync.errors import AgentDBError, InvalidValue, StorageError
+from sync.images import is_alive
+from sync.records import Record
+
+if TYPE_CHECKING:
+    from edge.storage.delta_log import DeltaLog
+
+TRIM_ROWS_MAX = 10_000
+PROBLEMS_MAX = 100
+_ALL_RECORDS = "SELECT c.name, r.key, r.living, r.image FROM collections c JOIN records r ON r.collection = c.id ORDER BY c.name, r.key"
+
+
+def trim(log: DeltaLog, position: int) -> int:
+    """Operations go once they are acknowledged and below ``position``, marks once they are below it."""
+    total = 0
+    while True:
+        with log.transact() as db:
+            log.put_meta("head", (log.head_seq, log.position, log.clock.last))
+            db.execute(
+                "DELETE FROM operations WHERE seq IN "
+                "(SELECT seq FROM operations WHERE seq <= ? AND position <= ? ORDER BY seq LIMIT ?)",
+                (log.acked_seq, position, TRIM_ROWS_MAX),
+            )
+            dropped = db.changes()
+            db.execute(
+                "DELETE FROM marks WHERE position IN (SELECT position FROM marks WHERE position <= ? ORDER BY position LIMIT ?)",
+                (position, TRIM_ROWS_MAX),
+            )
+            dropped += db.changes()
+        total += dropped
+        if dropped < TRIM_ROWS_MAX:
+            return total
+
+
+def snapshot(log: DeltaLog, target: str) -> None:
+    """SQLite's backup API, then a mark that makes whoever opens the copy a replica of its own. Fsynced."""
+    if os.path.exists(target):
+        raise InvalidValue(f"{target} exists already", hint="choose a new path for the snapshot")
+    part = target + ".part"
+    try:
+        source = connect(log.path, vfs=log.vfs)
+        copy = apsw.Connection(part)
+        try:
+            with copy.backup("main", source, "main") as backup:
+                while not backup.done:
+                    backup.step(1000)
+            copy.execute("PRAGMA journal_mode=DELETE")
+            copy.execute("PRAGMA synchronous=FULL")
+            copy.execute("INSERT INTO meta VALUES ('copied', X'C3') ON CONFLICT DO NOTHING")
+        finally:
+            copy.close()
+            source.close()
+        os.replace(part, target)
+        sync_directory(os.path.dirname(os.path.abspath(target)))
+    except (apsw.Error, OSError) as error:
+        if os.path.exists(part):
+            os.unlink(part)
+        raise translate(error, target) from error
+
+
+def digest(log: DeltaLog) -> str:
+    state = StateDigest()
+    for collection, key, living, image in log.reader.walk(_ALL_RECORDS):
+        if living:
+            state.add(collection, key, image)
+    return state.hexdigest()
+
+
+def verify(log: DeltaLog) -> list[str]:
+    """SQLite's own check, then ours: images decode and are canonical, and the log is dense."""
+    problems: list[str] = []
+    try:
+        for (answer,) in log.reader.walk(f"PRAGMA integrity_check({PROBLEMS_MAX})"):
+            if answer != "ok":
+                problems.append(f"database: {answer}")
+        problems += _verify_log(log)
+        for collection, key, living, image in log.reader.walk(_ALL_RECORDS):
+            problem = _problem_of(image, living)
+            if problem:
+                problems.append(f"record {key!r} of {collection!r}: {problem}")
+            if len(problems) >= PROBLEMS_MAX:
+                break
+    except StorageError as error:
+        problems.append(str(error))
+    problems += [f"schema of {name!r}: {problem}" for name, problem in log.schema_problems.items()]
+    return problems
+
+
+def _verify_log(log: DeltaLog) -> list[str]:
+    problems = []
+    expected = None
+    last_position = 0
+    for seq, position, packed in log.reader.walk("SELECT seq, position, fields FROM operations ORDER BY seq"):
+        if expected is not None and seq != expected:
+            problems.append(f"log: operation {expected} is missing")
+        if position <= last_position:
+            problems.append(f"log: operation {seq} is at position {position}, after {last_position}")
+        try:
+            unpack_fields(packed)
+        except StorageError as error:
+            problems.append(f"log: operation {seq}: {error}")
+        expected, last_position = seq + 1, position
+        if len(problems) >= PROBLEMS_MAX:
+            break
+    return problems
+
+
+def _problem_of(image: bytes, living: int) -> str:
+    try:
+        if Record.decode(image).encode() != image:
+            return "its image is not in canonical form"
+        if is_alive(image) != bool(living):
+            return "it is marked living and is not, or the reverse"
+    except AgentDBError as error:
+        return str(error)
+    return ""

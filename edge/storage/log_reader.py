@@ -1,0 +1,220 @@
+"""Reading the delta log: point reads, scans, counts, and the log's tail.
+
+Reads have a connection of their own, so that none waits for another thread's fsync (WAL: a reader sees the last commit and
+blocks nobody). It is opened with the first read: a process that only puts does not pay for it. Long walks over everything
+(``walk``) take one more connection for their duration, and see one state of the store from beginning to end.
+
+What always holds: a read sees every write that was acknowledged before it began. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import apsw
+import msgpack
+
+from edge.storage.log_schema import connect, translate
+from edge.storage.transaction import Held, Ref, ShapeCache
+from sync.errors import CorruptStore
+from sync.operations import Operation, Shape
+
+_IMAGE = "SELECT image FROM records WHERE collection = ? AND key = ?"
+_HELD = "SELECT collection, key, id, image FROM records WHERE collection = ? AND key = ?"
+
+
+class DeadLetter(NamedTuple):
+    """An operation that the cloud refused: why, and when this device learned of it (milliseconds since 1970)."""
+
+    seq: int
+    collection: str
+    key: str
+    code: str
+    reason: str
+    at_ms: int
+    operation: Operation
+
+
+class LogReader:
+    """``collections`` is the owner's live map of names to ids; what is not in it has no records."""
+
+    def __init__(self, path: str, vfs: str | None, collections: Mapping[str, int], shapes: ShapeCache) -> None:
+        self._path = path
+        self._vfs = vfs
+        self._collections = collections
+        self._shapes = shapes
+        self._lock = allocate_lock()
+        self._db: apsw.Connection | None = None
+
+    def close(self) -> None:
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+
+    def one(self, sql: str, *bindings: Any) -> Any:
+        """The first row (its value, if it has one column), or None."""
+        with self._lock:
+            try:
+                return (self._db or self._connect()).execute(sql, bindings).get
+            except apsw.Error as error:
+                raise translate(error, self._path) from error
+
+    def all(self, sql: str, *bindings: Any) -> list[Any]:
+        with self._lock:
+            try:
+                return (self._db or self._connect()).execute(sql, bindings).fetchall()
+            except apsw.Error as error:
+                raise translate(error, self._path) from error
+
+    def image(self, collection: str, key: str) -> bytes | None:
+        collection_id = self._collections.get(collection)
+        found: bytes | None = None if collection_id is None else self.one(_IMAGE, collection_id, key)
+        return found
+
+    def images(self, collection: str, keys: Sequence[str]) -> dict[str, bytes]:
+        collection_id = self._collections.get(collection)
+        if collection_id is None:
+            return {}
+        with self._lock:
+            try:
+                held = fetch_held(self._db or self._connect(), [(collection_id, key) for key in keys])
+            except apsw.Error as error:
+                raise translate(error, self._path) from error
+        return {key: image for (_, key), (_, image) in held.items() if image is not None}
+
+    def scan(self, collection: str, after: str, prefix: str, limit: int) -> list[tuple[str, bytes]]:
+        """Living records with a key above ``after`` that starts with ``prefix``, in order of key (UTF-8 bytes)."""
+        collection_id = self._collections.get(collection)
+        if collection_id is None:
+            return []
+        low = max(after, prefix)
+        found = self.all(
+            "SELECT key, image FROM records WHERE collection = ? AND living = 1 AND key >= ? AND key > ? AND key < ? "
+            "ORDER BY key LIMIT ?",
+            *(collection_id, low, after, _after_prefix(prefix), limit),
+        )
+        return found
+
+    def count(self, collection: str) -> int:
+        collection_id = self._collections.get(collection)
+        if collection_id is None:
+            return 0
+        found: int = self.one(
+            "SELECT (SELECT count(*) FROM records WHERE collection = ?1) - "
+            "(SELECT count(*) FROM records WHERE collection = ?1 AND living = 0)",
+            collection_id,
+        )
+        return found
+
+    def pending(self, replica: bytes, after_seq: int, max_operations: int, max_bytes: int) -> list[Operation]:
+        """Local operations after ``after_seq``: at least one, if there is one, and no more than the bounds allow."""
+        rows = self.all(
+            "SELECT seq, ts, seen, collection, key, kind, rules, fields FROM operations WHERE seq > ? ORDER BY seq LIMIT ?",
+            *(after_seq, max_operations),
+        )
+        names = {number: name for name, number in self._collections.items()}
+        out = []
+        size = 0
+        for seq, ts, seen, collection_id, key, kind, rules, packed in rows:
+            size += len(packed) + len(key)
+            if out and size > max_bytes:
+                break
+            fields = unpack_fields(packed)
+            shape = self._shapes.intern(Shape(kind, names[collection_id], tuple(fields), rules))
+            out.append(Operation(replica, seq, ts, seen, shape, key, tuple(fields.values())))
+        return out
+
+    def changes(self, after_position: int, limit: int) -> list[tuple[int, str, str]]:
+        """(position, collection, key) of changes after a position, oldest first, local and remote."""
+        first = self._first_seq_after(after_position)
+        rows = self.all(
+            "SELECT position, collection, key FROM operations WHERE seq >= ? ORDER BY seq LIMIT ?", first, limit
+        ) + self.all(
+            "SELECT position, collection, key FROM marks WHERE position > ? ORDER BY position LIMIT ?",
+            after_position,
+            limit,
+        )
+        rows.sort()
+        names = {number: name for name, number in self._collections.items()}
+        return [(position, names[number], key) for position, number, key in rows[:limit]]
+
+    def _first_seq_after(self, position: int) -> int:
+        """The first seq whose position is larger. Both grow together, so a search by halving needs no index."""
+        low, high = self.one("SELECT min(seq), max(seq) + 1 FROM operations")
+        if low is None:
+            return 0
+        while low < high:
+            middle = (low + high) // 2
+            at = self.one("SELECT position FROM operations WHERE seq = ?", middle)
+            if at is None:
+                raise CorruptStore(f"{self._path}: operation {middle} is missing from the log", hint="run verify()")
+            if at > position:
+                high = middle
+            else:
+                low = middle + 1
+        return int(low)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        rows = self.all(
+            "SELECT seq, collection, key, code, reason, at_ms, operation FROM dead_letters ORDER BY at_ms, seq"
+        )
+        return [DeadLetter(*row[:-1], unpack_operation(row[-1])) for row in rows]
+
+    def walk(self, sql: str, bindings: Sequence[Any] = ()) -> Iterator[Any]:
+        """Rows of one consistent state, on a connection of its own: a long walk holds up nobody."""
+        db = connect(self._path, vfs=self._vfs)
+        try:
+            yield from db.execute(sql, tuple(bindings))
+        except apsw.Error as error:
+            raise translate(error, self._path) from error
+        finally:
+            db.close()
+
+    def _connect(self) -> apsw.Connection:
+        self._db = connect(self._path, vfs=self._vfs)
+        self._db.execute("PRAGMA query_only=1")
+        return self._db
+
+
+def fetch_held(db: apsw.Connection, refs: Sequence[Ref]) -> dict[Ref, Held]:
+    """(rowid, image) of those records that exist. ``executemany`` of a point query: 1.5 us each, and no temporary table."""
+    if len(refs) == 1:
+        row = db.execute(_HELD, refs[0]).fetchone()
+        return {refs[0]: (row[2], row[3])} if row is not None else {}
+    return {(collection, key): (rowid, image) for collection, key, rowid, image in db.executemany(_HELD, refs)}
+
+
+def unpack_fields(packed: bytes) -> dict[str, Any]:
+    """Raises CorruptStore."""
+    try:
+        fields = msgpack.unpackb(packed, raw=False, strict_map_key=True, max_ext_len=0)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise CorruptStore(f"an operation in the log cannot be read: {error}", hint="run verify()") from error
+    if type(fields) is not dict:
+        raise CorruptStore("an operation in the log is not a map of fields", hint="run verify()")
+    return fields
+
+
+def pack_operation(operation: Operation) -> bytes:
+    """For the dead-letter table, which outlives the log."""
+    packed: bytes = msgpack.packb(
+        [*operation[:4], [*operation.shape], operation.key, operation.values], use_bin_type=True
+    )
+    return packed
+
+
+def unpack_operation(packed: bytes) -> Operation:
+    replica, seq, ts, seen, (kind, collection, names, rules), key, values = msgpack.unpackb(packed, raw=False)
+    return Operation(replica, seq, ts, seen, Shape(kind, collection, tuple(names), rules), key, tuple(values))
+
+
+def _after_prefix(prefix: str) -> str:
+    """The least string above all that start with ``prefix``, in the order of UTF-8 bytes, which is that of code points."""
+    stem = prefix.rstrip("\U0010ffff")
+    if not stem:
+        return "\U0010ffff" * 129  # above every key: keys are at most 512 bytes
+    following = ord(stem[-1]) + 1
+    return stem[:-1] + chr(0xE000 if following == 0xD800 else following)
