@@ -178,10 +178,13 @@ class Conflict(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """An operation that was refused. ``operation`` is its msgpack form, b"" if that would be over the
-    bound of one.
+    """An operation that was refused. ``number`` is dense from 1 in a fleet. ``seq`` is 0 for state (a
+    repair).
+
+    ``operation`` is its msgpack form, b"" if that would be over the bound of one operation.
     """
 
+    number: int
     replica: bytes
     seq: int
     at_ms: int
