@@ -96,6 +96,7 @@ class Welcome(Message):
 
     ``restored_head``: the feed position at which this incarnation began (0 for the first): what a device had applied
     beyond it, in an earlier incarnation, is gone from the cloud. ``baseline``: start from a baseline, not from the cursor.
+    ``refusals``: of operations after ``Hello.acked``, in case the ack that named them was lost.
     """
 
     version: U32
@@ -107,6 +108,7 @@ class Welcome(Message):
     head: U63
     baseline: bool
     keys: list[WrappedKey]
+    refusals: list[Refusal] = []
 
 
 class Push(Message):

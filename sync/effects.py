@@ -1,0 +1,100 @@
+"""What a ``SyncSession`` is made of and what it asks its caller to do; see ``sync.session`` for the rules."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sync.keys import DeviceKey, KeyRing, PublicIdentity
+from sync.messages import Message, Refusal
+from sync.operations import Operation
+
+PUSH, PULL = "push", "pull"
+
+
+class Send(NamedTuple):
+    number: int
+    lane: str
+    message: Message
+
+
+class Load(NamedTuple):
+    """Local operations with seq > ``after_seq``, in order, within both bounds (at least one if there is any)."""
+
+    after_seq: int
+    max_operations: int
+    max_bytes: int
+
+
+class LoadState(NamedTuple):
+    """The next part of the whole store as state operations, after a place that ``loaded_state`` was told."""
+
+    after: tuple[str, str] | None
+    max_operations: int
+    max_bytes: int
+
+
+class Learn(NamedTuple):
+    """The cloud's clock (ms since 1970, at the handshake) and the fleet's epoch keys, to be kept."""
+
+    time_ms: int
+    keys: dict[int, bytes]
+
+
+class Persist(NamedTuple):
+    """Whatever is not None: what the cloud acknowledged, what is about to be sent, which cloud and cursor hold from now."""
+
+    acked: tuple[int, bytes] | None = None
+    sent: tuple[int, bytes] | None = None
+    refusals: tuple[Refusal, ...] = ()
+    incarnation: bytes | None = None
+    cursor: int | None = None
+    repair: bool | None = None
+
+
+class Apply(NamedTuple):
+    """Merge and store together with ``cursor`` (or, within a baseline, with its ``baseline`` token)."""
+
+    operations: list[Operation]
+    cursor: int | None
+    baseline: bytes | None
+
+
+class NewIncarnation(NamedTuple):
+    """Become a new replica; tell the session with ``reincarnated(replica)``, then ``advance``."""
+
+
+Effect = Send | Load | LoadState | Learn | Persist | Apply | NewIncarnation
+
+
+class Position(NamedTuple):
+    """What the delta log remembers of the link.
+
+    ``sent`` is the last segment noted before sending, ``baseline`` the token of a baseline under way, ``repair`` whether
+    the whole state has still to be pushed.
+    """
+
+    replica: bytes
+    head_seq: int
+    acked: tuple[int, bytes]
+    sent: tuple[int, bytes]
+    cursor: int
+    incarnation: bytes
+    baseline: bytes | None
+    repair: bool = False
+
+
+class SessionKeys(NamedTuple):
+    """``ring`` is shared with the caller and gains what the cloud hands out."""
+
+    fleet: bytes
+    device: DeviceKey
+    cloud: PublicIdentity
+    ring: KeyRing
+
+
+class SessionLimits(NamedTuple):
+    push_operations: int = 2_500
+    push_bytes: int = 4 << 20
+    pull_operations: int = 2_500
+    pull_bytes: int = 900 << 10
+    long_poll_ms: int = 20_000

@@ -1,0 +1,29 @@
+"""When to try again: exponential backoff with full jitter.
+
+Source: Marc Brooker, *Exponential Backoff And Jitter*, AWS Architecture Blog, 2015 ("full jitter": uniform between 0 and
+the exponential bound), which spreads a fleet that comes back all at once.
+"""
+
+from __future__ import annotations
+
+from sync.ports import RandomSource
+
+
+class Backoff:
+    """Delays in milliseconds; at least ``floor_ms``, so that an unlucky draw is not a busy loop."""
+
+    def __init__(self, random: RandomSource, *, base_ms: int = 250, cap_ms: int = 60_000, floor_ms: int = 20) -> None:
+        self._random = random
+        self._base_ms = base_ms
+        self._cap_ms = cap_ms
+        self._floor_ms = floor_ms
+        self.failures = 0
+
+    def next_ms(self, at_least_ms: int = 0) -> int:
+        """The delay before the next try, after one more failure. ``at_least_ms``: what the peer asked for."""
+        bound = min(self._cap_ms, self._base_ms << min(self.failures, 20))
+        self.failures += 1
+        return max(at_least_ms, self._floor_ms, int(self._random.uniform() * bound))
+
+    def reset(self) -> None:
+        self.failures = 0

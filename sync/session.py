@@ -1,0 +1,430 @@
+"""The device's side of the protocol as a state machine without I/O (docs/PROTOCOL.md).
+
+The caller steps it and carries out what ``ready()`` hands back, in order:
+
+* ``Send``: deliver the message to the cloud; give the answer to ``receive(effect.number, answer)`` or the failure to
+  ``failed(effect.number, error)``. Sends of the two lanes (push, pull) may be under way at the same time.
+* ``Load`` / ``LoadState``: read operations from the delta log; hand them to ``loaded`` / ``loaded_state``.
+* ``Learn``, ``Persist``, ``Apply``, ``NewIncarnation``: make durable, **then** call ``advance(effect)``.
+
+The one duty of the caller: nothing that follows from an effect is sent before ``advance`` was called for it. The session
+emits what depends on it only afterwards, so carrying effects out in order and one by one is always right.
+
+What always holds:
+
+* a segment is noted durably (``Persist.sent_*``) before it is sent, so that after a lost answer and a restart the device
+  can tell its own segment from a stranger's that the cloud holds under its name;
+* the cursor moves only together with the page it covers (``Apply``);
+* an answer to a request from before the last handshake is dropped;
+* every failure leads to a new handshake after a backoff with jitter, and the handshake says what the other side holds, so
+  repeating is without effect.
+
+Repair. If the cloud was restored to an earlier time (it knows less than it acknowledged, or its incarnation began before
+our cursor), the device pushes its whole state as state segments; merging makes that safe. If the device's store was
+restored or cloned (the cloud knows more than its log, or another segment at the same place), it becomes a new replica
+first, and then does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sync.effects import (
+    PULL,
+    PUSH,
+    Apply,
+    Effect,
+    Learn,
+    Load,
+    LoadState,
+    NewIncarnation,
+    Persist,
+    Position,
+    Send,
+    SessionKeys,
+    SessionLimits,
+)
+from sync.errors import AgentDBError, BrokenChain, CorruptStore, ProtocolError, TooLarge, UnsupportedVersion
+from sync.keys import unwrap
+from sync.limits import LONG_POLL_MS_MAX
+from sync.messages import (
+    PROTOCOL_VERSIONS,
+    Answer,
+    BaselinePage,
+    Failure,
+    Hello,
+    Message,
+    Pull,
+    PullBaseline,
+    PullPage,
+    Push,
+    PushAck,
+    Welcome,
+)
+from sync.operations import Operation
+from sync.pages import open_baseline, open_page
+from sync.ports import RandomSource
+from sync.schedule import Backoff
+from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, Sealed, seal
+
+_RENEWALS_MAX = 3
+
+
+class SyncSession:
+    """``live``: keep long-polling; otherwise ``idle`` becomes true once both sides have everything."""
+
+    def __init__(
+        self,
+        position: Position,
+        keys: SessionKeys,
+        random: RandomSource,
+        *,
+        live: bool = False,
+        limits: SessionLimits | None = None,
+    ) -> None:
+        self.position = position
+        self.head = position.cursor
+        self.error: AgentDBError | None = None
+        self.connected = False
+        self._keys = keys
+        self._limits = limits or SessionLimits()
+        self._live = live
+        self._backoff = Backoff(random)
+        self._now_ms = 0
+        self._not_before_ms = 0
+        self._numbers = 0
+        self._flying: dict[str, int] = {}
+        self._effects: list[Effect] = []
+        self._waiting: list[Effect] = []
+        self._push_size = self._limits.push_operations
+        self._sealed: Sealed | None = None
+        self._loading = False
+        self._renewals = 0
+        self._repair: _Repair | None = None
+
+    # -- what the caller tells ------------------------------------------------------------------------------------
+
+    def tick(self, now_ms: int) -> None:
+        """Monotonic milliseconds; call before ``ready`` whenever time has passed."""
+        self._now_ms = now_ms
+
+    def written(self, head_seq: int) -> None:
+        """The device wrote; ``head_seq`` is the last local seq now."""
+        self.position = self.position._replace(head_seq=head_seq)
+
+    def receive(self, number: int, answer: Answer) -> None:
+        """The answer to the ``Send`` of that number; dropped if it is from before the last handshake."""
+        lane = self._landed(number)
+        if lane is None:
+            return
+        try:
+            if isinstance(answer, Failure):
+                raise answer.error()
+            self._receive(lane, answer)
+        except AgentDBError as error:
+            wait_ms = answer.retry_after_ms if isinstance(answer, Failure) else 0
+            self._disconnect(error, wait_ms)
+
+    def failed(self, number: int, error: AgentDBError) -> None:
+        """No answer came."""
+        if self._landed(number) is not None:
+            self._disconnect(error, 0)
+
+    def loaded(self, operations: Sequence[Operation]) -> None:
+        """The answer to ``Load``."""
+        self._loading = False
+        if not self.connected:
+            return
+        if not operations:
+            raise CorruptStore("the delta log has lost operations that were not pushed yet", hint="run verify")
+        position = self.position
+        try:
+            sealed = self._seal(operations, position.acked[0] + 1, position.acked[1] or GENESIS, 0)
+        except TooLarge:
+            if len(operations) == 1:
+                raise
+            self._push_size = max(1, len(operations) // 2)
+            return
+        self._sealed = sealed
+        self._push_size = min(self._limits.push_operations, self._push_size * 2)
+        self._effects.append(Persist(sent=(sealed.header.last_seq, sealed.id)))
+
+    def loaded_state(self, operations: Sequence[Operation], after: tuple[str, str] | None) -> None:
+        """The answer to ``LoadState``; ``after`` is None with the last part."""
+        self._loading = False
+        repair = self._repair
+        if repair is None or not self.connected:
+            return
+        if not operations:
+            self._repaired(repair, self.position.acked)
+            return
+        try:
+            flags = FLAG_STATE | (FLAG_LAST if after is None else 0)
+            self._sealed = self._seal(operations, self.position.acked[0], repair.previous, flags)
+        except TooLarge:
+            if len(operations) == 1:
+                raise
+            self._push_size = max(1, len(operations) // 2)
+            return
+        repair.next_after = after
+        repair.last = after is None
+        self._send(PUSH, Push(self._sealed.data))
+
+    def reincarnated(self, replica: bytes) -> None:
+        """The answer to ``NewIncarnation``: a replica id that no segment was ever sent under. The note that the state
+        has to be pushed (``Position.repair``) must be made durable together with it.
+        """
+        self.position = self.position._replace(replica=replica, head_seq=0, acked=(0, b""), sent=(0, b""), repair=True)
+
+    # -- what the caller does ---------------------------------------------------------------------------------------
+
+    def ready(self) -> list[Effect]:
+        """What to carry out now, in this order. Effects that must be made durable come back through ``advance``."""
+        if not self._waiting and not self._effects:
+            self._plan()
+        effects, self._effects = self._effects, []
+        self._waiting += [effect for effect in effects if not isinstance(effect, (Send, Load, LoadState))]
+        return effects
+
+    def advance(self, effect: Effect) -> None:
+        """The effect is durable."""
+        self._waiting.remove(effect)
+        position = self.position
+        if isinstance(effect, Persist):
+            position = position._replace(
+                acked=effect.acked or position.acked,
+                sent=effect.sent or position.sent,
+                incarnation=position.incarnation if effect.incarnation is None else effect.incarnation,
+                cursor=position.cursor if effect.cursor is None else effect.cursor,
+                repair=position.repair if effect.repair is None else effect.repair,
+            )
+            if effect.sent and self._sealed and self.connected:
+                self._send(PUSH, Push(self._sealed.data))
+        elif isinstance(effect, Apply):
+            cursor = position.cursor if effect.cursor is None else effect.cursor
+            position = position._replace(cursor=cursor, baseline=effect.baseline)
+        self.position = position
+
+    def wake_ms(self) -> int | None:
+        """How long until ``tick`` + ``ready`` can do something by themselves; None: only an event can."""
+        if self.connected or self._flying:
+            return None
+        return max(0, self._not_before_ms - self._now_ms)
+
+    @property
+    def idle(self) -> bool:
+        """Connected, everything local acknowledged, everything of the feed applied."""
+        position = self.position
+        return (
+            self.connected
+            and not self._waiting
+            and not self._effects
+            and self._repair is None
+            and position.baseline is None
+            and position.acked[0] >= position.head_seq
+            and position.cursor >= self.head
+            and PUSH not in self._flying
+        )
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _plan(self) -> None:
+        if not self.connected:
+            if not self._flying and self._now_ms >= self._not_before_ms:
+                position = self.position
+                hello = Hello(
+                    list(PROTOCOL_VERSIONS),
+                    self._keys.fleet,
+                    position.replica,
+                    position.head_seq,
+                    position.acked[0],
+                    position.acked[1],
+                    position.cursor,
+                    position.incarnation,
+                )
+                self._send(PUSH, hello)
+            return
+        if PUSH not in self._flying and not self._loading:
+            self._plan_push()
+        if PULL not in self._flying and self._repair is None:
+            self._plan_pull()
+
+    def _plan_push(self) -> None:
+        position, limits = self.position, self._limits
+        if self._repair is not None:
+            self._loading = True
+            self._effects.append(LoadState(self._repair.after, self._push_size, limits.push_bytes))
+        elif position.acked[0] < position.head_seq:
+            self._loading = True
+            self._effects.append(Load(position.acked[0], self._push_size, limits.push_bytes))
+
+    def _plan_pull(self) -> None:
+        position, limits = self.position, self._limits
+        if position.baseline is not None:
+            everything = position.cursor > 0
+            self._send(PULL, PullBaseline(position.replica, position.baseline, everything, position.incarnation))
+            return
+        behind = position.cursor < self.head
+        if behind or self._live:
+            wait_ms = 0 if behind else min(limits.long_poll_ms, LONG_POLL_MS_MAX)
+            self._send(
+                PULL,
+                Pull(
+                    position.replica,
+                    position.cursor,
+                    limits.pull_operations,
+                    limits.pull_bytes,
+                    wait_ms,
+                    position.incarnation,
+                ),
+            )
+
+    def _receive(self, lane: str, answer: Answer) -> None:
+        if isinstance(answer, Welcome) and not self.connected:
+            self._welcomed(answer)
+        elif isinstance(answer, PushAck) and lane == PUSH and self.connected:
+            self._acknowledged(answer)
+        elif isinstance(answer, PullPage) and lane == PULL and self.connected:
+            self._pulled(answer)
+        elif isinstance(answer, BaselinePage) and lane == PULL and self.connected:
+            self._pulled_baseline(answer)
+        else:
+            raise ProtocolError(f"the cloud answered with {type(answer).__name__}, which was not asked for")
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        if welcome.version not in PROTOCOL_VERSIONS:
+            raise UnsupportedVersion(f"the cloud chose protocol version {welcome.version}", hint="update this device")
+        keys = self._keys
+        fresh = {
+            item.epoch: unwrap(item.wrapped, keys.device, keys.fleet, item.epoch)
+            for item in welcome.keys
+            if item.epoch not in keys.ring
+        }
+        for epoch, key in fresh.items():
+            keys.ring.add(epoch, key)
+        self._effects.append(Learn(welcome.time_ms, fresh))
+        self._backoff.reset()
+        self.error = None
+        self.connected = True
+        self.head = welcome.head
+        self._sealed = None
+        self._push_size = self._limits.push_operations
+        self._compare(welcome)
+
+    def _compare(self, welcome: Welcome) -> None:
+        """Who knows more than the other, and what follows from it."""
+        position = self.position
+        other_cloud = position.incarnation not in (b"", welcome.incarnation)
+        held = (welcome.last_seq, welcome.last_segment)
+        ours = held in (position.acked, position.sent)
+        if welcome.last_seq > position.head_seq or (
+            not ours and not other_cloud and not position.repair and welcome.last_seq >= position.acked[0]
+        ):
+            self._renew()
+            return
+        lost_feed = position.cursor > (welcome.restored_head if other_cloud else welcome.head)
+        lost_ours = welcome.last_seq < position.acked[0] or (other_cloud and not ours)
+        if lost_feed or lost_ours or position.repair:
+            cursor = min(position.cursor, welcome.restored_head, welcome.head) if lost_feed else None
+            self._repair = _Repair(cursor, welcome.incarnation)
+            if not position.repair:
+                self._effects.append(Persist(repair=True))
+            return
+        self._effects.append(Persist(acked=held, refusals=tuple(welcome.refusals), incarnation=welcome.incarnation))
+        if (welcome.baseline and position.baseline is None) or (other_cloud and position.baseline is not None):
+            self._effects.append(Apply([], None, b""))
+
+    def _renew(self) -> None:
+        """This store was restored or cloned: somebody else wrote under its name. Go on under a new one."""
+        self._renewals += 1
+        if self._renewals > _RENEWALS_MAX:
+            raise ProtocolError("the cloud claims to hold what this device never wrote, whatever its name")
+        self._effects.append(NewIncarnation())
+        self._disconnect(None, 0)
+
+    def _acknowledged(self, ack: PushAck) -> None:
+        sealed, self._sealed = self._sealed, None
+        if sealed is None:
+            raise ProtocolError("the cloud acknowledged what was not sent")
+        self.head = max(self.head, ack.head)
+        repair = self._repair
+        if repair is not None:
+            repair.previous, repair.after = sealed.id, repair.next_after
+            if repair.last:
+                if ack.last_segment != sealed.id or ack.last_seq < self.position.acked[0]:
+                    raise ProtocolError("the cloud did not take the state that was sent")
+                self._repaired(repair, (ack.last_seq, ack.last_segment))
+            return
+        if (ack.last_seq, ack.last_segment) != (sealed.header.last_seq, sealed.id):
+            raise BrokenChain("the cloud acknowledged another segment than the one that was sent")
+        first, last = sealed.header.first_seq, sealed.header.last_seq
+        if not all(first <= refusal.seq <= last for refusal in ack.refusals):
+            raise ProtocolError("the cloud refused operations that were not sent")
+        self._effects.append(Persist(acked=(ack.last_seq, ack.last_segment), refusals=tuple(ack.refusals)))
+
+    def _repaired(self, repair: _Repair, acked: tuple[int, bytes]) -> None:
+        self._repair = None
+        self._effects.append(Persist(acked=acked, cursor=repair.cursor, incarnation=repair.incarnation, repair=False))
+
+    def _pulled(self, page: PullPage) -> None:
+        position = self.position
+        operations = open_page(page, position.cursor, self._keys, position.incarnation)
+        self.head = page.head
+        if page.cursor != position.cursor:
+            self._effects.append(Apply(operations, page.cursor, None))
+
+    def _pulled_baseline(self, page: BaselinePage) -> None:
+        position = self.position
+        operations = open_baseline(page, position.baseline, self._keys, position.incarnation)
+        self.head = page.head
+        self._effects.append(Apply(operations, None if page.next else page.cursor, page.next or None))
+
+    def _seal(self, operations: Sequence[Operation], first_seq: int, previous: bytes, flags: int) -> Sealed:
+        keys, replica = self._keys, self.position.replica
+        return seal(
+            operations,
+            fleet=keys.fleet,
+            stream=replica,
+            replica=replica,
+            first_seq=first_seq,
+            previous=previous,
+            ring=keys.ring,
+            signer=keys.device,
+            flags=flags,
+        )
+
+    def _send(self, lane: str, message: Message) -> None:
+        self._numbers += 1
+        self._flying[lane] = self._numbers
+        self._effects.append(Send(self._numbers, lane, message))
+
+    def _landed(self, number: int) -> str | None:
+        for lane, flying in self._flying.items():
+            if flying == number:
+                del self._flying[lane]
+                return lane
+        return None
+
+    def _disconnect(self, error: AgentDBError | None, wait_ms: int) -> None:
+        """Forget what is under way; what was emitted to be made durable still is."""
+        self.error = error
+        self.connected = False
+        self._flying.clear()
+        self._effects = [effect for effect in self._effects if not isinstance(effect, (Send, Load, LoadState))]
+        self._sealed = None
+        self._loading = False
+        self._repair = None
+        if error is not None:
+            self._not_before_ms = self._now_ms + self._backoff.next_ms(wait_ms)
+
+
+class _Repair:
+    """Where a repair by state stands; ``cursor`` is where the feed is read from afterwards (None: as it was)."""
+
+    def __init__(self, cursor: int | None, incarnation: bytes) -> None:
+        self.cursor = cursor
+        self.incarnation = incarnation
+        self.previous = GENESIS
+        self.after: tuple[str, str] | None = None
+        self.next_after: tuple[str, str] | None = None
+        self.last = False
