@@ -1,0 +1,293 @@
+"""Filters: which records a search or scan may return, said as data, parsed once, and evaluated over a record's fields.
+
+``{"agent": "a1", "importance": {"$gte": 0.5}, "$or": [{"tags": {"$contains": "x"}}, {"b": 1}]}``
+
+::
+
+    filter     = { field: condition, …, "$and": [filter, …], "$or": [filter, …], "$not": filter }  all must hold
+    condition  = scalar | { operator: operand, …, "$not": condition }                              all must hold
+    operators  = $eq $ne $gt $gte $lt $lte  scalar      $in $nin  [scalar, …]
+                 $contains  string | int    membership in a list or set field
+                 $exists    bool            whether the field has a value; None is no value
+
+What always holds: a filter is data. No part of it is ever spliced into a query language, so there is nothing to escape
+and nothing to inject; what is not understood raises InvalidFilter before anything is read.
+
+Meaning of a missing field: every comparison with it is false, except ``$ne``, ``$nin`` and ``$exists: False``. Numbers
+compare with numbers (exactly, also integers beyond 2^53 with floats), strings with strings by code point, bytes with
+bytes; between other types ``$eq`` and the orderings are false, and a boolean is not a number. ``$not`` is negation.
+
+``edge.storage.tables_filters`` turns a parsed filter into a Lance expression; the predicate here has the last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Any, NamedTuple
+
+from sync.errors import InputError, InvalidFilter
+from sync.limits import INT_MAX, INT_MIN
+from sync.schema import CollectionSchema, FieldRule, check_field_name
+
+DEPTH_MAX = 16
+CONDITIONS_MAX = 256
+CHOICES_MAX = 1024
+
+Fields = Mapping[str, Any]
+Predicate = Callable[[Fields], bool]
+
+
+class Condition(NamedTuple):
+    """One comparison. ``operator`` is one of eq, ne, gt, gte, lt, lte, in, nin, contains, exists."""
+
+    field: str
+    operator: str
+    operand: Any
+
+
+class All(NamedTuple):
+    parts: tuple[Node, ...]
+
+
+class Either(NamedTuple):
+    parts: tuple[Node, ...]
+
+
+class Negation(NamedTuple):
+    part: Node
+
+
+Node = Condition | All | Either | Negation
+
+
+class Filter(NamedTuple):
+    """A parsed filter: its tree, and the predicate made of it."""
+
+    root: Node
+    matches: Predicate
+
+
+_ORDERINGS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "gt": lambda a, b: bool(a > b),
+    "gte": lambda a, b: bool(a >= b),
+    "lt": lambda a, b: bool(a < b),
+    "lte": lambda a, b: bool(a <= b),
+}
+# What a field declared with this type may be compared with; other types ("any", "json", undeclared) with any scalar.
+_FAMILIES = {"str": "str", "int": "number", "float": "number", "bool": "bool", "bytes": "bytes"}
+
+
+def parse(expression: Any, schema: CollectionSchema | None = None) -> Filter | None:
+    """The filter that ``expression`` says; None and ``{}`` let everything pass and are None.
+
+    With a schema, operands are checked against the declared types. Raises InvalidFilter.
+    """
+    if expression is None or expression == {}:
+        return None
+    root = _Parser(schema).filter(expression, 0)
+    return Filter(root, _predicate(root))
+
+
+def family(value: Any) -> str:
+    """The family of types within which values compare: number, str, bool, bytes, or other."""
+    kind = type(value)
+    if kind is int or kind is float:
+        return "number"
+    return kind.__name__ if kind in (str, bool, bytes) else "other"
+
+
+class _Parser:
+    def __init__(self, schema: CollectionSchema | None) -> None:
+        self._schema = schema
+        self._conditions = 0
+
+    def filter(self, expression: Any, depth: int) -> Node:
+        if not isinstance(expression, Mapping):
+            raise InvalidFilter(
+                f"a filter is a mapping of field names to conditions, not {type(expression).__name__}",
+                hint='for example {"agent": "a1", "importance": {"$gte": 0.5}}',
+            )
+        _check_depth(depth)
+        parts: list[Node] = []
+        for name, value in expression.items():
+            if name == "$and":
+                parts.append(All(self._branches(name, value, depth)))
+            elif name == "$or":
+                parts.append(Either(self._branches(name, value, depth)))
+            elif name == "$not":
+                parts.append(Negation(self.filter(value, depth + 1)))
+            elif isinstance(name, str) and name.startswith("$"):
+                raise InvalidFilter(f"unknown operator {name!r:.80}", hint="between fields: $and, $or, $not")
+            else:
+                parts.append(self._conditions_on(_field_name(name), value, depth))
+        return _all(parts)
+
+    def _branches(self, name: str, value: Any, depth: int) -> tuple[Node, ...]:
+        if not isinstance(value, (list, tuple)) or not value:
+            raise InvalidFilter(f"{name} takes a list of one or more filters")
+        return tuple(self.filter(item, depth + 1) for item in value)
+
+    def _conditions_on(self, field: str, value: Any, depth: int) -> Node:
+        if not isinstance(value, Mapping):
+            return self._condition(field, "$eq", value)
+        if not value:
+            raise InvalidFilter(f"the condition on {field!r} is empty", hint='{"$exists": True} asks for any value')
+        _check_depth(depth)
+        parts: list[Node] = []
+        for operator, operand in value.items():
+            if operator == "$not":
+                if not isinstance(operand, Mapping):
+                    raise InvalidFilter(f"$not on {field!r} takes a condition", hint='{"$not": {"$gt": 5}}, or use $ne')
+                parts.append(Negation(self._conditions_on(field, operand, depth + 1)))
+            else:
+                parts.append(self._condition(field, operator, operand))
+        return _all(parts)
+
+    def _condition(self, field: str, operator: Any, operand: Any) -> Node:
+        self._conditions += 1
+        if self._conditions > CONDITIONS_MAX:
+            raise InvalidFilter(f"a filter has at most {CONDITIONS_MAX} conditions")
+        rule = self._schema.fields.get(field) if self._schema is not None else None
+        if operator == "$exists":
+            if type(operand) is not bool:
+                raise InvalidFilter(f"$exists on {field!r} takes True or False")
+            return Condition(field, "exists", operand)
+        if operator in ("$eq", "$ne") and operand is None:
+            return Condition(field, "exists", operator == "$ne")
+        if operator in ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte"):
+            self._check_comparable(field, rule, operator, operand)
+            return Condition(field, operator[1:], operand)
+        if operator in ("$in", "$nin"):
+            if not isinstance(operand, (list, tuple, set, frozenset)) or len(operand) > CHOICES_MAX:
+                raise InvalidFilter(f"{operator} on {field!r} takes a list of at most {CHOICES_MAX} values")
+            for choice in operand:
+                self._check_comparable(field, rule, operator, choice)
+            return Condition(field, operator[1:], tuple(operand))
+        if operator == "$contains":
+            return self._contains(field, rule, operand)
+        raise InvalidFilter(
+            f"unknown operator {operator!r:.80} on {field!r}",
+            hint="$eq $ne $gt $gte $lt $lte $in $nin $contains $exists $not",
+        )
+
+    def _check_comparable(self, field: str, rule: FieldRule | None, operator: str, operand: Any) -> None:
+        of = _check_scalar(field, operand)
+        if of == "bool" and operator in ("$gt", "$gte", "$lt", "$lte"):
+            raise InvalidFilter(f"{operator} on {field!r}: booleans have no order")
+        wanted = comparable_family(rule)
+        if wanted == "none":
+            assert rule is not None
+            kind = "a set" if rule.merge == "set" else f"a {rule.type} field"
+            raise InvalidFilter(
+                f"{field!r} is {kind} and cannot be compared", hint="$contains and $exists can be asked"
+            )
+        if wanted not in ("any", of):
+            raise InvalidFilter(f"{field!r} is compared with a {wanted}, not with {type(operand).__name__}")
+
+    def _contains(self, field: str, rule: FieldRule | None, operand: Any) -> Node:
+        if type(operand) not in (str, int):
+            raise InvalidFilter(f"$contains on {field!r} takes a string or an integer, not {type(operand).__name__}")
+        _check_scalar(field, operand)
+        if rule is not None and rule.merge not in ("set", "keep-all") and rule.type not in ("any", "json", "strings"):
+            raise InvalidFilter(f"{field!r} is a {rule.type} field; $contains asks about lists and sets")
+        return Condition(field, "contains", operand)
+
+
+def comparable_family(rule: FieldRule | None) -> str:
+    """What values of a field with this rule compare with: a family, "any", or "none" (sets, lists, vectors)."""
+    if rule is None:
+        return "any"
+    if rule.merge in ("counter", "max", "min"):
+        return "number"
+    if rule.merge == "set" or rule.type in ("strings", "vector"):
+        return "none"
+    return _FAMILIES.get(rule.type, "any")
+
+
+def _all(parts: list[Node]) -> Node:
+    return parts[0] if len(parts) == 1 else All(tuple(parts))
+
+
+def _check_depth(depth: int) -> None:
+    if depth >= DEPTH_MAX:
+        raise InvalidFilter(f"a filter is nested at most {DEPTH_MAX} levels deep")
+
+
+def _field_name(name: Any) -> str:
+    try:
+        return check_field_name(name)
+    except InputError as error:
+        raise InvalidFilter(error.message, hint=error.hint) from error
+
+
+def _check_scalar(field: str, value: Any) -> str:
+    """The family of an operand that can be compared. Raises InvalidFilter for all others."""
+    of = family(value)
+    if of == "other":
+        raise InvalidFilter(
+            f"{field!r} is compared with a string, number, boolean or bytes, not with {type(value).__name__}",
+            hint="$in takes a list of choices, $contains asks for an element, $exists whether there is a value",
+        )
+    if type(value) is int and not INT_MIN <= value <= INT_MAX:
+        raise InvalidFilter(f"{field!r}: {value} does not fit 64 bits")
+    if type(value) is float and not isfinite(value):
+        raise InvalidFilter(f"{field!r}: {value} compares with nothing")
+    if type(value) is str:
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidFilter(f"{field!r}: the operand is not valid Unicode: {error.reason}") from error
+    return of
+
+
+# -- the predicate ------------------------------------------------------------------------------------------------
+
+
+def _predicate(node: Node) -> Predicate:
+    if isinstance(node, Condition):
+        return _compare(node)
+    if isinstance(node, Negation):
+        inner = _predicate(node.part)
+        return lambda fields: not inner(fields)
+    parts = [_predicate(part) for part in node.parts]
+    if isinstance(node, All):
+        return lambda fields: all(part(fields) for part in parts)
+    return lambda fields: any(part(fields) for part in parts)
+
+
+def _compare(condition: Condition) -> Predicate:
+    field, operator, operand = condition
+    if operator == "exists":
+        return lambda fields: (fields.get(field) is not None) is operand
+    if operator == "contains":
+        kind = type(operand)
+        return lambda fields: _has(fields.get(field), operand, kind)
+    if operator in ("in", "nin"):
+        choices = {(family(choice), choice) for choice in operand}
+        wanted = operator == "in"
+        return lambda fields: _among(fields.get(field), choices) is wanted
+    of = family(operand)
+    if operator in ("eq", "ne"):
+        wanted = operator == "eq"
+        return lambda fields: _equal(fields.get(field), operand, of) is wanted
+    ordering = _ORDERINGS[operator]
+
+    def ordered(fields: Fields) -> bool:
+        value = fields.get(field)
+        return value is not None and family(value) == of and ordering(value, operand)
+
+    return ordered
+
+
+def _equal(value: Any, operand: Any, of: str) -> bool:
+    return family(value) == of and bool(value == operand)
+
+
+def _among(value: Any, choices: set[tuple[str, Any]]) -> bool:
+    of = family(value)
+    return of != "other" and (of, value) in choices
+
+
+def _has(value: Any, element: Any, kind: type) -> bool:
+    return type(value) is list and any(type(item) is kind and item == element for item in value)
