@@ -16,6 +16,7 @@ It leaves to others: composing and merging (``transaction``, ``sync.records``), 
 
 from __future__ import annotations
 
+import os
 from _thread import allocate_lock
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -313,6 +314,12 @@ class DeltaLog:
     def digest(self) -> str:
         """The state digest (``sync.digest``) over every living record: equal on replicas that hold the same state."""
         return log_care.digest(self)
+
+    def size_bytes(self) -> int:
+        """What the database takes on the disk, its write-ahead log included."""
+        pages, page_bytes = self.reader.one("SELECT page_count, page_size FROM pragma_page_count, pragma_page_size")
+        wal = self.path + "-wal"
+        return int(pages * page_bytes) + (os.path.getsize(wal) if os.path.exists(wal) else 0)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,102 @@
+"""EdgeConfig: what the owner of a device may choose, from ``<store>/edge.toml`` or a file named to ``Edge.open``.
+
+Read once, when the store is opened, and never changed. Strict: an unknown table or key, a wrong type or an impossible value
+raises InvalidConfig, which names the file, the key and what to do. ``configs/edge.toml`` shows every key.
+
+A store without a configuration file pays nothing for this: ``tomllib`` (25 ms) is imported when there is one to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sync.errors import InvalidConfig
+
+CONFIG_FILE = "edge.toml"
+CONFIG_BYTES_MAX = 1 << 20
+
+
+class EdgeConfig(NamedTuple):
+    """All defaults. Units are in the names."""
+
+    durability: str = "full"
+    exact_mib_max: int = 150
+    flush_interval_ms: int = 2_000
+    sync_url: str = ""
+    sync_interval_ms: int = 5_000
+    sync_allow_plain_http: bool = False
+
+
+class _Key(NamedTuple):
+    """Where a setting is in the file, and what it may be."""
+
+    table: str
+    key: str
+    field: str
+    kind: type
+    least: int = 0
+    most: int = 0
+    choices: tuple[str, ...] = ()
+
+
+_KEYS = (
+    _Key("store", "durability", "durability", str, choices=("full", "relaxed")),
+    _Key("search", "exact_mib_max", "exact_mib_max", int, 0, 65_536),
+    _Key("projection", "flush_interval_ms", "flush_interval_ms", int, 50, 3_600_000),
+    _Key("sync", "url", "sync_url", str),
+    _Key("sync", "interval_ms", "sync_interval_ms", int, 100, 86_400_000),
+    _Key("sync", "allow_plain_http", "sync_allow_plain_http", bool),
+)
+
+
+def load_config(path: str) -> EdgeConfig:
+    """Raises InvalidConfig."""
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            data = file.read(CONFIG_BYTES_MAX + 1)
+        if len(data) > CONFIG_BYTES_MAX:
+            raise InvalidConfig(f"{path} is over {CONFIG_BYTES_MAX} bytes", hint="is this the right file?")
+        document = tomllib.loads(data.decode())
+    except OSError as error:
+        raise InvalidConfig(
+            f"{path} cannot be read: {error.strerror}", hint="check the path and its permissions"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InvalidConfig(f"{path} is not UTF-8 text (byte {error.start})", hint="save it as UTF-8") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InvalidConfig(
+            f"{path} is not valid TOML: {error}", hint="see configs/edge.toml for an example"
+        ) from error
+    return parse_config(document, path)
+
+
+def parse_config(document: Mapping[str, Any], path: str) -> EdgeConfig:
+    """The configuration that a parsed TOML document says; ``path`` is for messages. Raises InvalidConfig."""
+    known = {(key.table, key.key): key for key in _KEYS}
+    tables = {key.table for key in _KEYS}
+    chosen: dict[str, Any] = {}
+    for table, content in document.items():
+        if table not in tables or not isinstance(content, Mapping):
+            raise InvalidConfig(f"{path}: there is no [{table}]", hint=f"tables are {', '.join(sorted(tables))}")
+        for name, value in content.items():
+            key = known.get((table, name))
+            if key is None:
+                names = sorted(key.key for key in _KEYS if key.table == table)
+                raise InvalidConfig(f"{path}: [{table}] has no key {name!r}", hint=f"known are {', '.join(names)}")
+            chosen[key.field] = _checked(key, value, path)
+    return EdgeConfig(**chosen)
+
+
+def _checked(key: _Key, value: Any, path: str) -> Any:
+    where = f"{path}: {key.key} in [{key.table}]"
+    if type(value) is not key.kind:
+        wanted = {int: "a whole number", str: "a string", bool: "true or false"}[key.kind]
+        raise InvalidConfig(f"{where} is {wanted}, not {value!r:.80}")
+    if key.choices and value not in key.choices:
+        raise InvalidConfig(f"{where} is {value!r:.80}", hint=f"choose one of {', '.join(key.choices)}")
+    if key.kind is int and not key.least <= value <= key.most:
+        raise InvalidConfig(f"{where} is {value}", hint=f"choose {key.least} to {key.most}")
+    return value

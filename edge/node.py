@@ -1,0 +1,293 @@
+"""Edge: a device's store, opened: the composition root of the package and its public face.
+
+    with Edge.open("data") as edge:
+        notes = edge.collection("notes", text=["body"])
+        notes.put("n1", {"body": "the pump is loud"})
+
+Here everything meets and nothing is decided: the delta log is the truth, the projections are searched, collections are what
+the user holds. ``open`` to the first durable ``put`` imports no more than SQLite and msgpack; a test watches that.
+
+What always holds: one process has the store open at a time (``store_lock``); what was acknowledged survives a crash at any
+moment; ``close`` loses nothing, and neither does not closing.
+"""
+
+from __future__ import annotations
+
+import os
+from _thread import get_ident
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edge.ports import SystemClock, SystemRandom
+from edge.storage.collection import Collection
+from edge.storage.delta_log import DeltaLog
+from edge.storage.log_schema import sync_directory, translate
+from edge.storage.projections import Projections
+from edge.storage.store_lock import StoreLock
+from edge.storage.transaction import Write
+from sync.errors import InvalidConfig, InvalidValue, NotFound, TooLarge, UnknownCollection
+from sync.ports import Clock, RandomSource
+from sync.schema import COLLECTIONS, check_collection_name, declare
+from sync.stamps import device_of
+
+if TYPE_CHECKING:
+    from edge.config import EdgeConfig
+    from sync.keys import DeviceKey
+
+LOG_FILE = "log.db"
+LOCK_FILE = "lock"
+BATCH_WRITES_MAX = 1_000_000
+
+
+class Edge:
+    """Build it with ``open``; close it, or use it as a context manager. Safe to use from several threads."""
+
+    def __init__(self, path: str, config: EdgeConfig, log: DeltaLog, lock: StoreLock) -> None:
+        self.path = path
+        self.config = config
+        self.log = log
+        self.projections = Projections(
+            log, path, exact_bytes_max=config.exact_mib_max << 20, flush_interval_ms=config.flush_interval_ms
+        )
+        self._lock = lock
+        self._collections: dict[str, Collection] = {}
+        self._batches: dict[int, list[Write]] = {}  # thread -> its open batch
+
+    @staticmethod
+    def open(
+        path: str | os.PathLike[str],
+        *,
+        config: EdgeConfig | str | os.PathLike[str] | None = None,
+        clock: Clock | None = None,
+        random: RandomSource | None = None,
+        create: bool = True,
+        vfs: str | None = None,
+    ) -> Edge:
+        """Open the store in the directory ``path``; make it, with new keys, if there is none (unless ``create`` is False).
+
+        ``config`` is an EdgeConfig or the path of a TOML file; by default ``<path>/edge.toml``, if it exists. ``vfs``
+        names a SQLite VFS to put under the log. Raises NotFound, StoreLocked, InvalidConfig, StorageError.
+        """
+        store = os.path.abspath(path)
+        log_path = os.path.join(store, LOG_FILE)
+        if not create and not os.path.exists(log_path):
+            raise NotFound(f"there is no store at {store}", hint=f"agentdb-edge init {path!s}")
+        settings = _config_of(config, store)
+        random = random or SystemRandom()
+        _make_directory(store)
+        lock = StoreLock(os.path.join(store, LOCK_FILE))
+        try:
+            device = None
+            if not os.path.exists(log_path):
+                from edge.storage.keystore import create_device_key
+
+                device = create_device_key(store, random).device_id
+            log = DeltaLog.open(
+                log_path,
+                clock=clock or SystemClock(),
+                random=random,
+                device=device,
+                vfs=vfs,
+                durability=settings.durability,
+            )
+        except BaseException:
+            lock.release()
+            raise
+        return Edge(store, settings, log, lock)
+
+    def close(self) -> None:
+        """Stop the background work and release the store. Idempotent. Everything acknowledged is on disk already."""
+        try:
+            self.projections.close()
+        finally:
+            try:
+                self.log.close()
+            finally:
+                self._lock.release()
+
+    def __enter__(self) -> Edge:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Edge {self.path!r}, replica {self.log.replica.hex()}>"
+
+    # -- collections --------------------------------------------------------------------------------------------------
+
+    def collection(self, name: str, **declaration: Any) -> Collection:
+        """The collection of that name. A declaration (``sync.schema.declare``: fields, vector, text, conflict, strict) is
+        made known to the fleet if it is new or has changed; without one, an unknown collection is declared plain.
+
+        Raises InvalidValue, SchemaMismatch (not compatible with what is declared), StorageError.
+        """
+        found = self._collections.get(name)
+        if found is not None and not declaration and name in self.log.schemas:
+            return found
+        check_collection_name(name)
+        if name == COLLECTIONS:
+            raise InvalidValue(
+                f"{COLLECTIONS!r} is the system's", hint="edge.collection(name, …) declares a collection"
+            )
+        if declaration or name not in self.log.schemas:
+            self.log.declare(declare(name, **declaration))
+        return self._collections.setdefault(name, Collection(name, self.log, self._submit, self.projections))
+
+    def collections(self) -> list[str]:
+        """The names of all declared collections, sorted."""
+        return sorted(self.log.schemas)
+
+    def batch(self) -> Batch:
+        """``with edge.batch():`` makes all writes of this thread inside it one durable transaction, at its end.
+
+        Reads inside do not see them yet. An exception discards them all. A batch in a batch joins the outer one.
+        """
+        return Batch(self)
+
+    def _submit(self, writes: Sequence[Write]) -> None:
+        if self._batches and (batch := self._batches.get(get_ident())) is not None:
+            if len(batch) >= BATCH_WRITES_MAX:
+                raise TooLarge(f"a batch has at most {BATCH_WRITES_MAX} writes", hint="make several batches")
+            batch.extend(writes)
+        else:
+            self.log.submit(writes)
+
+    # -- the store as a whole -----------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> bytes:
+        """The device's id, 12 bytes."""
+        return device_of(self.log.replica)
+
+    def device_key(self) -> DeviceKey:
+        """The private keys, read from disk. Raises CorruptStore, StorageError."""
+        from edge.storage.keystore import load_device_key
+
+        return load_device_key(self.path)
+
+    def lance(self, name: str) -> Any:
+        """The collection's LanceDB table, up to date as of now, for reading. Raises UnknownCollection, StorageError."""
+        self._check_declared(name)
+        return self.projections.lance(name)
+
+    def digest(self) -> str:
+        """The state digest: equal on all replicas that hold the same records."""
+        return self.log.digest()
+
+    def verify(self) -> list[str]:
+        """Check the log and the projections; projections that fail are rebuilt. Returns what was found, in sentences."""
+        return self.log.verify() + self.projections.verify(self.log.schemas)
+
+    def snapshot(self, path: str | os.PathLike[str]) -> None:
+        """A consistent copy of the store in the new directory ``path``, with the device's keys: keep it as safe as them.
+
+        Opened, it is a replica of its own; its projections are rebuilt from its records. Raises InvalidValue, StorageError.
+        """
+        target = os.path.abspath(path)
+        if os.path.exists(target):
+            raise InvalidValue(f"{target} exists already", hint="choose a new path for the snapshot")
+        _make_directory(target)
+        from edge.storage.keystore import copy_keys
+
+        copy_keys(self.path, target)
+        self.log.snapshot(os.path.join(target, LOG_FILE))
+
+    def status(self) -> dict[str, Any]:
+        """What there is to know, as plain values: the store, its log, its link to the cloud, its projections."""
+        log = self.log
+        return {
+            "store": self.path,
+            "device": self.device.hex(),
+            "replica": log.replica.hex(),
+            "durability": self.config.durability,
+            "collections": {name: {"records": log.count(name)} for name in self.collections()},
+            "log": {
+                "head_seq": log.head_seq,
+                "acked_seq": log.acked_seq,
+                "pending": log.head_seq - log.acked_seq,
+                "position": log.position,
+                "bytes": log.size_bytes(),
+            },
+            "cursor": log.cursor,
+            "dead_letters": [
+                {
+                    "seq": letter.seq,
+                    "collection": letter.collection,
+                    "key": letter.key,
+                    "code": letter.code,
+                    "reason": letter.reason,
+                    "at_ms": letter.at_ms,
+                }
+                for letter in log.dead_letters()
+            ],
+            "schema_problems": dict(log.schema_problems),
+            "projections": self.projections.status(),
+            "sync": log.meta_get("sync"),
+            "versions": _versions(),
+        }
+
+    def _check_declared(self, name: str) -> None:
+        if name not in self.log.schemas:
+            raise UnknownCollection(
+                f"collection {name!r} has not been declared", hint="edge.collection(name) declares it"
+            )
+
+
+class Batch:
+    """The writes of one thread that become one transaction. See ``Edge.batch``."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._outermost = False
+
+    def __enter__(self) -> Batch:
+        self._outermost = get_ident() not in self._edge._batches
+        if self._outermost:
+            self._edge._batches[get_ident()] = []
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._outermost:
+            writes = self._edge._batches.pop(get_ident())
+            if error is None:
+                self._edge.log.submit(writes)
+
+
+def _config_of(config: EdgeConfig | str | os.PathLike[str] | None, store: str) -> EdgeConfig:
+    from edge.config import CONFIG_FILE, EdgeConfig, load_config
+
+    if isinstance(config, EdgeConfig):
+        return config
+    if config is None:
+        config = os.path.join(store, CONFIG_FILE)
+        if not os.path.exists(config):
+            return EdgeConfig()
+    elif not os.path.exists(config):
+        raise InvalidConfig(f"there is no configuration file {config!s}", hint="leave it out to use the defaults")
+    return load_config(os.fspath(config))
+
+
+def _make_directory(path: str) -> None:
+    try:
+        if not os.path.isdir(path):
+            os.makedirs(path, mode=0o700)
+            sync_directory(os.path.dirname(path))
+    except OSError as error:
+        raise translate(error, path) from error
+
+
+def _versions() -> dict[str, str]:
+    """What is installed, without importing any of it."""
+    import platform
+    from importlib import metadata
+
+    import apsw
+
+    out = {"python": platform.python_version(), "sqlite": apsw.sqlite_lib_version()}
+    for name in ("agentdb-edge", "lancedb", "numpy"):
+        try:
+            out[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            out[name] = "not installed"
+    return out

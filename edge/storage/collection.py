@@ -1,0 +1,216 @@
+"""Collection: what a user does with the records of one name: put, get, change, delete, scan, search.
+
+Every write is checked against the collection's schema here, in the caller's thread, before it joins the queue for the
+next commit; so a bad write costs nobody but its author. What reaches the log can be stored, merged, projected and sent.
+
+It leaves to others: durability and merging (``delta_log``), finding things (``projections``), filters (``filters``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edge.storage.transaction import Write
+from sync.errors import InvalidValue, SchemaMismatch
+from sync.images import image_values
+from sync.schema import CollectionSchema, check_elements, check_key, check_value, unpack_vector
+
+if TYPE_CHECKING:
+    from edge.storage.delta_log import DeltaLog
+    from edge.storage.projections import Projections
+
+_PUT, _PATCH, _INCREMENT, _ADD, _REMOVE, _DELETE = 1, 2, 3, 4, 5, 6
+SCAN_PAGE = 500
+SEARCH_MAX = 10_000
+
+Fields = dict[str, Any]
+Submit = Callable[[Sequence[Write]], Any]
+
+
+class Hit(NamedTuple):
+    """A record that a search found. ``score``: higher is better, on the scale of the tier that answered.
+
+    ``tier`` is "exact" or "lance"; ``why`` says why it answered, if ``explain`` was asked for.
+    """
+
+    key: str
+    score: float
+    fields: Fields
+    tier: str
+    why: str = ""
+
+
+class Collection:
+    """Get one from ``edge.collection(name)``. Safe to use from several threads.
+
+    Every method that writes returns when the change is on disk (inside ``edge.batch()``: when the batch ends), and
+    raises InvalidValue, TooLarge, SchemaMismatch, NotFound or StorageError with nothing changed.
+    """
+
+    def __init__(self, name: str, log: DeltaLog, submit: Submit, projections: Projections) -> None:
+        self.name = name
+        self._log = log
+        self._submit = submit
+        self._projections = projections
+
+    def __repr__(self) -> str:
+        return f"<Collection {self.name!r}>"
+
+    @property
+    def schema(self) -> CollectionSchema:
+        return self._log.schemas[self.name]
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def put(self, key: str, fields: Mapping[str, Any]) -> None:
+        """Store a record; last-writer fields that are not named become absent. A vector is any sequence of numbers,
+        float array or float32 bytes of the declared dimension."""
+        self._submit((Write(_PUT, self.name, check_key(key), self._log.schemas[self.name].normalise(fields)),))
+
+    def patch(self, key: str, fields: Mapping[str, Any], *, upsert: bool = False) -> None:
+        """Change the named fields and leave the others; None makes a field absent."""
+        payload = self.schema.normalise(fields)
+        if not payload:
+            raise InvalidValue("a patch names at least one field")
+        self._submit((Write(_PATCH, self.name, check_key(key), payload, upsert),))
+
+    def increment(self, key: str, field: str, by: float = 1, *, upsert: bool = False) -> None:
+        """Add ``by`` (negative to subtract) to a counter field. Concurrent increments add up."""
+        if type(by) not in (int, float):
+            raise InvalidValue(f"an increment is a number, not {type(by).__name__}")
+        rule = self._rule_of(field, "counter")
+        if rule == "int" and type(by) is not int:
+            raise SchemaMismatch(f"field {field!r} of {self.name!r} counts in whole numbers, not by {by!r}")
+        check_value(field, by)
+        self._submit((Write(_INCREMENT, self.name, check_key(key), {field: by}, upsert),))
+
+    def add(self, key: str, field: str, *elements: str | int, upsert: bool = False) -> None:
+        """Add elements to a set field. An addition wins over a removal that has not seen it."""
+        self._set_change(_ADD, key, field, elements, upsert)
+
+    def remove(self, key: str, field: str, *elements: str | int) -> None:
+        """Remove elements from a set field; those that are not in it are no error."""
+        self._set_change(_REMOVE, key, field, elements, upsert=False)
+
+    def delete(self, key: str) -> None:
+        self._submit((Write(_DELETE, self.name, check_key(key)),))
+
+    def _set_change(self, kind: int, key: str, field: str, elements: tuple[str | int, ...], upsert: bool) -> None:
+        self._rule_of(field, "set")
+        checked = check_elements(field, elements)
+        if self._rule_type(field) == "strings" and any(type(element) is not str for element in checked):
+            raise SchemaMismatch(f"field {field!r} of {self.name!r} is a set of strings")
+        if not checked:
+            raise InvalidValue(f"name at least one element of {field!r}")
+        self._submit((Write(kind, self.name, check_key(key), {field: checked}, upsert),))
+
+    def _rule_of(self, field: str, merge: str) -> str:
+        """The type of a field that must merge by ``merge``."""
+        rule = self.schema.fields.get(field)
+        if rule is None or rule.merge != merge:
+            raise SchemaMismatch(
+                f"field {field!r} of {self.name!r} is not a {merge}",
+                hint=f"declare it: fields={{{field!r}: {merge!r}}}",
+            )
+        return rule.type
+
+    def _rule_type(self, field: str) -> str:
+        return self.schema.fields[field].type
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> Fields | None:
+        """The record's fields in order of name, or None. The vector comes as ``array('f')``, sets as sorted lists."""
+        image = self._log.image(self.name, check_key(key))
+        values = None if image is None else image_values(image)
+        return None if values is None else self._shown(values)
+
+    def __contains__(self, key: object) -> bool:
+        image = self._log.image(self.name, check_key(key))
+        return image is not None and image_values(image) is not None
+
+    def scan(
+        self, prefix: str = "", filter: Mapping[str, Any] | None = None, limit: int | None = None, *, after: str = ""
+    ) -> Iterator[tuple[str, Fields]]:
+        """(key, fields) in order of key (UTF-8 bytes), page by page: writes made meanwhile may or may not be seen."""
+        _check_text("prefix", prefix)
+        _check_text("after", after)
+        allowed = self._predicate(filter)
+        left = -1 if limit is None else _check_limit("limit", limit)
+        return self._pages(prefix, after, left, allowed)
+
+    def _pages(
+        self, prefix: str, after: str, left: int, allowed: Callable[[Fields], bool] | None
+    ) -> Iterator[tuple[str, Fields]]:
+        while left:
+            page = self._log.scan(self.name, after=after, prefix=prefix, limit=SCAN_PAGE)
+            for key, image in page:
+                values = image_values(image)
+                if values is None or (allowed is not None and not allowed(values)):
+                    continue
+                yield key, self._shown(values)
+                left -= 1
+                if not left:
+                    return
+            if len(page) < SCAN_PAGE:
+                return
+            after = page[-1][0]
+
+    def count(self) -> int:
+        """How many records live."""
+        return self._log.count(self.name)
+
+    def search(
+        self,
+        text: str | None = None,
+        vector: Any = None,
+        k: int = 10,
+        filter: Mapping[str, Any] | None = None,
+        mode: str | None = None,
+        explain: bool = False,
+    ) -> list[Hit]:
+        """The ``k`` best records by vector, by text (BM25) or by both ("hybrid", reciprocal rank fusion), best first.
+
+        ``mode`` is "vector", "text" or "hybrid"; by default it follows from what is given. A search sees every
+        acknowledged write. Raises InvalidValue, SchemaMismatch, InvalidFilter, StorageError.
+        """
+        _check_limit("k", k, SEARCH_MAX)
+        found = self._projections.search(self.schema, text, vector, k, filter, mode)
+        images = self._log.images(self.name, [key for key, _ in found.hits])
+        why = found.why if explain else ""
+        hits = []
+        for key, score in found.hits:
+            values = image_values(images[key]) if key in images else None
+            if values is not None:
+                hits.append(Hit(key, score, self._shown(values), found.tier, why))
+        return hits
+
+    def to_arrow(self) -> Any:
+        """The collection as a ``pyarrow.Table``: every acknowledged record, one typed column for each declared field."""
+        return self._projections.to_arrow(self.name)
+
+    def _predicate(self, filter: Mapping[str, Any] | None) -> Callable[[Fields], bool] | None:
+        return None if filter is None else self._projections.predicate(self.schema, filter)
+
+    def _shown(self, values: Fields) -> Fields:
+        vector = self._log.schemas[self.name].vector
+        if vector is not None and (packed := values.get(vector.field)) is not None:
+            values[vector.field] = unpack_vector(packed)
+        return values
+
+
+def _check_text(what: str, value: Any) -> None:
+    if type(value) is not str:
+        raise InvalidValue(f"{what} is a string, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidValue(f"{what} is not valid Unicode: {error.reason}") from error
+
+
+def _check_limit(what: str, value: Any, most: int | None = None) -> int:
+    if type(value) is not int or value < 1 or (most is not None and value > most):
+        upper = f" to {most}" if most is not None else " or more"
+        raise InvalidValue(f"{what} is a whole number, 1{upper}, not {value!r}")
+    return value
