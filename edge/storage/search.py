@@ -1,4 +1,4 @@
-"""What a search returns, which tier answers it, and how two rankings become one.
+"""What a search tier returns, and how two rankings become one.
 
 Score convention, everywhere: higher is better. Cosine similarity, dot product, negative squared Euclidean distance;
 BM25; reciprocal rank fusion.
@@ -7,14 +7,7 @@ BM25; reciprocal rank fusion.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
-
-from sync.schema import VectorSpec
-
-Tier = Literal["exact", "lance"]
-
-EXACT_BYTES_MAX = 100_000 * 384 * 4
-"""The default memory budget of the exact tier, for one collection: 100,000 vectors of 384 dimensions, 154 MB."""
+from typing import NamedTuple
 
 RRF_CONSTANT = 60
 _OVERFETCH_MIN = 50
@@ -26,11 +19,6 @@ class Scored(NamedTuple):
 
     key: str
     score: float
-
-
-def vector_tier(spec: VectorSpec, records: int, bytes_max: int = EXACT_BYTES_MAX) -> Tier:
-    """Exact while the matrix fits the budget."""
-    return "exact" if records * spec.dimensions * 4 <= bytes_max else "lance"
 
 
 def depth_for(k: int) -> int:
