@@ -1,6 +1,7 @@
 """When to try again: exponential backoff with full jitter.
 
-Source: Marc Brooker, *Exponential Backoff And Jitter*, AWS Architecture Blog, 2015 ("full jitter": uniform between 0 and
+Source: Marc Brooker, *Exponential Backoff And Jitter*, AWS Architecture Blog, 2015 ("full jitter": uniform between 0
+and
 the exponential bound), which spreads a fleet that comes back all at once.
 """
 

@@ -199,6 +199,19 @@ class DeltaLog:
 
     def acknowledge(self, seq: int, segment_id: bytes, refusals: Sequence[Refusal] = ()) -> None:
         """Note durably that the cloud holds this replica's operations up to ``seq``; keep those it refused, and why."""
+        self.note_link(acked=(seq, segment_id), refusals=refusals)
+
+    def note_link(
+        self,
+        *,
+        acked: tuple[int, bytes] | None = None,
+        refusals: Sequence[Refusal] = (),
+        cursor: int | None = None,
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep what a session learned, in one transaction: what is acknowledged and refused, where the feed is read from
+        next, and small notes of the link's own (``meta``).
+        """
         with self.transact() as db:
             for refusal in refusals:
                 for row in self.reader.pending(self.replica, refusal.seq - 1, 1, 0):
@@ -207,8 +220,16 @@ class DeltaLog:
                         (row.seq, row.replica, row.shape.collection, row.key, refusal.code, refusal.reason,
                          self._wall.wall_ms(), pack_operation(row)),
                     )  # fmt: skip
-            self.put_meta("acked", (seq, segment_id))
-        self.acked_seq, self.acked_segment = seq, segment_id
+            if acked is not None:
+                self.put_meta("acked", acked)
+            if cursor is not None:
+                self.put_meta("cursor", cursor)
+            for name, value in (notes or {}).items():
+                self.put_meta(name, value)
+        if acked is not None:
+            self.acked_seq, self.acked_segment = acked
+        if cursor is not None:
+            self.cursor = cursor
 
     def new_incarnation(self) -> bytes:
         """Begin a new replica id: this store is a copy, or was rolled back. The images stay, the old log's operations
@@ -224,6 +245,8 @@ class DeltaLog:
             db.execute("DELETE FROM meta WHERE name = 'copied'")
             self.put_meta("head", (0, self.position, self.clock.last))
             self.put_meta("acked", (0, b""))
+            self.put_meta("sent", (0, b""))
+            self.put_meta("repair", True)  # the cloud has to be given this store's state (``edge.storage.link_state``)
             self.put_meta("replica", replica)
         self.replica, self.head_seq, self.acked_seq, self.acked_segment = replica, 0, 0, b""
         return replica

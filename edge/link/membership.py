@@ -1,0 +1,131 @@
+"""Joining a fleet, and what a device keeps of it: the cloud's identity, the URL, the fleet's epoch keys.
+
+A join token (``agentdb1.…``, docs/FORMAT.md) carries the fingerprint of the fleet's cloud, so that whoever answers at
+the
+URL must hold the keys that the token's author meant. What is kept: ``meta["fleet"]`` in the delta log (public) and
+``keys/fleet.keys`` (0600: epoch → key).
+
+What always holds: a lost answer costs nothing (the same token with the same device key is answered the same again); a
+device belongs to one fleet for life.
+"""
+
+from __future__ import annotations
+
+import base64
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import msgpack
+
+from edge.storage.delta_log import DeltaLog
+from edge.storage.keystore import KEYS_DIRECTORY, load_device_key, write_private
+from sync.effects import SessionKeys
+from sync.errors import CorruptStore, InvalidValue, NotFound, ProtocolError, Refused
+from sync.keys import KeyRing, PublicIdentity, unwrap
+from sync.messages import Enroll, Enrolled, enroll_proof
+
+TOKEN_PREFIX = "agentdb1."  # noqa: S105 - the public prefix of tokens
+FLEET_KEYS_FILE = "fleet.keys"
+_TOKEN_CHARS_MAX = 4096
+
+
+class JoinToken(NamedTuple):
+    """``fingerprint``: SHA-256 of the cloud's Ed25519 and X25519 public keys."""
+
+    id: bytes
+    secret: bytes
+    fleet: bytes
+    fingerprint: bytes
+    url: str
+
+
+class Membership(NamedTuple):
+    """The fleet that a device belongs to."""
+
+    fleet: bytes
+    cloud: PublicIdentity
+    url: str
+    name: str
+
+
+def parse_token(text: str) -> JoinToken:
+    """Raises InvalidValue."""
+    hint = "ask the fleet's operator for one: agentdb-cloud token DIR"
+    text = text.strip()
+    if not text.startswith(TOKEN_PREFIX) or len(text) > _TOKEN_CHARS_MAX:
+        raise InvalidValue("this is not a join token", hint=hint)
+    try:
+        data = base64.b64decode(text[len(TOKEN_PREFIX) :] + "==", altchars=b"-_", validate=True)
+        token = JoinToken(*msgpack.unpackb(data))
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise InvalidValue("this join token is damaged or cut off", hint=hint) from error
+    sizes = [len(part) if isinstance(part, bytes) else -1 for part in token[:4]]
+    if sizes != [16, 32, 16, 32] or not isinstance(token.url, str):
+        raise InvalidValue("this join token is damaged or cut off", hint=hint)
+    return token
+
+
+def enroll_request(log: DeltaLog, store: str, token: JoinToken, name: str) -> Enroll:
+    """The request to send to the token's cloud. Raises Refused if the device belongs to another fleet already."""
+    if not 0 < len(name) <= 128:
+        raise InvalidValue("a device's name has 1 to 128 characters")
+    member = find_membership(log)
+    if member is not None and member.fleet != token.fleet:
+        raise Refused("this device belongs to another fleet", hint="create a new store for the new fleet")
+    key = load_device_key(store)
+    public = key.public
+    proof = key.sign(enroll_proof(token.id, public.signing, public.exchange, name))
+    return Enroll(token.id, token.secret, public.signing, public.exchange, name, proof)
+
+
+def accept(log: DeltaLog, store: str, token: JoinToken, answer: Enrolled, url: str, name: str) -> Membership:
+    """Check the answer and keep it. Raises ProtocolError if it is not from the cloud that the token names."""
+    cloud = PublicIdentity.checked(answer.cloud_signing, answer.cloud_exchange)
+    if sha256(cloud.signing + cloud.exchange).digest() != token.fingerprint or answer.fleet != token.fleet:
+        raise ProtocolError(
+            "the server is not the one that the join token was made for",
+            hint="check the URL; if it is right, somebody is in between",
+        )
+    key = load_device_key(store)
+    if answer.device != key.device_id:
+        raise ProtocolError("the server enrolled another device than this one")
+    keep_keys(store, {item.epoch: unwrap(item.wrapped, key, token.fleet, item.epoch) for item in answer.keys})
+    member = Membership(token.fleet, cloud, url, name)
+    log.meta_set("fleet", [member.fleet, *member.cloud, member.url, member.name])
+    return member
+
+
+def find_membership(log: DeltaLog) -> Membership | None:
+    kept = log.meta_get("fleet")
+    if kept is None:
+        return None
+    fleet, signing, exchange, url, name = kept
+    return Membership(fleet, PublicIdentity(signing, exchange), url, name)
+
+
+def session_keys(log: DeltaLog, store: str) -> SessionKeys:
+    """Raises NotFound if the device has not joined a fleet."""
+    member = find_membership(log)
+    if member is None:
+        raise NotFound("this device has not joined a fleet", hint="agentdb-edge init STORE --join TOKEN")
+    return SessionKeys(member.fleet, load_device_key(store), member.cloud, KeyRing(_read_keys(store)))
+
+
+def keep_keys(store: str, keys: dict[int, bytes]) -> None:
+    """Add epoch keys to those that are kept."""
+    kept = {**_read_keys(store), **keys}
+    write_private(str(Path(store, KEYS_DIRECTORY, FLEET_KEYS_FILE)), msgpack.packb(sorted(kept.items())))
+
+
+def _read_keys(store: str) -> dict[int, bytes]:
+    path = Path(store, KEYS_DIRECTORY, FLEET_KEYS_FILE)
+    try:
+        with path.open("rb") as file:
+            keys = dict(msgpack.unpackb(file.read(1 << 20)))
+            KeyRing(keys)  # raises for anything but epochs and 32-byte keys
+            return keys
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException, OSError) as error:
+        raise CorruptStore(f"{path} cannot be read: {error}", hint="join the fleet again with a new token") from error

@@ -1,0 +1,226 @@
+"""The replicator: carries out what a ``SyncSession`` asks for, over a transport, against the delta log.
+
+It is one asyncio task; the work it does itself (sealing, merging a page) is short, bounded by the session's limits, and
+runs between awaits, so requests of both lanes overlap with it. ``Edge`` runs it in a thread of its own; an agent's
+reads
+and writes never wait for it except for the write lock of one page.
+
+What always holds: effects are carried out one by one in their order, and ``advance`` is called only after the delta
+log's
+transaction has committed. Whatever is under way when it is stopped or killed is repeated or recognised by the next
+session's handshake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from edge.link.membership import keep_keys, session_keys
+from edge.link.transport import Transport
+from edge.storage import link_state
+from edge.storage.delta_log import DeltaLog
+from sync.effects import Apply, Effect, Learn, Load, LoadState, NewIncarnation, Persist, Send, SessionLimits
+from sync.errors import AgentDBError, NotFound, Refused, Unauthenticated, Unreachable, UnsupportedVersion
+from sync.messages import Answer
+from sync.ports import Clock, RandomSource
+from sync.session import SyncSession
+
+CLOCK_ERROR_MS = 1_000
+# No handshake mends these; anything else, a broken chain or a damaged segment among them, may go well the next time.
+_HOPELESS = (Unauthenticated, Refused, UnsupportedVersion, NotFound)
+
+
+class Progress(NamedTuple):
+    """Counted since the replicator was made: operations pushed and pulled, refused ones, handshakes; ``behind`` is how
+    many
+    feed positions are still to come, ``pending`` how many local operations are not acknowledged.
+    """
+
+    pushed: int
+    pulled: int
+    refused: int
+    handshakes: int
+    pending: int
+    behind: int
+    error: str
+
+
+class Replicator:
+    """``live`` keeps the link up until ``stop``; otherwise ``run`` returns once both sides have everything."""
+
+    def __init__(
+        self,
+        log: DeltaLog,
+        store: str,
+        transport: Transport,
+        *,
+        clock: Clock,
+        random: RandomSource,
+        live: bool,
+        limits: SessionLimits | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._transport = transport
+        self._clock = clock
+        self._live = live
+        self._on_progress = on_progress
+        self._keys = session_keys(log, store)
+        self._session = SyncSession(link_state.load_position(log), self._keys, random, live=live, limits=limits)
+        self._answers: list[tuple[int, Answer | AgentDBError]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pushed = self._pulled = self._refused = self._handshakes = 0
+        self._noted: tuple[bool, str] | None = None
+
+    @property
+    def progress(self) -> Progress:
+        session = self._session
+        position = session.position
+        return Progress(
+            self._pushed,
+            self._pulled,
+            self._refused,
+            self._handshakes,
+            position.head_seq - position.acked[0],
+            max(0, session.head - position.cursor),
+            session.error.message if session.error else "",
+        )
+
+    def stop(self) -> None:
+        """From any thread: ``run`` returns soon; nothing is lost."""
+        self._stopping = True
+        self._wake()
+
+    async def run(self, timeout_ms: int | None = None) -> Progress:
+        """Replicate. Raises the last error if ``timeout_ms`` passed before both sides had everything (not live), or at
+        once if it is one that retrying cannot mend.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._log.listeners.append(self._wake)
+        started = self._clock.monotonic_ms()
+        try:
+            while not self._stopping:
+                busy = self._step()
+                if not self._live:
+                    if self._session.idle:
+                        break
+                    self._check_hopeless(started, timeout_ms)
+                if not busy:
+                    await self._wait(started, timeout_ms)
+                await asyncio.sleep(0)
+        finally:
+            self._log.listeners.remove(self._wake)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._transport.close()
+            self._note()
+        return self.progress
+
+    def _step(self) -> bool:
+        """Take what has arrived, carry out what is ready. Returns whether there was anything."""
+        session = self._session
+        session.tick(self._clock.monotonic_ms())
+        session.written(self._log.head_seq)
+        answers, self._answers = self._answers, []
+        for number, answer in answers:
+            if isinstance(answer, AgentDBError):
+                session.failed(number, answer)
+            else:
+                session.receive(number, answer)
+        effects = session.ready()
+        for effect in effects:
+            self._carry_out(effect)
+        if answers:
+            self._note()
+            if self._on_progress is not None:
+                self._on_progress(self.progress)
+        return bool(effects or answers)
+
+    def _carry_out(self, effect: Effect) -> None:
+        log, session = self._log, self._session
+        if isinstance(effect, Send):
+            task = asyncio.get_running_loop().create_task(self._exchange(effect))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return
+        if isinstance(effect, Load):
+            session.loaded(log.pending(*effect))
+            return
+        if isinstance(effect, LoadState):
+            session.loaded_state(*link_state.state_page(log, *effect))
+            return
+        if isinstance(effect, Learn):
+            self._handshakes += 1
+            if effect.keys:
+                keep_keys(self._store, effect.keys)
+            offset_ms = effect.time_ms - self._clock.wall_ms()
+            if abs(offset_ms - log.clock.offset_ms) > CLOCK_ERROR_MS:
+                log.set_offset_ms(offset_ms)
+        elif isinstance(effect, Persist):
+            before = log.acked_seq
+            link_state.store(log, effect)
+            if effect.acked is not None:
+                self._pushed += max(0, effect.acked[0] - before)
+            self._refused += len(effect.refusals)
+        elif isinstance(effect, Apply):
+            log.apply(effect.operations, cursor=effect.cursor, baseline=effect.baseline)
+            self._pulled += len(effect.operations)
+        elif isinstance(effect, NewIncarnation):
+            session.reincarnated(log.new_incarnation())
+        session.advance(effect)
+
+    async def _exchange(self, effect: Send) -> None:
+        try:
+            answer: Answer | AgentDBError = await self._transport.exchange(effect.message)
+        except AgentDBError as error:
+            answer = error
+        self._answers.append((effect.number, answer))
+        self._changed.set()
+
+    async def _wait(self, started: int, timeout_ms: int | None) -> None:
+        """Until an answer, a local write, ``stop``, the session's timer or the time limit."""
+        self._changed.clear()
+        if self._answers or self._stopping or self._log.head_seq != self._session.position.head_seq:
+            return
+        bounds = [self._session.wake_ms()]
+        if timeout_ms is not None:
+            bounds.append(max(0, started + timeout_ms - self._clock.monotonic_ms()))
+        waits = [bound for bound in bounds if bound is not None]
+        try:
+            await asyncio.wait_for(self._changed.wait(), min(waits) / 1000 + 0.001 if waits else None)
+        except TimeoutError:
+            return  # the timer is what was waited for
+
+    def _check_hopeless(self, started: int, timeout_ms: int | None) -> None:
+        error = self._session.error
+        if isinstance(error, _HOPELESS):
+            raise error
+        if timeout_ms is not None and self._clock.monotonic_ms() - started >= timeout_ms:
+            raise error or Unreachable(
+                f"not in sync after {timeout_ms / 1000:.0f} s", hint="what has arrived is kept; run sync again"
+            )
+
+    def _note(self) -> None:
+        """Keep the state of the link for ``status``, when it changes."""
+        session = self._session
+        noted = (session.connected, session.error.message if session.error else "")
+        if noted != self._noted:
+            self._noted = noted
+            state: dict[str, Any] = {
+                "at_ms": self._clock.wall_ms(),
+                "connected": noted[0],
+                "error": noted[1],
+                "hint": session.error.hint if session.error else "",
+            }
+            self._log.meta_set("sync", state)
+
+    def _wake(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._changed.set)

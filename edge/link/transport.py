@@ -1,0 +1,141 @@
+"""Transports: one message to the cloud, one answer back. The session decides what; this decides how.
+
+``HttpTransport`` speaks HTTP/1.1 through aiohttp: ``POST /v1/sync`` with the request signed (``edge.link.signing``),
+``POST /v1/enroll`` unsigned. Every request has a bound in time and size. There are no retries in here: a failure is
+told to
+the session, which makes a new handshake after a backoff, so nothing is ever repeated blindly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from ipaddress import ip_address
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from edge.link.signing import CONTENT_TYPE, Nonces, sign_request
+from sync.errors import AgentDBError, InvalidConfig, ProtocolError, Unreachable
+from sync.keys import DeviceKey
+from sync.limits import MESSAGE_BYTES_MAX
+from sync.messages import Answer, Enroll, Enrolled, Failure, Message, Pull, decode, encode
+
+SYNC_PATH, ENROLL_PATH = "/v1/sync", "/v1/enroll"
+CONNECT_S_MAX = 10.0
+REQUEST_S_MAX = 60.0
+
+
+class Transport(Protocol):
+    async def exchange(self, message: Message) -> Answer:
+        """The cloud's answer. Raises Unreachable, ProtocolError, Malformed, TooLarge."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class HttpTransport:
+    """``url`` is the control plane's; plain HTTP only to this machine, unless ``allow_plain_http``."""
+
+    def __init__(self, url: str, key: DeviceKey, nonces: Nonces, *, allow_plain_http: bool = False) -> None:
+        self._base = check_url(url, allow_plain_http=allow_plain_http)
+        self._key = key
+        self._nonces = nonces
+        self._client: aiohttp.ClientSession | None = None
+
+    async def exchange(self, message: Message) -> Answer:
+        body = encode(message)
+        headers = sign_request(self._key, self._nonces.next(), "POST", SYNC_PATH, body)
+        wait_s = message.wait_ms / 1000 if isinstance(message, Pull) else 0.0
+        return await _post(self._session(), self._base + SYNC_PATH, body, headers, REQUEST_S_MAX + wait_s)
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._client is None:
+            self._client = _client()
+        return self._client
+
+
+async def enroll(url: str, request: Enroll, *, allow_plain_http: bool = False) -> Enrolled:
+    """Send the request once. Raises what the cloud refused it with, Unreachable or ProtocolError."""
+    base = check_url(url, allow_plain_http=allow_plain_http)
+    async with _client() as client:
+        answer = await _post(client, base + ENROLL_PATH, encode(request), {"Content-Type": CONTENT_TYPE}, REQUEST_S_MAX)
+    if isinstance(answer, Failure):
+        raise answer.error()
+    if not isinstance(answer, Enrolled):
+        raise ProtocolError(f"the server answered an enrollment with {type(answer).__name__}")
+    return answer
+
+
+def check_url(url: str, *, allow_plain_http: bool) -> str:
+    """The URL without a trailing slash. Raises InvalidConfig."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise InvalidConfig(f"not a server's URL: {url!r}", hint="https://host[:port]")
+    if parts.scheme == "http" and not allow_plain_http and not _is_loopback(parts.hostname):
+        raise InvalidConfig(
+            f"plain HTTP to {parts.hostname} would show and lose your requests",
+            hint="use https://, or set [sync] allow_plain_http = true if the network itself is trusted",
+        )
+    return url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _client() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        auto_decompress=False, timeout=aiohttp.ClientTimeout(connect=CONNECT_S_MAX), cookie_jar=aiohttp.DummyCookieJar()
+    )
+
+
+async def _post(
+    client: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str], total_s: float
+) -> Answer:
+    timeout = aiohttp.ClientTimeout(total=total_s, connect=CONNECT_S_MAX)
+    try:
+        async with client.post(url, data=body, headers=headers, timeout=timeout, allow_redirects=False) as response:
+            data = await _read(response)
+            status, content_type = response.status, response.content_type
+    except ssl.SSLCertVerificationError as error:
+        raise ProtocolError(f"{url} has no valid certificate: {error.verify_message}") from error
+    except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
+        reason = str(error) or type(error).__name__
+        raise Unreachable(f"no answer from {url}: {reason}", hint="check the network and the server") from error
+    if content_type == CONTENT_TYPE:
+        return _answer(data)
+    if status >= 500:
+        raise Unreachable(f"{url} answered with status {status}", hint="the server or a proxy before it has a problem")
+    raise ProtocolError(f"{url} answered with status {status} and {content_type}", hint="is this an AgentDB server?")
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body, never more than one message may have."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_chunked(1 << 16):
+        size += len(part)
+        if size > MESSAGE_BYTES_MAX:
+            raise ProtocolError(f"the server sent more than {MESSAGE_BYTES_MAX} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _answer(data: bytes) -> Answer:
+    try:
+        answer = decode(data)
+    except AgentDBError as error:
+        raise ProtocolError(f"the server's answer cannot be read: {error}") from error
+    return answer  # type: ignore[return-value]  # the session refuses what is not an answer

@@ -1,0 +1,58 @@
+"""What the delta log remembers of the link to the cloud: written in one transaction each, read when a session begins.
+
+It is kept in ``meta``: ``acked``, ``cursor`` and ``baseline`` by the delta log itself, ``sent``, ``incarnation`` and
+``repair`` by this module. What a ``SyncSession`` asks to persist is one transaction, so no crash can take a part of it.
+"""
+
+from __future__ import annotations
+
+import msgpack
+
+from edge.storage.delta_log import DeltaLog
+from sync.effects import Persist, Position
+from sync.operations import Operation
+
+
+def load_position(log: DeltaLog) -> Position:
+    """Where the link stands, for a new session."""
+    sent = log.meta_get("sent") or (0, b"")
+    return Position(
+        replica=log.replica,
+        head_seq=log.head_seq,
+        acked=(log.acked_seq, log.acked_segment),
+        sent=(sent[0], sent[1]),
+        cursor=log.cursor,
+        incarnation=log.meta_get("incarnation") or b"",
+        baseline=log.baseline,
+        repair=bool(log.meta_get("repair")),
+    )
+
+
+def store(log: DeltaLog, effect: Persist) -> None:
+    """Make a ``Persist`` durable. Raises StorageError; nothing changed then."""
+    notes = {"sent": effect.sent, "incarnation": effect.incarnation, "repair": effect.repair}
+    log.note_link(
+        acked=effect.acked,
+        refusals=effect.refusals,
+        cursor=effect.cursor,
+        notes={name: value for name, value in notes.items() if value is not None},
+    )
+
+
+def state_page(
+    log: DeltaLog, after: tuple[str, str] | None, max_operations: int, max_bytes: int
+) -> tuple[list[Operation], tuple[str, str] | None]:
+    """The next part of the whole store as state, and where to go on (None: that was all)."""
+    page = log.state_operations(after, min(max_operations, 1_000))
+    taken: list[Operation] = []
+    size = 0
+    for operation in page:
+        size += len(msgpack.packb(operation.values)) + len(operation.key)
+        if taken and size > max_bytes:
+            break
+        taken.append(operation)
+    if not taken:
+        return [], None
+    last = (taken[-1].shape.collection, taken[-1].key)
+    more = log.state_operations(last, 1)
+    return taken, last if more else None
