@@ -4,10 +4,12 @@
         notes = edge.collection("notes", text=["body"])
         notes.put("n1", {"body": "the pump is loud"})
 
-Here everything meets and nothing is decided: the delta log is the truth, the projections are searched, collections are what
+Here everything meets and nothing is decided: the delta log is the truth, the projections are searched, collections are
+what
 the user holds. ``open`` to the first durable ``put`` imports no more than SQLite and msgpack; a test watches that.
 
-What always holds: one process has the store open at a time (``store_lock``); what was acknowledged survives a crash at any
+What always holds: one process has the store open at a time (``store_lock``); what was acknowledged survives a crash at
+any
 moment; ``close`` loses nothing, and neither does not closing.
 """
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import os
 from _thread import get_ident
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edge.ports import SystemClock, SystemRandom
@@ -32,6 +34,8 @@ from sync.stamps import device_of
 
 if TYPE_CHECKING:
     from edge.config import EdgeConfig
+    from edge.link.replicator import Progress
+    from edge.link.runner import Link, LiveLink
     from sync.keys import DeviceKey
 
 LOG_FILE = "log.db"
@@ -42,13 +46,18 @@ BATCH_WRITES_MAX = 1_000_000
 class Edge:
     """Build it with ``open``; close it, or use it as a context manager. Safe to use from several threads."""
 
-    def __init__(self, path: str, config: EdgeConfig, log: DeltaLog, lock: StoreLock) -> None:
+    def __init__(
+        self, path: str, config: EdgeConfig, log: DeltaLog, lock: StoreLock, clock: Clock, random: RandomSource
+    ) -> None:
         self.path = path
         self.config = config
         self.log = log
         self.projections = Projections(
             log, path, exact_bytes_max=config.exact_mib_max << 20, flush_interval_ms=config.flush_interval_ms
         )
+        self._clock = clock
+        self._random = random
+        self._live: LiveLink | None = None
         self._lock = lock
         self._collections: dict[str, Collection] = {}
         self._batches: dict[int, list[Write]] = {}  # thread -> its open batch
@@ -63,7 +72,8 @@ class Edge:
         create: bool = True,
         vfs: str | None = None,
     ) -> Edge:
-        """Open the store in the directory ``path``; make it, with new keys, if there is none (unless ``create`` is False).
+        """Open the store in the directory ``path``; make it, with new keys, if there is none (unless ``create`` is
+        False).
 
         ``config`` is an EdgeConfig or the path of a TOML file; by default ``<path>/edge.toml``, if it exists. ``vfs``
         names a SQLite VFS to put under the log. Raises NotFound, StoreLocked, InvalidConfig, StorageError.
@@ -73,7 +83,7 @@ class Edge:
         if not create and not os.path.exists(log_path):
             raise NotFound(f"there is no store at {store}", hint=f"agentdb-edge init {path!s}")
         settings = _config_of(config, store)
-        random = random or SystemRandom()
+        clock, random = clock or SystemClock(), random or SystemRandom()
         _make_directory(store)
         lock = StoreLock(os.path.join(store, LOCK_FILE))
         try:
@@ -84,7 +94,7 @@ class Edge:
                 device = create_device_key(store, random).device_id
             log = DeltaLog.open(
                 log_path,
-                clock=clock or SystemClock(),
+                clock=clock,
                 random=random,
                 device=device,
                 vfs=vfs,
@@ -93,17 +103,20 @@ class Edge:
         except BaseException:
             lock.release()
             raise
-        return Edge(store, settings, log, lock)
+        return Edge(store, settings, log, lock, clock, random)
 
     def close(self) -> None:
         """Stop the background work and release the store. Idempotent. Everything acknowledged is on disk already."""
         try:
-            self.projections.close()
+            self.stop_sync()
         finally:
             try:
-                self.log.close()
+                self.projections.close()
             finally:
-                self._lock.release()
+                try:
+                    self.log.close()
+                finally:
+                    self._lock.release()
 
     def __enter__(self) -> Edge:
         return self
@@ -117,7 +130,8 @@ class Edge:
     # -- collections --------------------------------------------------------------------------------------------------
 
     def collection(self, name: str, **declaration: Any) -> Collection:
-        """The collection of that name. A declaration (``sync.schema.declare``: fields, vector, text, conflict, strict) is
+        """The collection of that name. A declaration (``sync.schema.declare``: fields, vector, text, conflict, strict)
+        is
         made known to the fleet if it is new or has changed; without one, an unknown collection is declared plain.
 
         Raises InvalidValue, SchemaMismatch (not compatible with what is declared), StorageError.
@@ -153,6 +167,53 @@ class Edge:
         else:
             self.log.submit(writes)
 
+    # -- the fleet ----------------------------------------------------------------------------------------------------
+
+    def join(self, token: str, *, name: str = "", url: str | None = None) -> None:
+        """Join a fleet with a token from its operator (``agentdb-cloud token``); joining again changes nothing.
+
+        ``name`` is what people call the device (its host name by default); ``url`` overrides the token's. Raises
+        InvalidValue, Refused, Unreachable, ProtocolError.
+        """
+        import platform
+
+        self._link().join(token, name or platform.node()[:128] or self.device.hex(), url)
+
+    def sync(
+        self,
+        *,
+        timeout_s: float | None = 300.0,
+        url: str | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Progress:
+        """Push and pull until this device and the cloud have everything of each other. Blocks; reads and writes of
+        other
+        threads go on. Raises NotFound (no fleet joined), Refused, Unauthenticated, or after ``timeout_s`` the last
+        error.
+        """
+        timeout_ms = None if timeout_s is None else int(timeout_s * 1000)
+        if self._live is not None:
+            return self._live.wait_idle(timeout_ms, self._clock)
+        return self._link().sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
+
+    def start_sync(self, *, url: str | None = None, on_progress: Callable[[Progress], None] | None = None) -> None:
+        """Stay in sync in the background, through every loss of the network, until ``stop_sync`` or ``close``."""
+        from edge.link.runner import LiveLink
+
+        if self._live is None:
+            self._live = LiveLink(self._link(), url=url, on_progress=on_progress)
+
+    def stop_sync(self) -> None:
+        """End the background sync. Raises what had ended it before, if something had."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def _link(self) -> Link:
+        from edge.link.runner import Link
+
+        return Link(self.log, self.path, self.config, self._clock, self._random)
+
     # -- the store as a whole -----------------------------------------------------------------------------------------
 
     @property
@@ -176,13 +237,17 @@ class Edge:
         return self.log.digest()
 
     def verify(self) -> list[str]:
-        """Check the log and the projections; projections that fail are rebuilt. Returns what was found, in sentences."""
+        """Check the log and the projections; projections that fail are rebuilt. Returns what was found, in
+        sentences.
+        """
         return self.log.verify() + self.projections.verify(self.log.schemas)
 
     def snapshot(self, path: str | os.PathLike[str]) -> None:
-        """A consistent copy of the store in the new directory ``path``, with the device's keys: keep it as safe as them.
+        """A consistent copy of the store in the new directory ``path``, with the device's keys: keep it as safe as
+        them.
 
-        Opened, it is a replica of its own; its projections are rebuilt from its records. Raises InvalidValue, StorageError.
+        Opened, it is a replica of its own; its projections are rebuilt from its records. Raises InvalidValue,
+        StorageError.
         """
         target = os.path.abspath(path)
         if os.path.exists(target):

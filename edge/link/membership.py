@@ -104,11 +104,17 @@ def find_membership(log: DeltaLog) -> Membership | None:
     return Membership(fleet, PublicIdentity(signing, exchange), url, name)
 
 
-def session_keys(log: DeltaLog, store: str) -> SessionKeys:
+def require_membership(log: DeltaLog) -> Membership:
     """Raises NotFound if the device has not joined a fleet."""
     member = find_membership(log)
     if member is None:
         raise NotFound("this device has not joined a fleet", hint="agentdb-edge init STORE --join TOKEN")
+    return member
+
+
+def session_keys(log: DeltaLog, store: str) -> SessionKeys:
+    """What a session signs, reads and trusts with. Raises NotFound, CorruptStore."""
+    member = require_membership(log)
     return SessionKeys(member.fleet, load_device_key(store), member.cloud, KeyRing(_read_keys(store)))
 
 

@@ -92,6 +92,11 @@ class Replicator:
             session.error.message if session.error else "",
         )
 
+    @property
+    def idle(self) -> bool:
+        """Both sides have everything, as far as this side knows."""
+        return self._session.idle and self._log.head_seq == self._session.position.head_seq
+
     def stop(self) -> None:
         """From any thread: ``run`` returns soon; nothing is lost."""
         self._stopping = True
