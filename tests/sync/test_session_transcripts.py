@@ -1,0 +1,447 @@
+"""The session, step by step: what it asks for, in which order, and what it makes of every kind of answer.
+
+Each test reads as a transcript: what is told to the session, and the effects that it hands out, in short words.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import msgpack
+import pytest
+
+from sync.effects import (
+    Apply,
+    Effect,
+    Learn,
+    Load,
+    LoadState,
+    NewIncarnation,
+    Persist,
+    Position,
+    Send,
+    SessionKeys,
+)
+from sync.errors import (
+    AgentDBError,
+    BadSignature,
+    BrokenChain,
+    CorruptStore,
+    ProtocolError,
+    Unreachable,
+    UnsupportedVersion,
+)
+from sync.keys import DeviceKey, KeyRing, wrap
+from sync.messages import (
+    BaselinePage,
+    Failure,
+    Hello,
+    Pull,
+    PullBaseline,
+    PullPage,
+    Push,
+    PushAck,
+    Refusal,
+    Welcome,
+    WrappedKey,
+)
+from sync.operations import Kind, Operation, Shape
+from sync.segment import FLAG_FEED, FLAG_LAST, FLAG_STATE, GENESIS, open_segment, parse_header, seal, segment_id
+from sync.session import SyncSession
+
+FLEET = b"F" * 16
+LIFE1, LIFE2 = b"1" * 16, b"2" * 16
+REPLICA, OTHER, RENEWED = b"A" * 16, b"B" * 16, b"C" * 16
+SHAPE = Shape(Kind.PUT, "notes", ("text",), "l")
+
+
+class FixedRandom:
+    """Keys from a counter, jitter always in the middle."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def token(self, size: int) -> bytes:
+        self.count += 1
+        return bytes([self.count]) * size
+
+    def uniform(self) -> float:
+        return 0.5
+
+
+class Wire:
+    """A session and what is needed to play its cloud."""
+
+    def __init__(self, *, live: bool = False, ring: KeyRing | None = None, **position: object) -> None:
+        random = FixedRandom()
+        self.device, self.cloud = DeviceKey.generate(random), DeviceKey.generate(random)
+        self.ring = ring if ring is not None else KeyRing({1: b"k" * 32})
+        start = Position(REPLICA, 0, (0, b""), (0, b""), 0, b"", None)._replace(**position)  # type: ignore[arg-type]
+        keys = SessionKeys(FLEET, self.device, self.cloud.public, self.ring)
+        self.session = SyncSession(start, keys, random, live=live)
+        self.sends: dict[str, Send] = {}
+
+    def step(self, *, durable: bool = True) -> list[str]:
+        """One round of ``ready``: effects in words; durable ones are advanced at once unless told otherwise."""
+        said = []
+        for effect in self.session.ready():
+            said.append(words(effect))
+            if isinstance(effect, Send):
+                self.sends[effect.lane] = effect
+            elif durable and not isinstance(effect, (Load, LoadState)):
+                if isinstance(effect, NewIncarnation):
+                    self.session.reincarnated(RENEWED)
+                self.session.advance(effect)
+        return said
+
+    def answer(self, lane: str, answer: object) -> None:
+        self.session.receive(self.sends[lane].number, answer)  # type: ignore[arg-type]
+
+    def welcome(self, **fields: object) -> Welcome:
+        values = {
+            "version": 1, "time_ms": 5, "incarnation": LIFE1, "restored_head": 0, "last_seq": 0, "last_segment": b"",
+            "head": 0, "baseline": False, "keys": [], "refusals": [],
+        }  # fmt: skip
+        return Welcome(**{**values, **fields})  # type: ignore[arg-type]
+
+    def connect(self, **fields: object) -> list[str]:
+        assert self.step() == ["send push Hello"]
+        self.answer("push", self.welcome(**fields))
+        return self.step()
+
+    def feed(self, first: int, count: int = 1, *, signer: DeviceKey | None = None, stream: bytes = LIFE1) -> bytes:
+        operations = [operation(OTHER, first + i, f"k{first + i}") for i in range(count)]
+        return seal(
+            operations,
+            fleet=FLEET,
+            stream=stream,
+            replica=b"cloudcloudcloud!",
+            first_seq=first,
+            previous=GENESIS,
+            ring=self.ring,
+            signer=signer or self.cloud,
+            flags=FLAG_FEED,
+            clear=msgpack.packb([first + count - 1]),
+        ).data
+
+    def pushed(self) -> Push:
+        message = self.sends["push"].message
+        assert isinstance(message, Push)
+        return message
+
+    def ack(self, **fields: object) -> PushAck:
+        data = self.pushed().segment
+        values = {"last_seq": parse_header(data).last_seq, "last_segment": segment_id(data), "refusals": [], "head": 0}
+        return PushAck(**{**values, "time_ms": 5, **fields})  # type: ignore[arg-type]
+
+
+def operation(replica: bytes, seq: int, key: str) -> Operation:
+    return Operation(replica, seq, (1_000 + seq) << 16, 0, SHAPE, key, ("hello",))
+
+
+def words(effect: Effect) -> str:
+    if isinstance(effect, Send):
+        return f"send {effect.lane} {type(effect.message).__name__}"
+    if isinstance(effect, Load):
+        return f"load after {effect.after_seq}"
+    if isinstance(effect, LoadState):
+        return f"load state after {effect.after}"
+    if isinstance(effect, Learn):
+        return f"learn time {effect.time_ms} epochs {sorted(effect.keys)}"
+    if isinstance(effect, Apply):
+        return f"apply {len(effect.operations)} cursor {effect.cursor} baseline {effect.baseline!r}"
+    if isinstance(effect, Persist):
+        parts = [
+            f"acked {effect.acked[0]}" if effect.acked else "",
+            f"sent {effect.sent[0]}" if effect.sent else "",
+            f"refused {[refusal.seq for refusal in effect.refusals]}" if effect.refusals else "",
+            f"life {effect.incarnation.decode()[0]}" if effect.incarnation else "",
+            f"cursor {effect.cursor}" if effect.cursor is not None else "",
+            f"repair {effect.repair}" if effect.repair is not None else "",
+        ]
+        return " ".join(["persist", *filter(None, parts)])
+    return "new incarnation"
+
+
+CONNECTED = ["learn time 5 epochs []", "persist acked 0 life 1"]
+
+
+def test_a_new_device_with_nothing_to_say_is_idle_after_the_handshake() -> None:
+    wire = Wire()
+    assert wire.connect() == CONNECTED
+    assert wire.step() == []
+    assert wire.session.idle
+
+
+def test_a_write_is_noted_before_it_is_sent_and_acknowledged_after() -> None:
+    wire = Wire(head_seq=2)
+    assert wire.connect() == CONNECTED
+    assert wire.step() == ["load after 0"]
+    wire.session.loaded([operation(REPLICA, 1, "a"), operation(REPLICA, 2, "b")])
+    effects = wire.session.ready()
+    assert [words(effect) for effect in effects] == ["persist sent 2"]
+    assert wire.session.ready() == [], "nothing is sent before the note is durable"
+    wire.session.advance(effects[0])
+    assert wire.step() == ["send push Push"]
+    assert not wire.session.idle
+    wire.answer("push", wire.ack(head=2))
+    assert wire.step() == ["persist acked 2"]
+    assert wire.step() == ["send pull Pull"], "the head moved: by our own operations, as the page will say"
+    wire.answer("pull", PullPage([], 2, 2, 5))
+    assert wire.step() == ["apply 0 cursor 2 baseline None"]
+    assert wire.step() == []
+    assert wire.session.idle
+
+
+def test_segments_of_one_replica_are_chained() -> None:
+    wire = Wire(head_seq=2, acked=(1, b"x" * 32), sent=(1, b"x" * 32), incarnation=LIFE1)
+    wire.connect(last_seq=1, last_segment=b"x" * 32)
+    assert wire.step() == ["load after 1"]
+    wire.session.loaded([operation(REPLICA, 2, "b")])
+    wire.step()
+    wire.step()
+    header = parse_header(wire.pushed().segment)
+    assert (header.first_seq, header.previous, header.stream) == (2, b"x" * 32, REPLICA)
+
+
+def test_a_lost_ack_costs_nothing_and_its_refusals_come_with_the_welcome() -> None:
+    wire = Wire(head_seq=1)
+    wire.connect()
+    wire.step()
+    wire.session.loaded([operation(REPLICA, 1, "a")])
+    wire.step()
+    wire.step()
+    ack = wire.ack()
+    wire.session.failed(wire.sends["push"].number, Unreachable("cut"))
+    assert not wire.session.connected
+    assert wire.step() == [], "the backoff has not passed"
+    wire.session.tick(60_000)
+    assert wire.step() == ["send push Hello"]
+    refusal = Refusal(1, "future-stamp", "ahead")
+    wire.answer("push", wire.welcome(last_seq=1, last_segment=ack.last_segment, head=1, refusals=[refusal]))
+    assert wire.step() == ["learn time 5 epochs []", "persist acked 1 refused [1] life 1"]
+
+
+def test_the_late_answer_of_an_earlier_connection_is_dropped() -> None:
+    wire = Wire(head_seq=1)
+    wire.connect()
+    wire.step()
+    wire.session.loaded([operation(REPLICA, 1, "a")])
+    wire.step()
+    wire.step()
+    old = wire.sends["push"]
+    ack = wire.ack()
+    wire.session.failed(old.number, Unreachable("cut"))
+    wire.session.receive(old.number, ack)
+    assert wire.step() == []
+    assert wire.session.position.acked == (0, b"")
+
+
+def test_pages_are_applied_with_their_cursor_before_the_next_is_asked_for() -> None:
+    wire = Wire()
+    wire.connect(head=5)
+    assert wire.step() == ["send pull Pull"]
+    wire.answer("pull", PullPage([wire.feed(1, 2)], 3, 5, 5))
+    effects = wire.session.ready()
+    assert [words(effect) for effect in effects] == ["apply 2 cursor 3 baseline None"]
+    assert wire.session.ready() == []
+    wire.session.advance(effects[0])
+    assert wire.step() == ["send pull Pull"]
+    message = wire.sends["pull"].message
+    assert isinstance(message, Pull)
+    assert (message.cursor, message.wait_ms) == (3, 0)
+
+
+def test_a_live_session_waits_at_the_head() -> None:
+    wire = Wire(live=True)
+    wire.connect()
+    assert wire.step() == ["send pull Pull"]
+    message = wire.sends["pull"].message
+    assert isinstance(message, Pull)
+    assert message.wait_ms == 20_000
+    wire.session.written(1)
+    assert wire.step() == ["load after 0"], "the push lane does not wait for the long poll"
+
+
+def test_a_baseline_continues_where_it_was_and_ends_with_the_cursor_of_its_first_page() -> None:
+    wire = Wire()
+    assert wire.connect(head=9, baseline=True) == [*CONNECTED, "apply 0 cursor None baseline b''"]
+    assert wire.step() == ["send pull PullBaseline"]
+    state = seal(
+        [operation(OTHER, 0, "a")], fleet=FLEET, stream=LIFE1, replica=b"cloudcloudcloud!", first_seq=9,
+        previous=GENESIS, ring=wire.ring, signer=wire.cloud, flags=FLAG_STATE,
+    ).data  # fmt: skip
+    wire.answer("pull", BaselinePage([state], b"token", 9, 9, 5))
+    assert wire.step() == ["apply 1 cursor None baseline b'token'"]
+    assert not wire.session.idle
+    assert wire.step() == ["send pull PullBaseline"]
+    message = wire.sends["pull"].message
+    assert isinstance(message, PullBaseline)
+    assert (message.after, message.everything) == (b"token", False)
+    wire.answer("pull", BaselinePage([state], b"", 9, 11, 5))
+    assert wire.step() == ["apply 1 cursor 9 baseline None"]
+    assert wire.step() == ["send pull Pull"]
+
+
+def test_a_cloud_restored_to_before_our_cursor_is_given_the_whole_state() -> None:
+    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=(3, b"x" * 32), cursor=8, incarnation=LIFE1)
+    said = wire.connect(incarnation=LIFE2, restored_head=5, head=6, last_seq=2, last_segment=b"w" * 32)
+    assert said == ["learn time 5 epochs []", "persist repair True"]
+    assert wire.step() == ["load state after None"]
+    wire.session.loaded_state([operation(OTHER, 0, "a")], ("notes", "a"))
+    assert wire.step() == ["send push Push"]
+    assert parse_header(wire.pushed().segment).flags == FLAG_STATE
+    first = wire.ack(last_seq=2, last_segment=b"w" * 32)
+    wire.answer("push", first)
+    assert wire.step() == ["load state after ('notes', 'a')"]
+    wire.session.loaded_state([operation(REPLICA, 0, "b")], None)
+    assert wire.step() == ["send push Push"]
+    header = parse_header(wire.pushed().segment)
+    assert (header.flags, header.first_seq) == (FLAG_STATE | FLAG_LAST, 3)
+    wire.answer("push", wire.ack(last_seq=3))
+    assert wire.step() == ["persist acked 3 life 2 cursor 5 repair False"]
+    assert wire.step() == ["send pull Pull"]
+
+
+def test_a_cloud_restored_completely_needs_no_repair() -> None:
+    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=(3, b"x" * 32), cursor=8, incarnation=LIFE1)
+    said = wire.connect(incarnation=LIFE2, restored_head=8, head=8, last_seq=3, last_segment=b"x" * 32)
+    assert said == ["learn time 5 epochs []", "persist acked 3 life 2"]
+    assert wire.session.idle
+
+
+@pytest.mark.parametrize(("last_seq", "last_segment"), [(9, b"s" * 32), (3, b"s" * 32)], ids=["rolled back", "cloned"])
+def test_a_store_that_somebody_else_went_on_with_becomes_a_new_replica(last_seq: int, last_segment: bytes) -> None:
+    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=(3, b"x" * 32), cursor=4, incarnation=LIFE1)
+    assert wire.connect(last_seq=last_seq, last_segment=last_segment, head=9) == [
+        "learn time 5 epochs []",
+        "new incarnation",
+    ]
+    assert wire.step() == ["send push Hello"]
+    hello = wire.sends["push"].message
+    assert isinstance(hello, Hello)
+    assert (hello.replica, hello.acked, hello.log_head) == (RENEWED, 0, 0)
+    wire.answer("push", wire.welcome(head=9))
+    assert wire.step() == ["learn time 5 epochs []"]
+    assert wire.step() == ["load state after None"]
+    wire.session.loaded_state([operation(OTHER, 0, "a")], None)
+    wire.step()
+    opened = open_segment(
+        wire.pushed().segment, identity=lambda _: wire.device.public, ring=wire.ring, check=lambda header: None
+    )
+    assert (opened.header.replica, opened.header.first_seq, opened.header.previous) == (RENEWED, 0, GENESIS)
+    wire.answer("push", wire.ack(last_seq=0, head=10))
+    assert wire.step() == ["persist acked 0 life 1 repair False"]
+
+
+def test_a_cloud_that_claims_every_name_is_not_believed_for_ever() -> None:
+    wire = Wire(head_seq=1, incarnation=LIFE1)
+    for _ in range(3):
+        wire.connect(last_seq=7, last_segment=b"z" * 32)
+    assert wire.step() == ["send push Hello"]
+    wire.answer("push", wire.welcome(last_seq=7, last_segment=b"z" * 32))
+    assert isinstance(wire.session.error, ProtocolError)
+    assert wire.step() == ["learn time 5 epochs []"]
+
+
+def test_an_interrupted_repair_begins_again() -> None:
+    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=(3, b"x" * 32), cursor=4, incarnation=LIFE1, repair=True)
+    wire.connect(last_seq=3, last_segment=b"other" + bytes(27), head=4)
+    assert wire.step() == ["load state after None"]
+
+
+def test_new_epoch_keys_are_unwrapped_and_handed_over() -> None:
+    wire = Wire(ring=KeyRing())
+    key = WrappedKey(4, wrap(b"n" * 32, wire.device.public, FLEET, 4))
+    assert wire.connect(keys=[key])[0] == "learn time 5 epochs [4]"
+    assert wire.ring.key(4) == b"n" * 32
+
+
+@pytest.mark.parametrize("case", ["backwards", "beyond", "overlap", "other life", "forged", "truncated", "no clear"])
+def test_a_lying_page_changes_nothing(case: str) -> None:
+    wire = Wire(cursor=4, incarnation=LIFE1)
+    wire.connect(head=9)
+    wire.step()
+    stranger = DeviceKey.from_bytes(b"s" * 64)
+    page, expected = {
+        "backwards": (PullPage([], 3, 9, 5), ProtocolError),
+        "beyond": (PullPage([], 10, 9, 5), ProtocolError),
+        "overlap": (PullPage([wire.feed(4, 2)], 6, 9, 5), BrokenChain),
+        "other life": (PullPage([wire.feed(5, stream=LIFE2)], 6, 9, 5), BrokenChain),
+        "forged": (PullPage([wire.feed(5, signer=stranger)], 6, 9, 5), BadSignature),
+        "truncated": (PullPage([wire.feed(5)[:-1]], 6, 9, 5), AgentDBError),
+        "no clear": (PullPage([wire.feed(5, 4)], 6, 9, 5), AgentDBError),
+    }[case]
+    wire.answer("pull", page)
+    assert isinstance(wire.session.error, expected)
+    assert wire.session.position.cursor == 4
+    assert wire.step() == []
+
+
+@pytest.mark.parametrize("answer", [PushAck(0, b"", [], 0, 0), PullPage([], 0, 0, 0), BaselinePage([], b"", 0, 0, 0)])
+def test_an_answer_to_something_else_is_a_protocol_error(answer: object) -> None:
+    wire = Wire()
+    wire.step()
+    wire.answer("push", answer)
+    assert isinstance(wire.session.error, ProtocolError)
+
+
+def test_an_ack_of_another_segment_is_not_believed() -> None:
+    wire = Wire(head_seq=1)
+    wire.connect()
+    wire.step()
+    wire.session.loaded([operation(REPLICA, 1, "a")])
+    wire.step()
+    wire.step()
+    wire.answer("push", wire.ack(last_segment=b"q" * 32))
+    assert isinstance(wire.session.error, BrokenChain)
+    assert wire.session.position.acked == (0, b"")
+
+
+def test_a_version_that_was_not_offered_is_refused() -> None:
+    wire = Wire()
+    wire.step()
+    wire.answer("push", wire.welcome(version=2))
+    assert isinstance(wire.session.error, UnsupportedVersion)
+
+
+def test_failures_back_off_exponentially_and_the_cloud_may_ask_for_more() -> None:
+    wire = Wire()
+    now, delays = 0, []
+    for _ in range(5):
+        assert wire.step() == ["send push Hello"]
+        wire.answer("push", Failure("storage", "busy", "", True))
+        wait = wire.session.wake_ms()
+        assert wait is not None
+        delays.append(wait)
+        now += wait
+        wire.session.tick(now)
+    assert delays == [125, 250, 500, 1000, 2000]
+    wire.step()
+    wire.answer("push", Failure("storage", "busy", "", True, 90_000))
+    assert wire.session.wake_ms() == 90_000
+
+
+def test_a_log_that_lost_what_it_should_push_is_an_error_not_a_loop() -> None:
+    wire = Wire(head_seq=2)
+    wire.connect()
+    assert wire.step() == ["load after 0"]
+    with pytest.raises(CorruptStore):
+        wire.session.loaded([])
+
+
+def test_a_batch_that_does_not_fit_a_segment_is_halved() -> None:
+    wire = Wire(head_seq=8)
+    wire.connect()
+    wire.step()
+    shape = Shape(Kind.PUT, "notes", ("blob",), "l")
+    blobs = [Operation(REPLICA, i + 1, 1 + i, 0, shape, "k", (_noise(i),)) for i in range(8)]
+    wire.session.loaded(blobs)
+    assert wire.step() == ["load after 0"]
+    wire.session.loaded(blobs[:4])
+    assert wire.step() == ["persist sent 4"]
+
+
+def _noise(salt: int) -> bytes:
+    """200 KB that does not compress."""
+    return b"".join(sha256(f"{salt}/{i}".encode()).digest() for i in range(6_250))
