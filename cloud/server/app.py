@@ -1,0 +1,294 @@
+"""The HTTP interface (docs/PROTOCOL.md, "HTTP")::
+
+    POST /v1/enroll   Enroll → Enrolled; not signed: a join token and a proof are in the message
+    POST /v1/sync     Hello, Push, Pull, PullBaseline → their answers; signed (``cloud.identity.auth``)
+    GET  /v1/health   JSON, for load balancers and scripts; says nothing that a stranger may not know
+
+Bodies are ``sync.messages`` in msgpack. An error is a ``Failure`` message with a matching status. What went wrong
+inside is logged here with its traceback and answered as code "internal" without details.
+
+What always holds: a stranger's request is refused before its body is read, except for an enrollment's few KiB; no
+body is held that is larger than a message may be; no more than ``DEVICE_REQUESTS_MAX`` requests of a device and
+``REQUESTS_MAX`` in all are under way; a nonce is used up before its request has an effect; the loop never waits for the
+disk: writes go through one thread (the store has one writing connection), reads through a few others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+from aiohttp import web
+
+from cloud.config import ServerConfig
+from cloud.identity.auth import CONTENT_TYPE, Authenticator, Claimed
+from cloud.ports import Caller, Store
+from cloud.server.jobs import Jobs
+from cloud.server.polls import Polls
+from sync.errors import (
+    AgentDBError,
+    BrokenChain,
+    DataError,
+    InputError,
+    Malformed,
+    NotFound,
+    Refused,
+    StorageError,
+    TooLarge,
+    Unauthenticated,
+    Unreachable,
+)
+from sync.limits import MESSAGE_BYTES_MAX
+from sync.messages import (
+    AnyMessage,
+    Enroll,
+    Failure,
+    Hello,
+    Message,
+    Pull,
+    PullBaseline,
+    PullPage,
+    Push,
+    decode,
+    encode,
+)
+from sync.ports import Clock
+
+logger = logging.getLogger(__name__)
+
+ENROLL_PATH, SYNC_PATH, HEALTH_PATH = "/v1/enroll", "/v1/sync", "/v1/health"
+ENROLL_BYTES_MAX = 8 << 10
+DEVICE_REQUESTS_MAX = 8
+REQUESTS_MAX = 512
+READERS = 4
+RETRY_AFTER_MS = 1000
+# Above this a body is hashed and decoded on another thread: a MiB takes as long as the rest of the request.
+_INLINE_BYTES_MAX = 64 << 10
+
+T = TypeVar("T")
+
+_STATUS: tuple[tuple[type[AgentDBError], int], ...] = (
+    (Unauthenticated, 401),
+    (Refused, 403),
+    (NotFound, 404),
+    (BrokenChain, 409),
+    (TooLarge, 413),
+    (InputError, 400),
+    (DataError, 400),
+    (Unreachable, 503),
+)
+
+
+class Plane(Protocol):
+    """What the server needs of the control plane: blocking, safe to call from several threads."""
+
+    def handle(self, message: Message, caller: Caller | None) -> Message: ...
+
+    def on_head(self, fleet: bytes, callback: Callable[[], None]) -> object:
+        """Call back, on any thread, whenever this fleet's feed has moved on."""
+        ...
+
+
+class Overloaded(Unreachable):
+    """This device has too many requests under way."""
+
+
+class Service:
+    """Requests in, answers out. ``app()`` is what aiohttp runs; ``close`` once no request is under way."""
+
+    def __init__(self, plane: Plane, store: Store, jobs: Jobs, config: ServerConfig, clock: Clock) -> None:
+        self._plane = plane
+        self._store = store
+        self._jobs = jobs
+        self._config = config
+        self._clock = clock
+        self._authenticator = Authenticator(store)
+        self._writer = ThreadPoolExecutor(1, "writer")
+        self._readers = ThreadPoolExecutor(READERS, "reader")
+        self._under_way: Counter[bytes] = Counter()
+        self._total = 0
+        self.polls = Polls(plane.on_head, most=config.polls_max)
+
+    @property
+    def under_way(self) -> int:
+        """Requests that have begun and not ended, waiting polls included."""
+        return self._total
+
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[self._errors], client_max_size=MESSAGE_BYTES_MAX)
+        app.router.add_post(ENROLL_PATH, self._enroll)
+        app.router.add_post(SYNC_PATH, self._sync)
+        app.router.add_get(HEALTH_PATH, self._health)
+        app.on_shutdown.append(self._release)
+        return app
+
+    def close(self) -> None:
+        """Wait for what the threads have begun."""
+        self._writer.shutdown()
+        self._readers.shutdown()
+
+    # -- routes ---------------------------------------------------------------------------------------------------
+
+    async def _enroll(self, request: web.Request) -> web.Response:
+        _check_head(request, ENROLL_PATH, ENROLL_BYTES_MAX)
+        with self._slot(b""):
+            message = decode(await self._body(request, ENROLL_BYTES_MAX))
+            if not isinstance(message, Enroll):
+                raise Malformed("only Enroll is taken here")
+            return _respond(await self._in(self._writer, self._plane.handle, message, None))
+
+    async def _sync(self, request: web.Request) -> web.Response:
+        _check_head(request, SYNC_PATH, MESSAGE_BYTES_MAX)
+        claimed = await self._in(
+            self._readers, self._authenticator.claim, request.method, request.raw_path, request.headers
+        )
+        with self._slot(claimed.caller.device):
+            body = await self._body(request, MESSAGE_BYTES_MAX)
+            if len(body) > _INLINE_BYTES_MAX:
+                message = await self._in(self._readers, _open, claimed, body)
+            else:
+                message = _open(claimed, body)
+            return _respond(await self._carry_out(claimed, message))
+
+    async def _health(self, _: web.Request) -> web.Response:
+        failing = self._jobs.failing
+        return web.json_response(
+            {"status": "degraded" if failing else "ok", "failing": failing, "time_ms": self._clock.wall_ms()}
+        )
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    async def _carry_out(self, claimed: Claimed, message: AnyMessage) -> Message:
+        if isinstance(message, Push | Hello):
+            return await self._in(self._writer, self._consume_and_handle, claimed, message)
+        if isinstance(message, PullBaseline):
+            await self._in(self._writer, self._consume, claimed)
+            return await self._in(self._readers, self._plane.handle, message, claimed.caller)
+        if isinstance(message, Pull):
+            await self._in(self._writer, self._consume, claimed)
+            return await self._pull(claimed, message)
+        raise Malformed(f"{type(message).__name__} is not a request that is taken here")
+
+    async def _pull(self, claimed: Claimed, message: Pull) -> Message:
+        """A page at once if there is one; else when there is one, or an empty one when the wait is over."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + message.wait_ms / 1000
+        with self.polls.waiter(claimed.caller.fleet, claimed.caller.device) as moved:
+            while True:
+                answer: Message = await self._in(self._readers, self._plane.handle, message, claimed.caller)
+                nothing = isinstance(answer, PullPage) and not answer.segments and answer.cursor == message.cursor
+                if not nothing or moved is None or not message.wait_ms or loop.time() >= until:
+                    return answer
+                try:
+                    async with asyncio.timeout_at(until):
+                        await moved.wait()
+                except TimeoutError:
+                    return answer
+                if self.polls.closed or not self.polls.current(claimed.caller.fleet, claimed.caller.device, moved):
+                    return answer
+                moved.clear()
+
+    def _consume(self, claimed: Claimed) -> None:
+        with self._store.writing(durable=False) as tx:
+            claimed.consume(tx)
+
+    def _consume_and_handle(self, claimed: Claimed, message: Message) -> Message:
+        self._consume(claimed)
+        return self._plane.handle(message, claimed.caller)
+
+    async def _body(self, request: web.Request, most: int) -> bytes:
+        """Raises TooLarge as soon as it is, and HTTPRequestTimeout if it does not come in time."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._config.body_timeout_s):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > most:
+                        raise _too_large(most)
+        except TimeoutError as error:
+            raise web.HTTPRequestTimeout from error
+        return bytes(body)
+
+    @contextmanager
+    def _slot(self, device: bytes) -> Iterator[None]:
+        """One of the requests under way; ``device`` is b"" while there is none. Raises Unreachable."""
+        if self._total - self.polls.waiting >= REQUESTS_MAX:
+            raise Unreachable("the control plane has too much to do")
+        if device and self._under_way[device] >= DEVICE_REQUESTS_MAX:
+            raise Overloaded("this device has too many requests under way")
+        self._total += 1
+        self._under_way[device] += 1
+        try:
+            yield
+        finally:
+            self._total -= 1
+            self._under_way[device] -= 1
+            if not self._under_way[device]:
+                del self._under_way[device]
+
+    async def _in(self, executor: Executor, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(executor, function, *args)
+
+    async def _release(self, _: web.Application) -> None:
+        self.polls.close()
+
+    # -- errors ---------------------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _errors(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Overloaded as error:
+            return _respond(Failure.of(error, RETRY_AFTER_MS), 429)
+        except StorageError as error:
+            logger.exception("%s %s: storage", request.method, request.path)
+            reason = "the control plane's storage is not available"
+            return _respond(Failure(error.code, reason, "", retryable=True), 503 if error.retryable else 500)
+        except AgentDBError as error:
+            status = next((status for kind, status in _STATUS if isinstance(error, kind)), 400)
+            return _respond(Failure.of(error, RETRY_AFTER_MS if status == 503 else 0), status)
+        except web.HTTPException as error:
+            failure = Failure("not-found" if error.status == 404 else "protocol", error.reason, "", retryable=False)
+            return _respond(failure, error.status)
+        except ConnectionError:
+            raise
+        except Exception:  # whatever it is, the device gets an answer and we get a traceback
+            logger.exception("%s %s failed", request.method, request.path)
+            return _respond(Failure("internal", "the control plane failed", "", retryable=True), 500)
+
+
+def _check_head(request: web.Request, path: str, most: int) -> None:
+    """What can be refused by the head alone. The path is compared as it was sent: encoded, absolute or with a query it
+    would not be what was signed.
+    """
+    if request.raw_path != path:
+        raise Malformed(f"the request target must be {path}")
+    if "Content-Encoding" in request.headers:
+        raise Malformed("bodies are not encoded; segments are compressed already")
+    if request.headers.getall("Content-Type", []) != [CONTENT_TYPE]:
+        raise Malformed(f"the content type must be {CONTENT_TYPE}")
+    if request.content_length is not None and request.content_length > most:
+        raise _too_large(most)
+
+
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"a body of more than {most} bytes")
+
+
+def _open(claimed: Claimed, body: bytes) -> AnyMessage:
+    claimed.check_body(body)
+    return decode(body)
+
+
+def _respond(message: Message, status: int = 200) -> web.Response:
+    response = web.Response(body=encode(message), status=status, content_type=CONTENT_TYPE)
+    if status in (408, 413):
+        response.force_close()  # its body may still be on the way
+    return response
