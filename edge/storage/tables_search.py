@@ -1,0 +1,171 @@
+"""Searches of one Lance table: vector, text, keys by filter. Lance contributes candidates; the log has the last word.
+
+What always holds: a filter's predicate is evaluated on the fields in the record images, and vector scores are computed
+from them, by the same function as in the exact tier. So a damaged row can hide a record until ``verify``, but cannot
+put one into a result where its vector does not belong, or show it with a wrong score.
+
+Ties are broken by key: a search goes on fetching until the last candidate is worse than the k-th hit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edge.storage.filters import Filter
+from edge.storage.overlay import Overlay
+from edge.storage.search import Scored
+from edge.storage.tables_filters import expression
+from edge.storage.tables_schema import KEY, column_name
+from edge.storage.vectors import Query, lengths_of, ranking, row_of
+from sync.images import image_values
+
+if TYPE_CHECKING:
+    from lancedb.table import Table
+
+    from edge.storage.delta_log import DeltaLog
+    from edge.storage.tables_schema import Column
+    from edge.storage.vectors import Floats, Places
+    from sync.schema import CollectionSchema
+
+FETCH_MARGIN = 16
+FETCH_GROWTH = 4
+TEXT_FETCH_MAX = 10_000
+_IMAGES_PER_READ = 1000
+_NOT = float("-inf")
+
+
+class TableSearch:
+    """The searches of the table behind ``handle``, whose layout is ``columns``."""
+
+    def __init__(self, log: DeltaLog, schema: CollectionSchema, columns: Sequence[Column], handle: Table) -> None:
+        self._log = log
+        self._schema = schema
+        self._columns = columns
+        self._handle = handle
+
+    def vector(
+        self, prepared: Query, k: int, where: Filter | None, found: Sequence[Scored], stale: Collection[str]
+    ) -> list[Scored]:
+        """The best ``k`` of Lance's rows, but for the ``stale`` keys, and of what was ``found`` outside the table."""
+        spec = prepared.spec
+        builder = self._narrowed(self._handle.search(prepared.row, vector_column_name=column_name(spec.field)), where)
+        builder = builder.distance_type(spec.metric)
+        exact: dict[str, float] = {}
+        longest = 0.0
+        fetch = k + FETCH_MARGIN
+        while True:
+            rows = builder.select([KEY, "_distance"]).limit(fetch).to_arrow()
+            keys = rows[KEY].to_pylist()
+            fresh = [key for key in keys if key not in exact and key not in stale]
+            scores, length = self._scores(prepared, fresh, where)
+            exact.update(scores)
+            longest = max(longest, length)
+            hits = _best([*found, *(Scored(key, exact[key]) for key in keys if exact.get(key, _NOT) > _NOT)], k)
+            if rows.num_rows < fetch:
+                return hits
+            if len(hits) == k and hits[-1].score > _at_most(prepared, rows["_distance"][-1].as_py(), longest):
+                return hits
+            fetch *= FETCH_GROWTH
+
+    def text(self, text: str, k: int, where: Filter | None) -> list[Scored]:
+        """The best ``k`` by BM25 over the schema's text fields: a record's score is that of its best field.
+
+        The words of ``text`` are words: quotes, operators and the like mean nothing.
+        """
+        from lancedb import query
+
+        queries: Any = query  # its annotations ask for every argument that has a default
+        fields = [column_name(field) for field in self._schema.text]
+        match = queries.MatchQuery(text, fields[0]) if len(fields) == 1 else queries.MultiMatchQuery(text, fields)
+        builder = self._narrowed(self._handle.search(match, query_type="fts"), where)
+        passed: dict[str, bool] = {}
+        fetch = k + FETCH_MARGIN
+        while True:
+            rows = builder.select([KEY, "_score"]).limit(fetch).to_arrow()
+            ranked = list(zip(rows[KEY].to_pylist(), rows["_score"].to_pylist(), strict=True))
+            fresh = [key for key, _ in ranked if key not in passed]
+            values = self._values(fresh)
+            passed.update({key: key in values and (where is None or where.matches(values[key])) for key in fresh})
+            hits = _best([Scored(key, score) for key, score in ranked if passed[key]], k)
+            complete = len(hits) == k and hits[-1].score > ranked[-1][1]
+            if complete or rows.num_rows < fetch or (len(hits) == k and fetch >= TEXT_FETCH_MAX):
+                return hits
+            fetch *= FETCH_GROWTH
+
+    def keys(self, where: Filter | None) -> list[str]:
+        """The keys of all rows that may match, in order."""
+        found: list[str] = []
+        for batch in self._narrowed(self._handle.search(), where).select([KEY]).to_batches(_IMAGES_PER_READ):
+            found += batch.column(KEY).to_pylist()
+        return sorted(found)
+
+    def _narrowed(self, builder: Any, where: Filter | None) -> Any:
+        pushed = expression(where, self._columns)
+        return builder if pushed is None else builder.where(pushed)
+
+    def _values(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        found = {}
+        for start in range(0, len(keys), _IMAGES_PER_READ):
+            for key, image in self._log.images(self._schema.name, keys[start : start + _IMAGES_PER_READ]).items():
+                values = image_values(image)
+                if values is not None:
+                    found[key] = values
+        return found
+
+    def _scores(self, query: Query, keys: Sequence[str], where: Filter | None) -> tuple[dict[str, float], float]:
+        """Exact scores, -inf for a record that is gone, has no vector or does not pass; and the longest length."""
+        import numpy as np
+
+        scores = dict.fromkeys(keys, _NOT)
+        rows: list[Floats] = []
+        scored: list[str] = []
+        for key, fields in self._values(keys).items():
+            row = row_of(query.spec, fields.get(query.spec.field))
+            if row is not None and (where is None or where.matches(fields)):
+                rows.append(row)
+                scored.append(key)
+        if not rows:
+            return scores, 0.0
+        stacked = np.stack(rows)
+        lengths = lengths_of(query.spec, stacked)
+        scores.update(zip(scored, query.exact(stacked).tolist(), strict=True))
+        return scores, 1.0 if lengths is None else float(lengths.max())
+
+    def overlay(self, query: Query, k: int, where: Filter | None, overlay: Overlay) -> list[Scored]:
+        """The best ``k`` of the records that changed since the table was written."""
+        import numpy as np
+
+        rows, lengths = overlay.rows, overlay.lengths
+        dead = np.array(overlay.dead(), dtype=np.intp)
+
+        def rows_at(places: Places) -> Floats:
+            return rows[places]
+
+        found: list[Scored] = []
+        bound = query.error_bound(lengths)
+        for places, exact in ranking(query, query.approximate(rows, lengths), bound, dead, rows_at, k):
+            keys = [overlay.keys[place] for place in places.tolist()]
+            values = self._values(keys) if where is not None else {}
+            for key, score in zip(keys, exact.tolist(), strict=True):
+                if where is None or (key in values and where.matches(values[key])):
+                    found.append(Scored(key, score))
+            if len(found) >= k:
+                break
+        return found
+
+
+def _at_most(query: Query, distance: float, longest: float) -> float:
+    """What a row that Lance puts behind ``distance`` can score at most, given that Lance computes in float32.
+
+    Exact for cosine and l2 (whose error is relative to the distance itself). A dot product's error grows with the
+    row's length, of which only those that were fetched are known: ``longest``.
+    """
+    relative = 2 * (query.spec.dimensions + 16) * 2.0**-24
+    if query.spec.metric == "l2":
+        return -distance * (1.0 - relative)
+    return 1.0 - distance + relative * longest * query.length
+
+
+def _best(hits: Sequence[Scored], k: int) -> list[Scored]:
+    return sorted(hits, key=lambda hit: (-hit.score, hit.key))[:k]

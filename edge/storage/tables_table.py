@@ -1,0 +1,346 @@
+"""One collection's Lance table on disk: opened, checked, written, compacted, and rebuilt when it does not check out.
+
+LanceDB fsyncs nothing, and believes what it finds: after a power cut a newest manifest of zeros opens as an empty
+table, a missing one as the previous version, and flipped bits as other data. So the table carries a *checkpoint* in the
+delta log, ``{version, position, rows, columns, settling, files}``, where ``files`` is the manifest (``durable``) of
+every file that was there, noted after all of them were fsynced.
+
+What always holds:
+
+* what is served is version ``version`` of the checkpoint, or a successor that this process wrote;
+* ``open`` removes whatever the checkpoint does not name (newer versions, half-written files, Lance's version hint),
+  then checks the sizes of all files, the digests of all manifests and of up to 64 MiB of data, that the noted version
+  opens, and that it has the noted number of rows. ``check_files`` hashes everything, ``compare`` holds every row
+  against its record image. What fails is rebuilt from the images;
+* a crash anywhere leaves a checkpoint that describes what is there, or a table that ``open`` rebuilds.
+
+One process owns the directory: a handle goes stale when another writes. The caller (``tables``) holds the lock.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge.storage.durable import Files, damage, fsync_path, list_files, remove_files, seal, storage_error
+from edge.storage.tables_schema import (
+    EXTRA,
+    KEY,
+    MISFIT,
+    POSITION,
+    Column,
+    Row,
+    arrow_schema,
+    column_name,
+    columns_of,
+    record_batch,
+)
+from sync.images import image_values
+from sync.schema import CollectionSchema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from lancedb.db import DBConnection
+    from lancedb.table import Table
+
+    from edge.storage.delta_log import DeltaLog
+
+HINT = "_versions/latest_version_hint.json"
+OPEN_CHECK_BYTES_MAX = 64 << 20
+ROWS_PER_BATCH = 1000
+SAMPLE_ROWS = 64
+# What lancedb raises when the disk or a file is at fault; which of them is a matter of chance.
+LANCE_ERRORS = (OSError, RuntimeError, ValueError, NotImplementedError)
+_FOREVER = timedelta(days=36_500)
+_AT_ONCE = timedelta(milliseconds=1)  # 0 makes lancedb warn of concurrent readers of old versions, which we do not have
+
+
+class LanceTable:
+    """``connect`` gives a LanceDB connection to ``folder.parent``; with True, one with empty caches."""
+
+    def __init__(
+        self, folder: Path, log: DeltaLog, schema: CollectionSchema, connect: Callable[[bool], DBConnection]
+    ) -> None:
+        self.name = schema.name
+        self.schema = schema
+        self.columns: tuple[Column, ...] = columns_of(schema)
+        self.position = 0
+        self.generation = 0  # grows whenever files that a reader may hold are removed
+        self.rebuilds: list[str] = []  # why, for each time the table was rebuilt because it did not check out
+        self._note_name = f"lance:{schema.name}"
+        self._folder = folder
+        self._log = log
+        self._connect = connect
+        self._handle: Table | None = None
+        self._files: Files = {}
+        self._rows = 0
+
+    @property
+    def handle(self) -> Table:
+        assert self._handle is not None
+        return self._handle
+
+    @property
+    def files(self) -> Files:
+        """The manifest of the table's files as of the checkpoint."""
+        return self._files
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def open(self, schema: CollectionSchema) -> None:
+        """Be ready to serve under ``schema``: open, check, and rebuild if need be. Cheap when it is open already."""
+        if self._handle is not None and schema is self.schema:
+            return
+        changed = columns_of(schema) != self.columns or schema.text != self.schema.text
+        self.schema, self.columns = schema, columns_of(schema)
+        if self._handle is not None:
+            if changed:
+                self.rebuild("")
+            return
+        note = self._log.checkpoint(self._note_name)
+        if note is None:
+            self.rebuild("")
+        elif (problem := self._adopt(note)) is not None:
+            self.rebuild(problem)
+
+    def _adopt(self, note: Mapping[str, Any]) -> str | None:
+        """Open the version that the checkpoint names. Returns what is wrong; "" if only the schema has changed."""
+        if "files" not in note:
+            return "a rebuild was interrupted"
+        if note["position"] > self._log.position:
+            return "the table is newer than the log: the store was rolled back"
+        if note["columns"] != self._signature():
+            return ""
+        files: Files = {name: (size, digest) for name, (size, digest) in note["files"].items()}
+        try:
+            present = list_files(self._folder)
+            remove_files(self._folder, [name for name in present if name not in files])
+            if note["settling"]:  # old versions were being removed: those of their files that are gone, are gone
+                files = {name: files[name] for name in files if name in present}
+            problems = damage(self._folder, files, hash_bytes_max=OPEN_CHECK_BYTES_MAX, first=_is_manifest)
+            if problems:
+                return problems[0]
+            self._handle = self._connect(self.generation > 0).open_table(self.name)
+            self._files = files
+            self._rows, self.position = note["rows"], note["position"]
+            if self._handle.version != note["version"]:
+                return f"version {note['version']} was noted, version {self._handle.version} opens"
+            if (rows := self._handle.count_rows()) != self._rows:
+                return f"{rows} rows instead of {self._rows}"
+            if note["settling"]:
+                problems = self.compare()
+                if problems:
+                    return problems[0]
+                self._commit(self.position)
+        except LANCE_ERRORS as error:
+            return f"{type(error).__name__}: {str(error)[:200]}"
+        return None
+
+    def _signature(self) -> list[Any]:
+        """What the table's layout depends on; two schemas with equal signatures have equal tables."""
+        return [[list(column) for column in self.columns], list(self.schema.text)]
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, changes: Mapping[str, int]) -> None:
+        """Bring the rows of these keys (to the log position of their change) up to date with their images, durably.
+
+        Raises StorageError; the table is then as of its last checkpoint.
+        """
+        images = self._log.images(self.name, list(changes))
+        rows: list[Row] = []
+        gone: list[str] = []
+        for key, position in changes.items():
+            values = image_values(images[key]) if key in images else None
+            if values is None:
+                gone.append(key)
+            else:
+                rows.append((key, position, values))
+        try:
+            if rows:
+                merge = self.handle.merge_insert(KEY).when_matched_update_all().when_not_matched_insert_all()
+                merge.execute(record_batch(self.columns, rows))
+            if gone:
+                from lancedb.expr import col, lit
+
+                self.handle.delete(col(KEY).isin([lit(key) for key in gone]))
+            self._commit(max(self.position, *changes.values()))
+        except LANCE_ERRORS as error:
+            self.reset()
+            raise storage_error(f"writing the table of {self.name!r}", error) from error
+
+    def _commit(self, position: int, *, settling: bool = False) -> None:
+        """Make all that Lance has written durable, and note it."""
+        if not settling:
+            self._files = seal(self._folder, self._files, ignored=(HINT,))
+            self._rows = self.handle.count_rows()
+        self.position = position
+        note = {
+            "version": self.handle.version,
+            "position": position,
+            "rows": self._rows,
+            "columns": self._signature(),
+            "settling": settling,
+            "files": self._files,
+        }
+        self._log.set_checkpoint(self._note_name, note)
+
+    def reset(self) -> None:
+        """Let go of the handle; the next ``open`` returns to the checkpoint."""
+        self._handle = None
+        self.generation += 1
+
+    # -- rebuilding ---------------------------------------------------------------------------------------------------
+
+    def rebuild(self, reason: str) -> None:
+        """Write the table anew from the record images. ``reason`` is kept if it says that something was wrong."""
+        if reason:
+            self.rebuilds.append(reason)
+        self.reset()
+        position = self._log.position
+        self._log.set_checkpoint(self._note_name, {"position": 0})
+        try:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = self._create(position)
+            self._files = {}
+            self._index_text()
+            self._commit(position)
+            fsync_path(self._folder.parent.parent)
+        except LANCE_ERRORS as error:
+            self.reset()
+            raise storage_error(f"rebuilding the table of {self.name!r}", error) from error
+
+    def _create(self, position: int) -> Table:
+        import pyarrow as pa
+
+        schema = arrow_schema(self.columns)
+        db = self._connect(True)
+        pages = self._pages(position)
+        first = next(pages, None)
+        if first is None:
+            return db.create_table(self.name, schema=schema)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            yield first
+            yield from pages
+
+        return db.create_table(self.name, data=pa.RecordBatchReader.from_batches(schema, batches()))
+
+    def _pages(self, position: int) -> Iterator[pa.RecordBatch]:
+        after = ""
+        while images := self._log.scan(self.name, after=after, limit=ROWS_PER_BATCH):
+            after = images[-1][0]
+            rows = [(key, position, image_values(image) or {}) for key, image in images]
+            yield record_batch(self.columns, rows)
+
+    def _index_text(self) -> None:
+        from lancedb.index import FTS
+
+        for field in self.schema.text:
+            self.handle.create_index(column_name(field), config=FTS())
+
+    # -- checking -----------------------------------------------------------------------------------------------------
+
+    def check_files(self) -> list[str]:
+        """Hash every file of the checkpoint. Returns what is wrong."""
+        return damage(self._folder, self._files, first=_is_manifest)
+
+    def compare(self, dirty: Callable[[], frozenset[str]] = frozenset) -> list[str]:
+        """Compare every row with its record's image, and every living record with the rows. Returns what is wrong.
+
+        ``dirty`` is asked at the end for the keys that changed since the table was written: they prove nothing.
+        """
+        seen: set[str] = set()
+        suspects: dict[str, str] = {}
+        names = [KEY, POSITION, *(column.name for column in self.columns), EXTRA, MISFIT]
+        try:
+            for batch in self.handle.search().select(names).to_batches(ROWS_PER_BATCH):
+                keys = batch.column(KEY).to_pylist()
+                for key in keys:
+                    if key in seen:
+                        suspects[key] = "has two rows"
+                    seen.add(key)
+                suspects.update(self._differing(keys, batch.select(names)))
+        except LANCE_ERRORS as error:
+            return [f"cannot be read: {type(error).__name__}: {str(error)[:200]}"]
+        after = ""
+        while page := self._log.scan(self.name, after=after, limit=ROWS_PER_BATCH):
+            after = page[-1][0]
+            suspects.update({key: "has no row" for key, _ in page if key not in seen})
+        excused = dirty() if suspects else frozenset()
+        return [f"record {key!r} {what}" for key, what in suspects.items() if key not in excused]
+
+    def sample(self) -> list[str]:
+        """Compare some rows, evenly spread over the records, with their images. Returns what is wrong."""
+        from lancedb.expr import col, lit
+
+        names = [KEY, POSITION, *(column.name for column in self.columns), EXTRA, MISFIT]
+        try:
+            step = max(1, self._rows // SAMPLE_ROWS)
+            keys = [
+                key
+                for start in range(0, self._rows, step)
+                for key in self.handle.search().select([KEY]).offset(start).limit(1).to_arrow()[KEY].to_pylist()
+            ]
+            found = self.handle.search().where(col(KEY).isin([lit(key) for key in keys])).select(names).to_arrow()
+        except LANCE_ERRORS as error:
+            return [f"cannot be read: {type(error).__name__}: {str(error)[:200]}"]
+        wrong: dict[str, str] = {}
+        for batch in found.to_batches():
+            wrong.update(self._differing(batch.column(KEY).to_pylist(), batch.select(names)))
+        return [f"record {key!r} {what}" for key, what in wrong.items()]
+
+    def _differing(self, keys: Sequence[str], stored: pa.RecordBatch) -> dict[str, str]:
+        """Those of the rows that are not what their records' images say."""
+        images = self._log.images(self.name, [key for key in keys if key is not None])
+        values = [image_values(images[key]) if key in images else None for key in keys]
+        wrong = {key: "is dead, and has a row" for key, value in zip(keys, values, strict=True) if value is None}
+        positions = stored.column(POSITION).to_pylist()
+        rows = [(key, at or 0, value or {}) for key, at, value in zip(keys, positions, values, strict=True)]
+        expected = record_batch(self.columns, rows)
+        for name in stored.schema.names:
+            mine, theirs = expected.column(name), stored.column(name)
+            if not mine.equals(theirs):
+                for place, key in enumerate(keys):
+                    if not mine.slice(place, 1).equals(theirs.slice(place, 1)):
+                        wrong.setdefault(key, f"differs in column {name!r}")
+        return wrong
+
+    # -- care ---------------------------------------------------------------------------------------------------------
+
+    def size(self) -> tuple[int, int, int]:
+        """(fragments, versions, rows that no text index covers): what ``compact`` reduces."""
+        stats: Any = self.handle.stats()  # a dict, whatever its annotation says
+        fragments = int(stats["fragment_stats"]["num_fragments"])
+        versions = sum(1 for name in self._files if _is_manifest(name))
+        return fragments, versions, self.unindexed()
+
+    def unindexed(self) -> int:
+        """Rows that the text indexes do not cover yet; they are searched one by one."""
+        stats = [self.handle.index_stats(f"{column_name(field)}_idx") for field in self.schema.text]
+        return max((found.num_unindexed_rows for found in stats if found is not None), default=0)
+
+    def compact(self) -> list[str]:
+        """Merge small files, bring the text indexes up to date, and remove old versions. Returns what is then wrong.
+
+        In two steps, each noted: the checkpointed version stays on disk until its successor is durable and noted.
+        """
+        try:
+            self.handle.optimize(cleanup_older_than=_FOREVER)
+            self._commit(self.position)
+            self._commit(self.position, settling=True)
+            self.generation += 1
+            self.handle.optimize(cleanup_older_than=_AT_ONCE, delete_unverified=True)
+            self._commit(self.position)
+        except LANCE_ERRORS as error:
+            self.reset()
+            raise storage_error(f"compacting the table of {self.name!r}", error) from error
+        return self.sample()
+
+
+def _is_manifest(name: str) -> bool:
+    return name.startswith("_versions/")
