@@ -1,0 +1,1 @@
+"""Scripts that run as whole processes and are measured from outside."""

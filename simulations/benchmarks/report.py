@@ -1,0 +1,73 @@
+"""``docs/BENCHMARKS.md``, written from the lines of one complete run: nobody types a figure."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+from simulations.benchmarks.measure import ROOT
+from simulations.benchmarks.registry import BENCHMARKS
+
+TARGET = ROOT / "docs" / "BENCHMARKS.md"
+_LIBRARIES = ("apsw", "cryptography", "lancedb", "msgpack", "numpy", "zstandard")
+_KNOWN = {"name", "value", "unit", "baseline", "ratio", "runs", "baseline_is", "target", "met"}
+_HEAD = """# Benchmarks
+
+Written by `python -m simulations.benchmarks --report`; run it to get the figures of your machine. Medians of
+alternating rounds; every baseline was measured in the same run. "ratio" is value / baseline.
+"""
+
+
+def write(lines: Sequence[dict[str, Any]]) -> Path:
+    TARGET.write_text(render(lines), encoding="utf-8")
+    return TARGET.relative_to(ROOT)
+
+
+def render(lines: Sequence[dict[str, Any]]) -> str:
+    by_name = {line["name"]: line for line in lines}
+    missing = [name for names in BENCHMARKS.values() for name in names if name not in by_name]
+    if missing:
+        raise ValueError(f"the run is not complete: {', '.join(missing)}")
+    parts = [_HEAD, _machine(), _table(lines)]
+    for module in BENCHMARKS:
+        text = (import_module(f"simulations.benchmarks.{module}").__doc__ or "").strip()
+        parts.append(f"## {module}\n\n{text}\n\n{_details(by_name, module)}")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _machine() -> str:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"Measured on {os.cpu_count()} cores ({platform.system()} {platform.machine()}), {python}, {versions}.\n"
+
+
+def _table(lines: Sequence[dict[str, Any]]) -> str:
+    rows = ["| measurement | value | baseline | ratio | target | met |", "|---|---|---|---|---|---|"]
+    for line in lines:
+        met = {True: "yes", False: "**no**", None: ""}[line.get("met")]
+        rows.append(
+            f"| `{line['name']}` | {_figure(line['value'])} {line['unit']} | {_figure(line['baseline'])} "
+            f"| {_figure(line['ratio'])} | {line.get('target', '')} | {met} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _details(by_name: dict[str, dict[str, Any]], module: str) -> str:
+    rows = []
+    for name in BENCHMARKS[module]:
+        line = by_name[name]
+        extra = [f"{key} {_figure(value)}" for key, value in line.items() if key not in _KNOWN]
+        baseline = f"baseline: {line['baseline_is']}" if line.get("baseline_is") else ""
+        said = "; ".join(filter(None, [f"{line['runs']} runs", baseline, *extra]))
+        rows.append(f"* `{name}`: {said}")
+    return "\n".join(rows) + "\n"
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value)
