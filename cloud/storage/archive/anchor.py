@@ -1,0 +1,98 @@
+"""The anchor: the key holder's note of the newest manifest that was committed, for each fleet.
+
+A bucket alone cannot show that its newest objects were taken away: an earlier state of it is as well signed as the
+last. The note is a small file that belongs beside the keys (``keys/archive.anchor``), so that a restore from
+"the bucket and the keys" notices. It is a lower bound: a crash between the commit and the note loses nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from threading import Lock
+from typing import Literal, NamedTuple, Protocol
+
+import msgspec
+
+from sync.errors import CorruptStore, StorageError
+from sync.messages import U63, Hash32, Id16
+
+
+class Anchored(NamedTuple):
+    """A manifest that is known to have been committed."""
+
+    number: int
+    sha256: bytes
+
+
+class Anchor(Protocol):
+    def last(self, fleet: bytes) -> Anchored | None: ...
+
+    def note(self, fleet: bytes, anchored: Anchored) -> None:
+        """Durable on return. A lower number replaces a higher one: after a restore that was told to go back."""
+        ...
+
+
+class MemoryAnchor:
+    """For tests and the simulator."""
+
+    def __init__(self) -> None:
+        self._notes: dict[bytes, Anchored] = {}
+
+    def last(self, fleet: bytes) -> Anchored | None:
+        return self._notes.get(fleet)
+
+    def note(self, fleet: bytes, anchored: Anchored) -> None:
+        self._notes[fleet] = anchored
+
+
+_decoder = msgspec.msgpack.Decoder(tuple[Literal["agentdb.anchor.v1"], list[tuple[Id16, U63, Hash32]]])
+
+
+class AnchorFile:
+    """msgpack ``["agentdb.anchor.v1", [[fleet, number, sha256], …]]``, replaced whole. Raises CorruptStore."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = Lock()
+
+    def last(self, fleet: bytes) -> Anchored | None:
+        return self._read().get(fleet)
+
+    def note(self, fleet: bytes, anchored: Anchored) -> None:
+        with self._lock:
+            notes = self._read()
+            notes[fleet] = anchored
+            entries = [(owner, *note) for owner, note in sorted(notes.items())]
+            self._write(msgspec.msgpack.encode(("agentdb.anchor.v1", entries)))
+
+    def _read(self) -> dict[bytes, Anchored]:
+        try:
+            _, entries = _decoder.decode(self._path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except msgspec.MsgspecError as error:
+            raise CorruptStore(
+                f"{self._path}: {error}",
+                hint="remove it if the archive itself verifies; it only guards against rollback",
+            ) from error
+        except OSError as error:
+            raise StorageError(f"{self._path}: {error.strerror}") from error
+        return {fleet: Anchored(number, digest) for fleet, number, digest in entries}
+
+    def _write(self, data: bytes) -> None:
+        beside = self._path.with_name(self._path.name + ".new")
+        try:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            beside.replace(self._path)
+            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise StorageError(f"{self._path}: {error.strerror}", hint="check the disk") from error

@@ -1,0 +1,51 @@
+"""What the objects of an archive are called (docs/FORMAT.md, "Archive").
+
+::
+
+    v1/{hash2}/{fleet}/seg/l{level}/{first:020d}-{last:020d}.{epoch:08x}.{id}    feed segments
+    v1/{hash2}/{fleet}/snap/{position:020d}.{epoch:08x}.{id}                     parts of a snapshot
+    v1/{hash2}/{fleet}/meta/{number:020d}.{epoch:08x}.{id}                       side tables
+    v1/{hash2}/{fleet}/manifest/{number:020d}                                    the chain
+
+``hash2`` spreads fleets over an object store's partitions. Ids are in hex and commit to the content; everything
+sorts in its own order. What always holds: a name says positions and epochs, and nothing of the content.
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+
+_MANIFEST = re.compile(r"manifest/(\d{20})")
+
+
+class Names:
+    """The names of one fleet's objects."""
+
+    def __init__(self, fleet: bytes) -> None:
+        self.root = f"v1/{sha256(fleet).hexdigest()[:2]}/{fleet.hex()}/"
+
+    @property
+    def manifests(self) -> str:
+        """The prefix of all manifests."""
+        return self.root + "manifest/"
+
+    def manifest(self, number: int) -> str:
+        return f"{self.root}manifest/{number:020d}"
+
+    def segment(self, first: int, last: int, epoch: int, segment: bytes, level: int = 0) -> str:
+        return f"{self.root}seg/l{level}/{first:020d}-{last:020d}.{epoch:08x}.{segment.hex()}"
+
+    def snapshot(self, position: int, epoch: int, digest: bytes) -> str:
+        return f"{self.root}snap/{position:020d}.{epoch:08x}.{digest.hex()}"
+
+    def meta(self, number: int, epoch: int, digest: bytes) -> str:
+        return f"{self.root}meta/{number:020d}.{epoch:08x}.{digest.hex()}"
+
+    def owns(self, name: str) -> bool:
+        return name.startswith(self.root)
+
+    def number_of(self, name: str) -> int | None:
+        """The number of a manifest, None for any other name."""
+        found = _MANIFEST.fullmatch(name.removeprefix(self.root))
+        return int(found.group(1)) if found else None

@@ -1,0 +1,76 @@
+"""Filling a new store quickly: records and feed rows, by the batch.
+
+What always holds: the rows are those that ``cloud.storage.fold`` makes of the operations, in order of their positions.
+For speed, rows that were written stay at hand, so that a key is looked up in the store only if it may be there and is
+not at hand; with a bound on what is held, in rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cloud.ports import Store, Transaction
+from cloud.rows import FeedRow, RecordRow
+from cloud.storage.fold import fold_all
+from sync.operations import Operation
+
+HELD_ROWS_MAX = 100_000
+FLUSH_OPERATIONS = 20_000
+
+Place = tuple[str, str]
+
+
+class Rebuilder:
+    """``load`` a snapshot's rows, then ``fold`` the feed, then ``finish``."""
+
+    def __init__(self, store: Store, fleet: bytes) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._rows: dict[Place, RecordRow] = {}
+        self._all_here = True  # nothing in the store that is not in _rows
+        self._changed: set[Place] = set()
+        self._feed: list[FeedRow] = []
+        self._operations = 0
+
+    def load(self, rows: Sequence[RecordRow]) -> None:
+        """Rows as they are to be."""
+        with self._store.writing(durable=False) as tx:
+            tx.put_records(self._fleet, rows)
+        if len(self._rows) + len(rows) <= HELD_ROWS_MAX and self._all_here:
+            self._rows.update(((row.collection, row.key), row) for row in rows)
+        else:
+            self._rows.clear()
+            self._all_here = False
+
+    def fold(self, first: int, operations: Sequence[Operation], row: FeedRow) -> None:
+        """Operations at the positions from ``first``, and the row of the feed that carries them."""
+        if not self._all_here:
+            self._fetch(operations)
+        self._changed |= fold_all(self._rows, enumerate(operations, first))
+        self._feed.append(row)
+        self._operations += len(operations)
+        if self._operations >= FLUSH_OPERATIONS:
+            self.finish()
+
+    def finish(self) -> None:
+        """Write what has gathered."""
+        with self._store.writing(durable=False) as tx:
+            self._flush(tx)
+
+    def _flush(self, tx: Transaction) -> None:
+        tx.put_records(self._fleet, [self._rows[place] for place in sorted(self._changed)])
+        tx.append_feed(self._fleet, self._feed)
+        self._changed, self._feed, self._operations = set(), [], 0
+        if len(self._rows) > HELD_ROWS_MAX:
+            self._rows.clear()
+            self._all_here = False
+
+    def _fetch(self, operations: Sequence[Operation]) -> None:
+        missing: dict[str, list[str]] = {}
+        for operation in operations:
+            if (operation.shape.collection, operation.key) not in self._rows:
+                missing.setdefault(operation.shape.collection, []).append(operation.key)
+        with self._store.reading() as view:
+            for collection, keys in missing.items():
+                found = view.lookup(self._fleet, collection, keys)
+                self._rows.update(((collection, key), row) for key, row in found.items())

@@ -1,0 +1,159 @@
+"""Side tables: what the control plane needs after a restore and the feed does not say.
+
+*Identity* tables (who belongs to the fleet): devices with their revocations and nonces, join tokens, epochs,
+the audit trail. They are written as of the moment and always restored from the newest manifest: going back in
+time must not take back a revocation. *Stream* tables belong to a feed position: what is held of each replica,
+conflicts, dead letters.
+
+A table is cut into pieces of up to 1,000 rows, each msgpack, in order. What always holds: a piece that has not
+changed is not written again; a full and settled piece of a numbered table is not even read again; decoding is
+strict by the row types of ``cloud.rows``. Private keys and epoch keys are never in a side table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from cloud.ports import Reading
+from cloud.rows import (
+    AuditRow,
+    Conflict,
+    DeadLetter,
+    DeviceRow,
+    EpochRow,
+    FleetRow,
+    ReplicaRow,
+    TokenRow,
+)
+from cloud.storage.archive.manifest import SideRef
+from sync.errors import Malformed
+from sync.stamps import device_of
+
+PIECE_ROWS_MAX = 1000
+
+
+class Nonce(NamedTuple):
+    """The largest request nonce of a device, so that old requests stay refused after a restore."""
+
+    device: bytes
+    nonce: int
+
+
+class Bound(NamedTuple):
+    """Of a revoked device: the last seq of this replica that is still taken."""
+
+    device: bytes
+    revoked_ms: int
+    replica: bytes
+    last_seq: int
+
+
+class Piece(NamedTuple):
+    """Rows of one table that are not in the archive yet."""
+
+    table: int
+    rows: int
+    final: bool
+    plain: bytes
+    plain_sha256: bytes
+
+
+class Table(NamedTuple):
+    """How a table is read. ``page`` is for one that is numbered from 1: its rows after a number."""
+
+    number: int
+    row: type
+    read: Callable[[Reading, bytes], list[Any]] | None = None
+    page: Callable[[Reading, bytes, int], list[Any]] | None = None
+
+
+def _bounds(view: Reading, fleet: bytes) -> list[Bound]:
+    revoked = {row.device: row.revoked_ms for row in view.devices(fleet) if row.revoked_ms}
+    return [
+        Bound(device, revoked[device], row.replica, view.revocation(fleet, row.replica) or 0)
+        for row in (view.replicas(fleet) if revoked else [])
+        if (device := device_of(row.replica)) in revoked
+    ]
+
+
+def _nonces(view: Reading, fleet: bytes) -> list[Nonce]:
+    return [Nonce(row.device, view.nonce(row.device)) for row in view.devices(fleet)]
+
+
+FLEET: Final = Table(1, FleetRow, read=lambda view, fleet: [row for row in [view.fleet(fleet)] if row])
+DEVICES: Final = Table(2, DeviceRow, read=lambda view, fleet: view.devices(fleet))
+BOUNDS: Final = Table(3, Bound, read=_bounds)
+TOKENS: Final = Table(4, TokenRow, read=lambda view, fleet: view.tokens(fleet))
+EPOCHS: Final = Table(5, EpochRow, read=lambda view, fleet: view.epochs(fleet))
+AUDIT: Final = Table(6, AuditRow, page=lambda view, fleet, after: view.audit(fleet, after, PIECE_ROWS_MAX))
+NONCES: Final = Table(7, Nonce, read=_nonces)
+REPLICAS: Final = Table(16, ReplicaRow, read=lambda view, fleet: view.replicas(fleet))
+CONFLICTS: Final = Table(17, Conflict, page=lambda view, fleet, after: view.conflicts(fleet, after, PIECE_ROWS_MAX))
+DEAD_LETTERS: Final = Table(
+    18, DeadLetter, page=lambda view, fleet, after: view.dead_letters(fleet, after, PIECE_ROWS_MAX)
+)
+
+IDENTITY: Final = (FLEET, DEVICES, BOUNDS, TOKENS, EPOCHS, AUDIT, NONCES)
+STREAM: Final = (REPLICAS, CONFLICTS, DEAD_LETTERS)
+TABLES: Final = {table.number: table for table in (*IDENTITY, *STREAM)}
+
+
+def collect(view: Reading, fleet: bytes, tables: Sequence[Table], held: Sequence[SideRef]) -> Iterator[SideRef | Piece]:
+    """The pieces of these tables: references to those of ``held`` that still say it, else what is to be written."""
+    for table in tables:
+        before = [ref for ref in held if ref.table == table.number]
+        known = {ref.plain_sha256: ref for ref in before}
+        for rows in _pieces(view, fleet, table, before):
+            if isinstance(rows, SideRef):
+                yield rows
+                continue
+            plain = msgspec.msgpack.encode(rows)
+            digest = sha256(plain).digest()
+            final = table.page is not None and len(rows) == PIECE_ROWS_MAX and _settled(table, rows)
+            yield known.get(digest) or Piece(table.number, len(rows), final, plain, digest)
+
+
+def moved(pieces: Sequence[SideRef | Piece], held: Sequence[SideRef]) -> bool:
+    """Whether anything has changed that is worth a manifest of its own. A nonce alone is not."""
+    quiet = NONCES.number
+    return any(isinstance(piece, Piece) and piece.table != quiet for piece in pieces) or {
+        ref.plain_sha256 for ref in held if ref.table != quiet
+    } != {piece.plain_sha256 for piece in pieces if piece.table != quiet}
+
+
+def rows_of(table: Table, plain: bytes) -> list[Any]:
+    """The rows of a piece. Raises Malformed."""
+    try:
+        rows: list[Any] = msgspec.msgpack.decode(plain, type=list[table.row])  # type: ignore[name-defined]
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise Malformed(f"not rows of side table {table.number}: {error}") from error
+    return rows
+
+
+def _pieces(view: Reading, fleet: bytes, table: Table, held: Sequence[SideRef]) -> Iterator[list[Any] | SideRef]:
+    if table.page is None:
+        assert table.read is not None
+        rows = table.read(view, fleet)
+        yield from (rows[start : start + PIECE_ROWS_MAX] for start in range(0, len(rows), PIECE_ROWS_MAX))
+        return
+    after = 0
+    while True:
+        index = after // PIECE_ROWS_MAX
+        if index < len(held) and held[index].final:
+            yield held[index]
+        else:
+            rows = table.page(view, fleet, after)
+            if rows:
+                yield rows
+            if len(rows) < PIECE_ROWS_MAX:
+                return
+        after += PIECE_ROWS_MAX
+
+
+def _settled(table: Table, rows: Sequence[Any]) -> bool:
+    """A conflict changes until it is resolved; nothing else that is numbered ever does."""
+    return table is not CONFLICTS or all(row.state != "open" for row in rows)

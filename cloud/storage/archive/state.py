@@ -1,0 +1,48 @@
+"""What a store remembers of its archive: where it stands, kept in the store's ``archive_state`` under "archive".
+
+It is written after the manifest that it speaks of was committed and read back. The feed may be trimmed up to
+``position``, never beyond it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cloud.ports import Reading, Transaction
+from cloud.storage.archive.envelope import NO_PREVIOUS
+from cloud.storage.archive.manifest import Branch
+from sync.errors import CorruptStore
+from sync.messages import U63, Hash32
+from sync.segment import GENESIS
+
+_NAME = "archive"
+
+
+class ArchiveState(msgspec.Struct, array_like=True, frozen=True):
+    """``number``/``sha256``: the newest manifest (0 and zeros: none). ``position``/``at_ms``: up to where the feed is
+    archived, and when that was accepted. ``snapshot``: the position of the newest snapshot. ``branch`` is to be
+    declared by the first manifest after a restore.
+    """
+
+    number: U63 = 0
+    sha256: Hash32 = NO_PREVIOUS
+    position: U63 = 0
+    at_ms: U63 = 0
+    last_segment: Hash32 = GENESIS
+    snapshot: U63 = 0
+    branch: Branch | None = None
+
+
+def load_state(view: Reading, fleet: bytes) -> ArchiveState:
+    """Raises CorruptStore."""
+    data = view.archive_state(fleet, _NAME)
+    if data is None:
+        return ArchiveState()
+    try:
+        return msgspec.msgpack.decode(data, type=ArchiveState)
+    except msgspec.MsgspecError as error:
+        raise CorruptStore(f"the state of the archive is damaged: {error}", hint="restore from the archive") from error
+
+
+def save_state(tx: Transaction, fleet: bytes, state: ArchiveState) -> None:
+    tx.set_archive_state(fleet, _NAME, msgspec.msgpack.encode(state))
