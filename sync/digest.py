@@ -1,4 +1,5 @@
-"""The state digest: one hash over everything that lives in a store, the same on every replica that holds the same state.
+"""The state digest: one hash over everything that lives in a store, the same on every replica that holds the same
+state.
 
 Tombstones and floors do not count: they are dropped at different times on different replicas and no reader sees them.
 """

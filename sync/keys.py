@@ -92,8 +92,7 @@ class DeviceKey:
 
     def to_bytes(self) -> bytes:
         parts = (
-            key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
-            for key in (self.signing, self.exchange)
+            key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()) for key in (self.signing, self.exchange)
         )
         return b"".join(parts)
 
@@ -136,9 +135,7 @@ class KeyRing:
         try:
             return self._keys[epoch]
         except KeyError:
-            raise DecryptionFailed(
-                f"no key for epoch {epoch}", hint="sync to receive the fleet's newer keys"
-            ) from None
+            raise DecryptionFailed(f"no key for epoch {epoch}", hint="sync to receive the fleet's newer keys") from None
 
     def epochs(self) -> tuple[int, ...]:
         return tuple(sorted(self._keys))
@@ -160,9 +157,7 @@ def unwrap(wrapped: bytes, key: DeviceKey, fleet: bytes, epoch: int) -> bytes:
     """Raises DecryptionFailed if it was not wrapped to this key for this fleet and epoch."""
     try:
         epoch_key = _SUITE.decrypt(wrapped, key.exchange, _wrap_info(key.public, fleet, epoch))
-    except (
-        Exception
-    ) as error:  # the library raises its own InvalidTag, ValueError or an internal error by cause
+    except Exception as error:  # the library raises its own InvalidTag, ValueError or an internal error by cause
         raise DecryptionFailed(f"the fleet key of epoch {epoch} was not wrapped to this device") from error
     if len(epoch_key) != EPOCH_KEY_BYTES:
         raise DecryptionFailed("the wrapped key has a wrong length")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 SEGMENT_SEALED_BYTES_MAX = 1 << 20
 SEGMENT_OPENED_BYTES_MAX = 8 << 20
-# What the columns of one opened segment may expand to: repeated words and constants cost nothing on the wire.
-SEGMENT_EXPANDED_BYTES_MAX = 32 << 20
+# What the columns of one opened segment may expand to in memory, as FORMAT.md counts it: repeated words and constants
+# cost next to nothing on the wire.
+SEGMENT_EXPANDED_BYTES_MAX = 64 << 20
+SEGMENT_CONTAINERS_MAX = 1 << 20
 SEGMENT_OPERATIONS_MAX = 65_536
 CLEAR_META_BYTES_MAX = 4096
 OPERATION_BYTES_MAX = 256 << 10
@@ -14,6 +16,7 @@ COLLECTION_NAME_BYTES_MAX = 64
 FIELD_NAME_BYTES_MAX = 64
 FIELDS_MAX = 256
 VALUE_DEPTH_MAX = 16
+VALUE_ITEMS_MAX = 65_536
 VECTOR_DIMENSIONS_MAX = 8192
 SET_ELEMENTS_MAX = 4096
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1

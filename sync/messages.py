@@ -46,16 +46,19 @@ class WrappedKey(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Refusal(msgspec.Struct, array_like=True, frozen=True):
-    """One operation that the cloud did not take, by its seq. It holds up nothing and lies in both dead-letter tables."""
+    """One operation that the cloud did not take, by its seq. It holds up nothing and lies in both dead-letter
+    tables.
+    """
 
     seq: U63
     code: Text
     reason: Text
 
 
-class Enroll(Message):
+class Enroll(Message, frozen=True):
     """Join a fleet. ``proof`` is the new device's Ed25519 signature over ``enroll_proof(...)``; the secret stays in TLS
-    or on loopback. The same token with the same key gets the same answer again."""
+    or on loopback. The same token with the same key gets the same answer again.
+    """
 
     token_id: Id16
     secret: Key32
@@ -65,8 +68,10 @@ class Enroll(Message):
     proof: Signature
 
 
-class Enrolled(Message):
-    """``cloud_signing``/``cloud_exchange`` identify the fleet's cloud; the join token's fingerprint vouches for them."""
+class Enrolled(Message, frozen=True):
+    """``cloud_signing``/``cloud_exchange`` identify the fleet's cloud; the join token's fingerprint vouches for
+    them.
+    """
 
     fleet: Id16
     device: Annotated[bytes, msgspec.Meta(min_length=12, max_length=12)]
@@ -76,10 +81,11 @@ class Enrolled(Message):
     time_ms: U63
 
 
-class Hello(Message):
-    """The device opens. ``log_head`` is its last seq, ``acked`` the last it knows to be acknowledged and ``acked_segment``
-    the id of the segment that ended there (empty at the start); ``cursor`` the feed position it has applied;
-    ``incarnation`` the cloud's as it last knew it (empty if never)."""
+class Hello(Message, frozen=True):
+    """The device opens. ``log_head`` is its last seq, ``acked`` the last it knows to be acknowledged and
+    ``acked_segment`` the id of the segment that ended there (empty at the start); ``cursor`` the feed position it has
+    applied; ``incarnation`` the cloud's as it last knew it (empty if never).
+    """
 
     versions: list[U32]
     fleet: Id16
@@ -91,12 +97,12 @@ class Hello(Message):
     incarnation: Annotated[bytes, msgspec.Meta(max_length=16)]
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True):
     """What the cloud holds of this replica, and where the feed stands.
 
     ``restored_head``: the feed position at which this incarnation began (0 for the first): what a device had applied
-    beyond it, in an earlier incarnation, is gone from the cloud. ``baseline``: start from a baseline, not from the cursor.
-    ``refusals``: of operations after ``Hello.acked``, in case the ack that named them was lost.
+    beyond it, in an earlier incarnation, is gone from the cloud. ``baseline``: start from a baseline, not from the
+    cursor. ``refusals``: of operations after ``Hello.acked``, in case the ack that named them was lost.
     """
 
     version: U32
@@ -111,13 +117,13 @@ class Welcome(Message):
     refusals: list[Refusal] = []
 
 
-class Push(Message):
+class Push(Message, frozen=True):
     """One sealed segment of the device's own stream."""
 
     segment: SegmentBytes
 
 
-class PushAck(Message):
+class PushAck(Message, frozen=True):
     """Sent after the commit. ``last_seq``/``last_segment`` are what the cloud now holds of the replica."""
 
     last_seq: U63
@@ -127,7 +133,7 @@ class PushAck(Message):
     time_ms: U63
 
 
-class Pull(Message):
+class Pull(Message, frozen=True):
     """A page of the feed after ``cursor``, waiting up to ``wait_ms`` if there is nothing yet (long poll)."""
 
     replica: Id16
@@ -138,7 +144,7 @@ class Pull(Message):
     incarnation: Id16
 
 
-class PullPage(Message):
+class PullPage(Message, frozen=True):
     """Sealed segments of the feed (possibly none: all was the device's own) and the cursor to store with them."""
 
     segments: list[SegmentBytes]
@@ -147,7 +153,7 @@ class PullPage(Message):
     time_ms: U63
 
 
-class PullBaseline(Message):
+class PullBaseline(Message, frozen=True):
     """A page of the living records (``everything``: tombstones too) after ``after`` (empty at the start)."""
 
     replica: Id16
@@ -156,7 +162,7 @@ class PullBaseline(Message):
     incarnation: Id16
 
 
-class BaselinePage(Message):
+class BaselinePage(Message, frozen=True):
     """``cursor`` is the feed position to continue from once ``next`` comes back empty; it is that of the first page."""
 
     segments: list[SegmentBytes]
@@ -166,8 +172,10 @@ class BaselinePage(Message):
     time_ms: U63
 
 
-class Failure(Message):
-    """The request was not carried out. ``code`` is that of the error tree; ``retry_after_ms`` 0 leaves it to the device."""
+class Failure(Message, frozen=True):
+    """The request was not carried out. ``code`` is that of the error tree; ``retry_after_ms`` 0 leaves it to the
+    device.
+    """
 
     code: Text
     reason: Text
@@ -189,7 +197,7 @@ Answer = Enrolled | Welcome | PushAck | PullPage | BaselinePage | Failure
 AnyMessage = Request | Answer
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)  # type: ignore[arg-type]
+_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
 
 
 def encode(message: Message) -> bytes:

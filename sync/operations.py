@@ -1,7 +1,8 @@
 """An operation: one change to one record, as it travels and as it is logged.
 
-Operations of the same kind on the same fields share a ``Shape``; what differs from one to the next are numbers, a key and
-a tuple of values. That is how they are written column by column (``sync.columns``), and why no operation carries a dict.
+Operations of the same kind on the same fields share a ``Shape``; what differs from one to the next are numbers, a key
+and a tuple of values. That is how they are written column by column (``sync.columns``), and why no operation carries a
+dict.
 
 The effect on each field is said by the shape's ``rules``, one letter a field, so that ``sync.records.merge`` needs no
 schema and two replicas with different schema versions still converge:

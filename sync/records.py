@@ -13,33 +13,35 @@ ordered by stamp, and a *floor*, the largest stamp at which the record was delet
 
 Slots at or below the floor are dropped. A record is alive if it was written after its floor. Joining registers by
 maximum, and floors by maximum, is commutative, associative and idempotent, and dropping by the floor commutes with
-both, because each register keeps exactly its largest stamp. So the order of arrival never matters; ``tests/sync`` checks
-that over random histories, and that equal states have equal bytes.
+both, because each register keeps exactly its largest stamp. So the order of arrival never matters; ``tests/sync``
+checks that over random histories, and that equal states have equal bytes.
 
 After a delete, a concurrent edit with a later stamp leaves a record with only the edited fields. The cloud sees that
-(``cloud.stream.conflicts``) and puts the rest back with an operation of its own, if the collection's rule lets the edit win.
+(``cloud.stream.conflicts``) and puts the rest back with an operation of its own, if the collection's rule lets the edit
+win.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgpack
 
+from sync.compose import compose, compose_add, compose_increment, compose_remove
 from sync.errors import Malformed
 from sync.operations import Kind, Operation, Shape
-from sync.schema import element_order
+from sync.slots import LIVE, REMOVED, SHOWN, advance, flatten, is_above, unflatten
 from sync.stamps import NEVER, Stamp
 
-_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
-_REMOVED, _LIVE = 0, 1
+_pack: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
 class Record:
     """The state of one record. ``lww``: name → (ts, replica, value). ``slots``: (name, rule letter) → a dict of slots.
 
-    ``ts``/``replica`` is the stamp of the newest write that was not a delete, (0, b"") if there is none above the floor.
+    ``ts``/``replica`` is the stamp of the newest write that was not a delete, (0, b"") if there is none above the
+    floor.
     """
 
     __slots__ = ("floor", "lww", "replica", "slots", "ts")
@@ -63,8 +65,8 @@ class Record:
     def values(self) -> dict[str, Any]:
         """What a reader sees: fields in order of name, absent ones omitted. Sets and siblings come as sorted lists."""
         out = {name: slot[2] for name, slot in self.lww.items() if slot[2] is not None}
-        for (name, rule), slots in self.slots.items():
-            value = _SHOWN[rule](slots)
+        for name, rule in sorted(self.slots):
+            value = SHOWN[rule](self.slots[name, rule])
             if value is not None:
                 out[name] = value
         return dict(sorted(out.items()))
@@ -72,7 +74,8 @@ class Record:
     # -- the canonical bytes: equal states have equal bytes ------------------------------------------------------
 
     def encode(self) -> bytes:
-        """``[ts, replica, {name: value}, {name: [ts, replica, value]}, slots, floor ts, floor replica]``, empty tail cut.
+        """``[ts, replica, {name: value}, {name: [ts, replica, value]}, slots, floor ts, floor replica]``, empty tail
+        cut.
 
         The third item holds the last-writer fields stamped with the record's own stamp, the fourth the older ones.
         """
@@ -87,9 +90,7 @@ class Record:
                 older[name] = slot
         state: list[Any] = [self.ts, self.replica, fresh]
         if older or self.slots or self.floor != NEVER:
-            slots = [
-                [name, rule, _flatten(rule, self.slots[name, rule])] for name, rule in sorted(self.slots)
-            ]
+            slots = [[name, rule, flatten(rule, self.slots[name, rule])] for name, rule in sorted(self.slots)]
             state += [older, slots, *self.floor]
         return _pack(state)
 
@@ -107,7 +108,7 @@ class Record:
                 for name, (field_ts, field_replica, value) in older.items():
                     record.lww[name] = (field_ts, field_replica, value)
                 for name, rule, flat in slots:
-                    record.slots[name, rule] = _unflatten(rule, flat)
+                    record.slots[name, rule] = unflatten(rule, flat)
                 if floor_ts:
                     record.floor = Stamp(floor_ts, floor_replica)
             return record
@@ -143,8 +144,8 @@ class Record:
         for (name, rule), slots in other.slots.items():
             mine = self.slots.setdefault((name, rule), {})
             for slot, entry in slots.items():
-                if _above(floor, slot, entry):
-                    changed |= _advance(mine, slot, entry)
+                if is_above(floor, slot, entry):
+                    changed |= advance(mine, slot, entry)
             if not mine:
                 del self.slots[name, rule]
         return changed
@@ -163,7 +164,7 @@ class Record:
             self.ts, self.replica = NEVER
         self.lww = {name: slot for name, slot in self.lww.items() if slot[:2] > stamp}
         for key in list(self.slots):
-            kept = {slot: entry for slot, entry in self.slots[key].items() if _above(stamp, slot, entry)}
+            kept = {slot: entry for slot, entry in self.slots[key].items() if is_above(stamp, slot, entry)}
             if kept:
                 self.slots[key] = kept
             else:
@@ -186,18 +187,18 @@ class Record:
         if rule == "s":
             added, removed = value
             for element in added:
-                changed |= _advance(slots, (element, replica), (ts, _LIVE))
+                changed |= advance(slots, (element, replica), (ts, LIVE))
             for element, tags in removed:
                 for tag_replica, tag_ts in tags:
                     if (tag_ts, tag_replica) > self.floor:
-                        changed |= _advance(slots, (element, tag_replica), (tag_ts, _REMOVED))
+                        changed |= advance(slots, (element, tag_replica), (tag_ts, REMOVED))
         elif rule == "k":
-            changed |= _advance(slots, replica, (ts, _LIVE, value[0]))
+            changed |= advance(slots, replica, (ts, LIVE, value[0]))
             for tag_replica, tag_ts in value[1]:
                 if (tag_ts, tag_replica) > self.floor:
-                    changed |= _advance(slots, tag_replica, (tag_ts, _REMOVED, None))
+                    changed |= advance(slots, tag_replica, (tag_ts, REMOVED, None))
         else:
-            changed |= _advance(slots, replica, (ts, _LIVE, value))
+            changed |= advance(slots, replica, (ts, LIVE, value))
         if not slots:
             del self.slots[name, rule]
         return changed
@@ -220,12 +221,7 @@ def merge(record: Record | None, operation: Operation) -> Merged:
 def fold(image: bytes | None, operation: Operation) -> bytes:
     """The same over encoded records, with a short cut for the commonest case, the first write of a plain record."""
     shape = operation.shape
-    if (
-        image is None
-        and shape.kind != Kind.DELETE
-        and shape.kind != Kind.IMAGE
-        and shape.rules.count("l") == len(shape.rules)
-    ):
+    if image is None and shape.kind not in (Kind.DELETE, Kind.IMAGE) and shape.rules.count("l") == len(shape.rules):
         return fresh_image(operation)
     record = Record() if image is None else Record.decode(image)
     record.apply(operation)
@@ -234,16 +230,17 @@ def fold(image: bytes | None, operation: Operation) -> bytes:
 
 def fresh_image(operation: Operation) -> bytes:
     """The bytes of a record that holds this operation and nothing else; only last-writer fields."""
-    return _pack(
-        [operation.ts, operation.replica, dict(zip(operation.shape.names, operation.values, strict=True))]
-    )
+    return _pack([operation.ts, operation.replica, dict(zip(operation.shape.names, operation.values, strict=True))])
 
 
 def state_operation(
     collection: str, key: str, image: bytes, shape_of: Callable[[str, tuple[str, ...]], Shape]
 ) -> Operation:
-    """The whole record as one operation that reproduces it when merged: a plain PUT where one write made all of it (so
-    that it travels in columns), an IMAGE otherwise. ``seq`` is 0; ``shape_of(collection, names)`` interns PUT shapes."""
+    """The whole record as one operation that reproduces it when merged.
+
+    A plain PUT where one write made all of it (so that it travels in columns), an IMAGE otherwise. ``seq`` is 0, the
+    stamp the record's newest; ``shape_of(collection, names)`` interns PUT shapes.
+    """
     state = msgpack.unpackb(image, raw=False, strict_map_key=True)
     if len(state) == 3 and state[0]:
         ts, replica, values = state
@@ -253,163 +250,15 @@ def state_operation(
     return Operation(stamp.replica, 0, stamp.ts, 0, Shape(Kind.IMAGE, collection), key, (image,))
 
 
-# -- what a writer puts into an operation, given what it sees -----------------------------------------------------
-
-
-def compose(
-    record: Record | None,
-    values: Mapping[str, Any],
-    rule_letter: Callable[[str], str],
-    replica: bytes,
-    *,
-    replace: bool,
-) -> tuple[tuple[str, ...], str, tuple[Any, ...]]:
-    """``(names, rules, values)`` of a PUT (``replace``) or PATCH that makes the record show ``values``.
-
-    A PUT sets the last-writer fields that it does not name to None; it leaves merged fields that it does not name as
-    they are. A counter is moved to the value, a set to exactly these elements, max and min take the value as one more
-    contribution, keep-all replaces the siblings that this writer sees.
-    """
-    wanted = dict(values)
-    if replace and record is not None and record.alive:
-        for name, slot in record.lww.items():
-            if slot[2] is not None:
-                wanted.setdefault(name, None)
-    names = tuple(sorted(wanted))
-    rules = "".join(map(rule_letter, names))
-    out: list[Any] = []
-    for name, rule in zip(names, rules, strict=True):
-        slots = record.slots.get((name, rule), {}) if record is not None else {}
-        out.append(_COMPOSE[rule](slots, wanted[name], replica) if rule != "l" else wanted[name])
-    return names, rules, tuple(out)
-
-
-def compose_increment(record: Record | None, name: str, by: float, replica: bytes) -> int | float:
-    """This replica's new running total of a counter field."""
-    slots = record.slots.get((name, "c"), {}) if record is not None else {}
-    held = slots.get(replica)
-    return by + (held[2] if held else 0)
-
-
-def compose_add(elements: list[Any]) -> list[Any]:
-    return [elements, []]
-
-
-def compose_remove(record: Record | None, name: str, elements: list[Any]) -> list[Any]:
-    """Removal of what this writer sees of the elements; what it has not seen stays."""
-    slots = record.slots.get((name, "s"), {}) if record is not None else {}
-    return [[], _observed(slots, set(elements))]
-
-
-def _compose_counter(slots: dict[Any, Any], value: Any, replica: bytes) -> Any:
-    own = slots[replica][2] if replica in slots else 0
-    return own + value - (_shown_sum(slots) or 0)
-
-
-def _compose_set(slots: dict[Any, Any], value: list[Any], replica: bytes) -> list[Any]:
-    gone = {element for element, _ in slots} - set(value)
-    return [value, _observed(slots, gone)]
-
-
-def _compose_keep_all(slots: dict[Any, Any], value: Any, replica: bytes) -> list[Any]:
-    return [
-        value,
-        [[other, entry[0]] for other, entry in sorted(slots.items()) if entry[1] and other != replica],
-    ]
-
-
-def _compose_max(slots: dict[Any, Any], value: Any, replica: bytes) -> Any:
-    return max([value, *(entry[2] for entry in slots.values())])
-
-
-def _compose_min(slots: dict[Any, Any], value: Any, replica: bytes) -> Any:
-    return min([value, *(entry[2] for entry in slots.values())])
-
-
-_COMPOSE: dict[str, Callable[[dict[Any, Any], Any, bytes], Any]] = {
-    "c": _compose_counter,
-    "s": _compose_set,
-    "k": _compose_keep_all,
-    "x": _compose_max,
-    "n": _compose_min,
-}
-
-
-def _observed(slots: dict[Any, Any], elements: set[Any]) -> list[Any]:
-    tags: dict[Any, list[Any]] = {}
-    for (element, replica), (ts, live) in sorted(slots.items(), key=_slot_order):
-        if live and element in elements:
-            tags.setdefault(element, []).append([replica, ts])
-    return [[element, seen] for element, seen in tags.items()]
-
-
-# -- slots --------------------------------------------------------------------------------------------------------
-
-
-def _advance(slots: dict[Any, Any], slot: Any, entry: tuple[Any, ...]) -> bool:
-    """Keep the larger of two entries of one slot: by timestamp; a removal of exactly that write beats it; then bytes."""
-    held = slots.get(slot)
-    if held is not None:
-        if held[0] != entry[0]:
-            if held[0] > entry[0]:
-                return False
-        elif held[1] != entry[1]:
-            if held[1] < entry[1]:
-                return False
-        elif held == entry or _pack(held[2:]) >= _pack(entry[2:]):
-            return False
-    slots[slot] = entry
-    return True
-
-
-def _above(floor: Stamp, slot: Any, entry: tuple[Any, ...]) -> bool:
-    replica = slot[1] if type(slot) is tuple else slot
-    return (entry[0], replica) > floor
-
-
-def _slot_order(item: tuple[Any, Any]) -> tuple[Any, ...]:
-    slot = item[0]
-    return (*element_order(slot[0]), slot[1]) if type(slot) is tuple else (slot,)
-
-
-def _flatten(rule: str, slots: dict[Any, Any]) -> list[Any]:
-    ordered = sorted(slots.items(), key=_slot_order)
-    if rule == "s":
-        return [[element, replica, *entry] for (element, replica), entry in ordered]
-    return [[replica, *entry] for replica, entry in ordered]
-
-
-def _unflatten(rule: str, flat: list[Any]) -> dict[Any, Any]:
-    if rule == "s":
-        return {(element, replica): (ts, live) for element, replica, ts, live in flat}
-    return {replica: (ts, live, value) for replica, ts, live, value in flat}
-
-
-def _shown_sum(slots: dict[Any, Any]) -> Any:
-    return sum(entry[2] for _, entry in sorted(slots.items())) if slots else None
-
-
-def _shown_max(slots: dict[Any, Any]) -> Any:
-    return max((entry[2] for entry in slots.values()), default=None)
-
-
-def _shown_min(slots: dict[Any, Any]) -> Any:
-    return min((entry[2] for entry in slots.values()), default=None)
-
-
-def _shown_set(slots: dict[Any, Any]) -> list[Any]:
-    return sorted({element for (element, _), entry in slots.items() if entry[1]}, key=element_order)
-
-
-def _shown_siblings(slots: dict[Any, Any]) -> list[Any] | None:
-    live = sorted((entry[0], replica, entry[2]) for replica, entry in slots.items() if entry[1])
-    return [value for _, _, value in live] or None
-
-
-_SHOWN: Mapping[str, Callable[[dict[Any, Any]], Any]] = {
-    "c": _shown_sum,
-    "x": _shown_max,
-    "n": _shown_min,
-    "s": _shown_set,
-    "k": _shown_siblings,
-}
+__all__ = [
+    "Merged",
+    "Record",
+    "compose",
+    "compose_add",
+    "compose_increment",
+    "compose_remove",
+    "fold",
+    "fresh_image",
+    "merge",
+    "state_operation",
+]

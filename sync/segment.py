@@ -7,9 +7,9 @@
 The segment id is SHA-256 of all that precedes the signature; the signature is over ``"agentdb.seg.v1.sig" ‖ id``. The
 content key's context is ``"agentdb.seg.v1" ‖ SHA-256(header ‖ clear meta)``, so no body fits another header.
 
-What always holds: ``open_segment`` checks in this order, and nothing of a segment is used before the last check has passed:
-size caps → signer and signature → the caller's check of stream and chain → AEAD → bounded zstd → strict msgpack →
-structure. It changes nothing, and raises a DataError or TooLarge.
+What always holds: ``open_segment`` checks in this order, and nothing of a segment is used before the last check has
+passed: size caps → signer and signature → the caller's check of stream and chain → AEAD → bounded zstd → strict msgpack
+→ structure. It changes nothing, and raises a DataError or TooLarge.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ _ZSTD_WINDOW_MAX = SEGMENT_OPENED_BYTES_MAX
 
 
 class SegmentHeader(NamedTuple):
-    """140 bytes, big-endian. Lengths in bytes: ``plain`` the columns, ``body`` the ciphertext, ``clear`` the clear meta."""
+    """140 bytes, big-endian. Lengths in bytes: ``plain`` the columns, ``body`` the ciphertext, ``clear`` the clear
+    meta.
+    """
 
     version: int
     suite: int
@@ -64,7 +66,7 @@ class SegmentHeader(NamedTuple):
     replica: bytes
     epoch: int
     first_seq: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which a header has no use for
     min_ts: int
     max_ts: int
     previous: bytes
@@ -84,7 +86,7 @@ class Packed(NamedTuple):
 
     data: bytes
     plain_length: int
-    count: int
+    count: int  # type: ignore[assignment]  # as above
     min_ts: int
     max_ts: int
 
@@ -198,7 +200,9 @@ def seal_packed(
 
 
 def parse_header(data: bytes) -> SegmentHeader:
-    """The header's fields and nothing verified but lengths and versions. Raises Malformed, TooLarge, UnsupportedVersion."""
+    """The header's fields and nothing verified but lengths and versions. Raises Malformed, TooLarge,
+    UnsupportedVersion.
+    """
     if len(data) > SEGMENT_SEALED_BYTES_MAX:
         raise TooLarge(f"a segment of {len(data)} bytes; the bound is {SEGMENT_SEALED_BYTES_MAX}")
     if len(data) < HEADER_BYTES + SIGNATURE_BYTES:
@@ -263,7 +267,12 @@ def open_segment(
 
 
 def expect(
-    *, fleet: bytes, stream: bytes, replica: bytes | None = None, first_seq: int | None = None, previous: bytes | None = None
+    *,
+    fleet: bytes,
+    stream: bytes,
+    replica: bytes | None = None,
+    first_seq: int | None = None,
+    previous: bytes | None = None,
 ) -> Callable[[SegmentHeader], None]:
     """A ``check`` for ``open_segment``: raises BrokenChain unless the header says exactly this (None: anything)."""
 

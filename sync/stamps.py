@@ -53,7 +53,9 @@ def incarnation_of(replica: bytes) -> int:
 
 
 class HybridClock:
-    """Hands out timestamps. ``offset_ms`` is added to the wall clock: what the cloud taught this device of its error."""
+    """Hands out timestamps. ``offset_ms`` is added to the wall clock: what the cloud taught this device of its
+    error.
+    """
 
     def __init__(self, clock: Clock, last: int = 0, offset_ms: int = 0) -> None:
         self._clock = clock
@@ -61,12 +63,13 @@ class HybridClock:
         self.offset_ms = offset_ms
 
     def now(self) -> int:
-        """A timestamp larger than every one returned or observed before."""
+        """A timestamp larger than every one returned or observed before. Raises FutureStamp if there is none."""
         wall = timestamp_of(max(0, self._clock.wall_ms() + self.offset_ms))
-        self.last = wall if wall > self.last else self.last + 1
-        if self.last > STAMP_MAX:
+        ts = wall if wall > self.last else self.last + 1
+        if ts > STAMP_MAX:  # nothing is kept of it: once the clock is set, the next call succeeds
             raise FutureStamp("the hybrid clock has run out of range", hint="set the device's clock")
-        return self.last
+        self.last = ts
+        return ts
 
     def observe(self, ts: int) -> None:
         """Take note of a timestamp from elsewhere, so that what is written next comes after it."""
