@@ -54,6 +54,7 @@ ROWS_PER_BATCH = 1000
 SAMPLE_ROWS = 64
 # What lancedb raises when the disk or a file is at fault; which of them is a matter of chance.
 LANCE_ERRORS = (OSError, RuntimeError, ValueError, NotImplementedError)
+_NO_VECTOR = "null"  # to lancedb a record without a vector is a bad vector, unless it is told otherwise
 _FOREVER = timedelta(days=36_500)
 _AT_ONCE = timedelta(milliseconds=1)  # 0 makes lancedb warn of concurrent readers of old versions, which we do not have
 
@@ -162,7 +163,7 @@ class LanceTable:
         try:
             if rows:
                 merge = self.handle.merge_insert(KEY).when_matched_update_all().when_not_matched_insert_all()
-                merge.execute(record_batch(self.columns, rows))
+                merge.execute(record_batch(self.columns, rows), on_bad_vectors=_NO_VECTOR)
             if gone:
                 from lancedb.expr import col, lit
 
@@ -228,7 +229,8 @@ class LanceTable:
             yield first
             yield from pages
 
-        return db.create_table(self.name, data=pa.RecordBatchReader.from_batches(schema, batches()))
+        rows = pa.RecordBatchReader.from_batches(schema, batches())
+        return db.create_table(self.name, data=rows, on_bad_vectors=_NO_VECTOR)
 
     def _pages(self, position: int) -> Iterator[pa.RecordBatch]:
         after = ""
