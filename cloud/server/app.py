@@ -288,7 +288,8 @@ def _open(claimed: Claimed, body: bytes) -> AnyMessage:
 
 
 def _respond(message: Message, status: int = 200) -> web.Response:
-    response = web.Response(body=encode(message), status=status, content_type=CONTENT_TYPE)
+    headers = {"Content-Type": CONTENT_TYPE, "Server": "agentdb"}  # not which versions run here
+    response = web.Response(body=encode(message), status=status, headers=headers)
     if status in (408, 413):
         response.force_close()  # its body may still be on the way
     return response

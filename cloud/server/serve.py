@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from cloud.config import ServerConfig
 from cloud.server.app import Service
@@ -31,6 +32,17 @@ logger = logging.getLogger(__name__)
 IDLE_S_MAX = 75.0
 # After an answer that came before the whole body did: how long to read on so that the answer is not lost to a reset.
 LINGER_S_MAX = 2.0
+
+
+class _OursOnly(logging.Filter):
+    """What is no HTTP is answered with 400; a traceback for each would let strangers fill the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_http_log = logging.getLogger("cloud.server.http")
+_http_log.addFilter(_OursOnly())
 HEAD_LINE_BYTES_MAX = 2048
 HEAD_FIELDS_MAX = 64
 
@@ -42,6 +54,7 @@ async def running(service: Service, jobs: Jobs, config: ServerConfig) -> AsyncIt
         service.app(),
         handle_signals=False,
         access_log=logging.getLogger("cloud.access") if config.access_log else None,
+        logger=_http_log,
         keepalive_timeout=IDLE_S_MAX,
         lingering_time=LINGER_S_MAX,
         auto_decompress=False,

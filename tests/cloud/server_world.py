@@ -10,7 +10,7 @@ import http.client
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -167,20 +167,21 @@ class LiveServer:
         return self.send("POST", ENROLL, [("Content-Type", CONTENT_TYPE)], encode(message))
 
     def raw(self, data: bytes) -> bytes:
-        """Send bytes as they are; everything that comes back until the server closes."""
-        with socket.create_connection(self.address, timeout=20) as sock:
+        """Send bytes as they are; everything that comes back until the server closes, or is silent for a while."""
+        parts = []
+        with socket.create_connection(self.address, timeout=0.3) as sock:
             sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
-            parts = []
-            while part := sock.recv(1 << 16):
-                parts.append(part)
+            with suppress(TimeoutError, ConnectionResetError):
+                while part := sock.recv(1 << 16):
+                    parts.append(part)
         return b"".join(parts)
 
 
 def read(connection: http.client.HTTPConnection) -> Reply:
     response = connection.getresponse()
     data = response.read()
-    assert response.headers["Content-Type"] == CONTENT_TYPE, data
+    if response.headers["Content-Type"] != CONTENT_TYPE:  # refused by the HTTP parser, before any code of ours
+        return Reply(response.status, Failure("http", data.decode(), "", retryable=False), dict(response.headers))
     return Reply(response.status, decode(data), dict(response.headers))
 
 
