@@ -1,17 +1,18 @@
 """DeltaLog: the device's truth, ``<dir>/log.db``: operations in their order, and the record images they fold into.
 
-A write is one transaction: the operation is appended, merged into its record's image, and by its position in the log the
-record is known to be dirty for the projections. ``submit`` returns after the commit is on disk.
+A write is one transaction that appends its operation; the record's image follows in memory and, some writes later, in its
+table (``log_writer``). By its position in the log the record is known to be dirty for the projections. ``submit`` returns
+after the commit is on disk.
 
 What always holds:
 
-* one writing connection, used by one thread at a time (``_write``); memory changes only after the commit;
+* one writing connection, used by one thread at a time; memory changes only after the commit;
 * ``seq`` is dense from 1 within a replica, ``position`` dense over all changes, and both grow together;
 * timestamps never run back: the last one is in the log's last operation, or in ``meta`` when something else moved it;
 * an error leaves the store as it was before the call.
 
-It leaves to others: composing and merging (``transaction``, ``sync.records``), reading (``log_reader``), care
-(``log_care``: trim, snapshot, verify), who may open the store (``edge.node`` holds the lock), and the search projections.
+It leaves to others: composing and merging (``transaction``, ``sync.records``), committing (``log_writer``), reading
+(``log_reader``), care (``log_care``), who may open the store (``edge.node`` holds the lock), and what is searched.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import msgpack
 
-from edge.storage import log_care
 from edge.storage.group_commit import GroupCommit, Job
-from edge.storage.log_reader import DeadLetter, LogReader, fetch_held, pack_operation
+from edge.storage.log_reader import DeadLetter, LogReader, pack_operation
 from edge.storage.log_schema import connect, translate
-from edge.storage.transaction import Held, Ref, ShapeCache, Transaction, Write
-from sync.errors import AgentDBError, CorruptStore, SchemaMismatch, StorageError, UnknownCollection
+from edge.storage.log_writer import LogWriter, Transact
+from edge.storage.transaction import ShapeCache, Transaction, Write, plain_put
+from sync.errors import AgentDBError, CorruptStore, SchemaMismatch, UnknownCollection
 from sync.images import image_values
-from sync.operations import Kind, Operation
+from sync.operations import Kind, Operation, Shape
 from sync.ports import Clock, RandomSource
 from sync.records import state_operation
 from sync.schema import COLLECTIONS, CollectionSchema, check_successor
@@ -40,11 +41,9 @@ from sync.stamps import HybridClock, device_of, incarnation_of, replica_id
 if TYPE_CHECKING:
     from sync.messages import Refusal
 
+_PUT = int(Kind.PUT)  # comparing with the member of an IntEnum costs four times as much
 _INCARNATION_STEP = 1 << 20
-_META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
-_OPERATION = "INSERT INTO operations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_RECORD_NEW = "INSERT INTO records (collection, key, living, image) VALUES (?, ?, ?, ?)"
-_RECORD_SET = "UPDATE records SET living = ?, image = ? WHERE id = ?"
+_CLOSE_FOLD_RECORDS = 64  # fewer are merged again at the next start, in less time than a commit takes now
 
 
 class DeltaLog:
@@ -61,21 +60,21 @@ class DeltaLog:
         vfs: str | None,
     ) -> None:
         self.path = path
+        self.vfs = vfs
         self.listeners: list[Callable[[], None]] = []
         self.schemas: dict[str, CollectionSchema] = {}
         self.schema_problems: dict[str, str] = {}
-        self._db = db
-        self.vfs = vfs
         self._wall = clock
         self._random = random
-        self._write = allocate_lock()
         self._declaring = allocate_lock()
-        self._group = GroupCommit(self._commit)
+        self._expect_new = True
+        self._group = GroupCommit(self._commit_one, self._commit_all)
         self._shapes = ShapeCache()
         self._collections: dict[str, int] = {}
-        self._closed = False
-        self.reader = LogReader(path, vfs, self._collections, self._shapes)
-        self._load(device)
+        self._plain: dict[str, int] = {}  # the id of collections that have it and whose fields are all last-writer
+        self.writer = LogWriter(db, path)
+        self.reader = LogReader(path, vfs, self._collections, self.writer.overlay, self._shapes)
+        self._load(db, device)
 
     @staticmethod
     def open(
@@ -102,15 +101,14 @@ class DeltaLog:
             db.close(True)
             raise
 
-    def _load(self, device: bytes | None) -> None:
-        db = self._db
+    def _load(self, db: apsw.Connection, device: bytes | None) -> None:
         meta = {name: msgpack.unpackb(value) for name, value in db.execute("SELECT name, value FROM meta")}
         if "replica" not in meta:
             if device is None:
                 raise CorruptStore(f"{self.path} has no replica id", hint="restore a snapshot, or join again")
             meta["replica"] = replica_id(device, 1)
-            with db:
-                self.put_meta("replica", meta["replica"])
+            with self.writer.transact():
+                self.writer.put_meta("replica", meta["replica"])
         self.replica: bytes = meta["replica"]
         if device is not None and device != device_of(self.replica):
             raise CorruptStore(
@@ -129,18 +127,29 @@ class DeltaLog:
         self.acked_seq, self.acked_segment = meta.get("acked", (0, b""))
         self.baseline: bytes | None = meta.get("baseline")
         self.clock = HybridClock(self._wall, ts, meta.get("offset_ms", 0))
-        if (declared := self._collections.get(COLLECTIONS)) is not None:
-            for name, image in db.execute("SELECT key, image FROM records WHERE collection = ?", (declared,)):
-                self._learn_schema(name, image)
+        self.writer.folded_seq = meta.get("folded", 0)
+        if self.writer.folded_seq < seq:
+            self._replay()
+        for name, image in self.reader.all_images(db, COLLECTIONS).items():
+            self._learn_schema(name, image)
         if meta.get("copied"):
             self.new_incarnation()
 
+    def _replay(self) -> None:
+        """Merge the operations again whose images were still in memory when the store was last left."""
+        operations = self.reader.operations_after(self.writer.db, self.replica, self.writer.folded_seq)
+        transaction = self._transaction()
+        transaction.prefetch((operation.shape.collection, operation.key) for operation in operations)
+        transaction.replay(operations)
+        self.writer.adopt(transaction)
+
     def close(self) -> None:
-        with self._write:
-            if not self._closed:
-                self._closed = True
-                self.reader.close()
-                self._db.close()
+        """Idempotent. What was acknowledged is on disk whether or not this is called."""
+        with self.writer.lock:
+            if len(self.writer.overlay) > _CLOSE_FOLD_RECORDS:
+                self.fold()
+            self.reader.close()
+            self.writer.close()
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -149,13 +158,68 @@ class DeltaLog:
 
         Raises UnknownCollection, NotFound, TooLarge, InvalidValue, SchemaMismatch (nothing changed), or StorageError.
         """
+        schemas = self.schemas
         for write in writes:
-            if write[1] not in self.schemas and write[1] != COLLECTIONS:
+            if write[1] not in schemas and write[1] != COLLECTIONS:
                 raise UnknownCollection(
                     f"collection {write[1]!r} has not been declared", hint="edge.collection(name) declares it"
                 )
         done: list[Operation] = self._group.run(writes) if writes else []
         return done
+
+    def _commit_one(self, writes: Sequence[Write]) -> list[Operation]:
+        """The short cut for one put of a record that is probably new, as the last one was; else a group of one."""
+        kind, collection, key, payload, _ = writes[0]
+        plain = self._plain.get(collection)
+        if plain and kind == _PUT and payload is not None and len(writes) == 1 and self._expect_new:
+            writer = self.writer
+            with writer.lock:
+                writer.check_open()
+                ref = (plain, key)
+                if ref not in writer.overlay and writer.has_room():
+                    seq, position = self.head_seq + 1, self.position + 1
+                    row, image, operation = plain_put(
+                        self.replica,
+                        seq,
+                        position,
+                        self.clock.now(),
+                        self.cursor,
+                        self._shapes,
+                        collection,
+                        ref,
+                        payload,
+                    )
+                    self._expect_new = writer.commit_new(row, ref, image)
+                    if self._expect_new:
+                        self.head_seq, self.position = seq, position
+                        self._notify()
+                        return [operation]
+        job = Job(writes)
+        self._commit_all((job,))
+        if job.error is not None:
+            raise job.error
+        done: list[Operation] = job.result
+        return done
+
+    def _commit_all(self, jobs: Sequence[Job]) -> None:
+        """One transaction for all these jobs; a job whose writes cannot be composed fails by itself."""
+        writer = self.writer
+        with writer.lock:
+            writer.begin()
+            try:
+                transaction = self._transaction()
+                transaction.prefetch([(write[1], write[2]) for job in jobs for write in job.writes])
+                self._expect_new = not transaction.held
+                for job in jobs:
+                    try:
+                        job.result = transaction.local(job.writes)
+                    except AgentDBError as error:
+                        job.error = error
+                if transaction.operations:
+                    self._finish(transaction, {})
+            finally:
+                writer.abandon()  # nothing, after a commit
+        self._notify()
 
     def declare(self, schema: CollectionSchema) -> None:
         """Make a collection known to the fleet; nothing happens if it already is, with this schema.
@@ -177,25 +241,78 @@ class DeltaLog:
 
         ``baseline`` is the token of a baseline page; it is forgotten when a cursor comes without one.
         """
-        with self._write:
-            self._check_open()
-            transaction = self._transaction()
-            transaction.prefetch((operation.shape.collection, operation.key) for operation in operations)
-            changed = transaction.remote(operations)
-            newest = max((operation.ts for operation in operations), default=0)
-            notes: dict[str, Any] = {}
-            if newest > self.clock.last or changed:
-                notes["head"] = (self.head_seq, transaction.position, max(newest, self.clock.last))
-            if cursor is not None:
-                notes["cursor"] = cursor
-            if cursor is not None or baseline is not None:
-                notes["baseline"] = baseline
-            self._write_out(transaction, notes)
+        writer = self.writer
+        with writer.lock:
+            writer.begin()
+            try:
+                transaction = self._transaction()
+                transaction.prefetch([(operation[4][1], operation[5]) for operation in operations])
+                changed = transaction.remote(operations)
+                newest = max((operation[2] for operation in operations), default=0)
+                notes: dict[str, Any] = {}
+                if newest > self.clock.last or changed:
+                    notes["head"] = (self.head_seq, transaction.position, max(newest, self.clock.last))
+                if cursor is not None:
+                    notes["cursor"] = cursor
+                if cursor is not None or baseline is not None:
+                    notes["baseline"] = baseline
+                self._finish(transaction, notes, fold=True)
+            finally:
+                writer.abandon()  # nothing, after a commit
             self.clock.observe(newest)
             self.cursor = self.cursor if cursor is None else cursor
             self.baseline = notes.get("baseline", self.baseline)
         self._notify()
         return changed
+
+    def _transaction(self) -> Transaction:
+        return Transaction(
+            replica=self.replica,
+            clock=self.clock,
+            seq=self.head_seq,
+            position=self.position,
+            seen=self.cursor,
+            schemas=self.schemas,
+            collections=self._collections,
+            shapes=self._shapes,
+            fetch=self.writer.fetch,
+        )
+
+    def _finish(self, transaction: Transaction, notes: Mapping[str, Any], *, fold: bool = False) -> None:
+        self.writer.commit(transaction, notes, fold=fold)
+        self._take_over(transaction)
+
+    def _take_over(self, transaction: Transaction) -> None:
+        """What was committed is true now. The only place where memory follows the disk."""
+        self.head_seq, self.position = transaction.seq, transaction.position
+        if transaction.new_collections:
+            self._collections.update(transaction.new_collections)
+            self._note_plain()
+        for name, image in transaction.declared():
+            self._learn_schema(name, image)
+
+    def _learn_schema(self, name: str, image: bytes) -> None:
+        """A schema that cannot be read (from a newer or faulty peer) shows in ``schema_problems``; the old one serves."""
+        values = image_values(image)
+        try:
+            if values is None:
+                self.schemas.pop(name, None)
+            else:
+                self.schemas[name] = CollectionSchema.from_document(name, values.get("spec"))
+            self.schema_problems.pop(name, None)
+        except SchemaMismatch as error:
+            self.schema_problems[name] = str(error)
+        self._note_plain()
+
+    def _note_plain(self) -> None:
+        numbers = self._collections
+        self._plain = {name: numbers[name] for name, it in self.schemas.items() if name in numbers and it.all_lww()}
+
+    def _notify(self) -> None:
+        for listener in self.listeners:
+            listener()
+
+    # -- the link to the cloud ----------------------------------------------------------------------------------------
 
     def acknowledge(self, seq: int, segment_id: bytes, refusals: Sequence[Refusal] = ()) -> None:
         """Note durably that the cloud holds this replica's operations up to ``seq``; keep those it refused, and why."""
@@ -212,20 +329,21 @@ class DeltaLog:
         """Keep what a session learned, in one transaction: what is acknowledged and refused, where the feed is read from
         next, and small notes of the link's own (``meta``).
         """
-        with self.transact() as db:
+        writer = self.writer
+        with writer.transact() as db:
             for refusal in refusals:
-                for row in self.reader.pending(self.replica, refusal.seq - 1, 1, 0):
+                for refused in self.reader.pending(self.replica, refusal.seq - 1, 1, 0):
                     db.execute(
                         "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                        (row.seq, row.replica, row.shape.collection, row.key, refusal.code, refusal.reason,
-                         self._wall.wall_ms(), pack_operation(row)),
+                        (refused.seq, refused.replica, refused.shape.collection, refused.key, refusal.code,
+                         refusal.reason, self._wall.wall_ms(), pack_operation(refused)),
                     )  # fmt: skip
             if acked is not None:
-                self.put_meta("acked", acked)
+                writer.put_meta("acked", acked)
             if cursor is not None:
-                self.put_meta("cursor", cursor)
+                writer.put_meta("cursor", cursor)
             for name, value in (notes or {}).items():
-                self.put_meta(name, value)
+                writer.put_meta(name, value)
         if acked is not None:
             self.acked_seq, self.acked_segment = acked
         if cursor is not None:
@@ -238,17 +356,23 @@ class DeltaLog:
         The step is random, so that two copies of one store do not become the same replica.
         """
         step = 1 + int(self._random.uniform() * _INCARNATION_STEP)
-        replica = replica_id(device_of(self.replica), incarnation_of(self.replica) + step)
-        with self.transact() as db:
-            db.execute("INSERT INTO marks SELECT position, collection, key FROM operations")
-            db.execute("DELETE FROM operations")
-            db.execute("DELETE FROM meta WHERE name = 'copied'")
-            self.put_meta("head", (0, self.position, self.clock.last))
-            self.put_meta("acked", (0, b""))
-            self.put_meta("sent", (0, b""))
-            self.put_meta("repair", True)  # the cloud has to be given this store's state (``edge.storage.link_state``)
-            self.put_meta("replica", replica)
-        self.replica, self.head_seq, self.acked_seq, self.acked_segment = replica, 0, 0, b""
+        writer = self.writer
+        with writer.lock:
+            self.fold()
+            replica = replica_id(device_of(self.replica), incarnation_of(self.replica) + step)
+            with writer.transact() as db:
+                db.execute("INSERT INTO marks SELECT position, collection, key FROM operations")
+                db.execute("DELETE FROM operations")
+                db.execute("DELETE FROM meta WHERE name = 'copied'")
+                writer.put_meta("replica", replica)
+                writer.put_meta("head", (0, self.position, self.clock.last))
+                writer.put_meta("folded", 0)
+                # What the cloud holds is to be learned anew, and it has to be given this store's state (link_state).
+                writer.put_meta("acked", (0, b""))
+                writer.put_meta("sent", (0, b""))
+                writer.put_meta("repair", True)
+            writer.folded_seq = 0
+            self.replica, self.head_seq, self.acked_seq, self.acked_segment = replica, 0, 0, b""
         return replica
 
     def set_offset_ms(self, offset_ms: int) -> None:
@@ -264,8 +388,8 @@ class DeltaLog:
         return None if value is None else msgpack.unpackb(value)
 
     def meta_set(self, name: str, value: Any) -> None:
-        with self.transact():
-            self.put_meta(name, value)
+        with self.writer.transact():
+            self.writer.put_meta(name, value)
 
     def checkpoint(self, name: str) -> dict[str, Any] | None:
         """The durable note of a projection, or None."""
@@ -305,37 +429,48 @@ class DeltaLog:
 
     def state_operations(self, after: tuple[str, str] | None, limit: int) -> list[Operation]:
         """The whole store as state, tombstones too, in order of (collection, key) after ``after``."""
-        out: list[Operation] = []
-        start, after_key = after or ("", "")
-        for name in sorted(self._collections):
-            if name < start or len(out) >= limit:
-                continue
-            rows = self.reader.all(
-                "SELECT key, image FROM records WHERE collection = ? AND key > ? ORDER BY key LIMIT ?",
-                *(self._collections[name], after_key if name == start else "", limit - len(out)),
-            )
-            out += [state_operation(name, key, image, self._state_shape) for key, image in rows]
-        return out
+        self.fold()
+        rows = self.reader.state(after, limit)
+        return [state_operation(collection, key, image, self._state_shape) for collection, key, image in rows]
 
-    def _state_shape(self, collection: str, names: tuple[str, ...]) -> Any:
+    def _state_shape(self, collection: str, names: tuple[str, ...]) -> Shape:
         return self._shapes.plain(Kind.PUT, collection, names)[0]
 
     # -- care (log_care does the work) --------------------------------------------------------------------------------
 
+    def transact(self) -> Transact:
+        """The right to write, and a transaction: ``with log.transact() as db``. For this package only."""
+        return self.writer.transact()
+
+    def fold(self) -> None:
+        """Write the images that are only in memory to their table."""
+        with self.writer.lock:
+            if self.writer.overlay:
+                self.writer.begin()
+                self._finish(self._transaction(), {}, fold=True)
+
     def trim(self, position: int) -> int:
         """Drop log rows up to ``position`` that the cloud has acknowledged. Returns how many; record images stay."""
+        from edge.storage import log_care
+
         return log_care.trim(self, position)
 
     def snapshot(self, target: str) -> None:
         """A consistent copy of the database at ``target``, which must not exist. Opened, it is a new replica."""
+        from edge.storage import log_care
+
         log_care.snapshot(self, target)
 
     def verify(self) -> list[str]:
         """What is wrong with the store, in sentences; empty if nothing is."""
+        from edge.storage import log_care
+
         return log_care.verify(self)
 
     def digest(self) -> str:
         """The state digest (``sync.digest``) over every living record: equal on replicas that hold the same state."""
+        from edge.storage import log_care
+
         return log_care.digest(self)
 
     def size_bytes(self) -> int:
@@ -343,138 +478,3 @@ class DeltaLog:
         pages, page_bytes = self.reader.one("SELECT page_count, page_size FROM pragma_page_count, pragma_page_size")
         wal = self.path + "-wal"
         return int(pages * page_bytes) + (os.path.getsize(wal) if os.path.exists(wal) else 0)
-
-    # -- inside -------------------------------------------------------------------------------------------------------
-
-    def transact(self) -> Transact:
-        """The right to write, and a transaction: ``with log.transact() as db``. For this package only."""
-        return Transact(self)
-
-    def put_meta(self, name: str, value: Any) -> None:
-        """Within a transaction. For this package only."""
-        self._db.execute(_META, (name, msgpack.packb(value)))
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StorageError(f"{self.path} is closed", hint="open the store again")
-
-    def _transaction(self) -> Transaction:
-        return Transaction(
-            replica=self.replica,
-            clock=self.clock,
-            seq=self.head_seq,
-            position=self.position,
-            seen=self.cursor,
-            schemas=self.schemas,
-            collections=self._collections,
-            shapes=self._shapes,
-            fetch=self._fetch,
-        )
-
-    def _fetch(self, refs: Sequence[Ref]) -> Mapping[Ref, Held]:
-        try:
-            return fetch_held(self._db, refs)
-        except apsw.Error as error:
-            raise translate(error, self.path) from error
-
-    def _commit(self, jobs: list[Job]) -> None:
-        """One transaction for all these jobs; a job whose writes cannot be composed fails by itself."""
-        with self._write:
-            self._check_open()
-            transaction = self._transaction()
-            transaction.prefetch([(write[1], write[2]) for job in jobs for write in job.writes])
-            for job in jobs:
-                try:
-                    job.result = transaction.local(job.writes)
-                except AgentDBError as error:
-                    job.error = error
-            if transaction.operations:
-                self._write_out(transaction, {})
-        self._notify()
-
-    def _write_out(self, transaction: Transaction, notes: Mapping[str, Any]) -> None:
-        """Commit the transaction's rows, then take over what it knows. The only place where both happen."""
-        db = self._db
-        inserts, updates = transaction.record_rows()
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            for name, number in transaction.new_collections.items():
-                db.execute("INSERT INTO collections VALUES (?, ?)", (number, name))
-            _insert(db, _OPERATION, transaction.operations)
-            _insert(db, "INSERT INTO marks VALUES (?, ?, ?)", transaction.marks)
-            _insert(db, _RECORD_NEW, inserts)
-            _insert(db, _RECORD_SET, updates)
-            for name, value in notes.items():
-                self.put_meta(name, value)
-            db.execute("COMMIT")
-        except BaseException as error:
-            roll_back(db)
-            if isinstance(error, (apsw.Error, OSError)):
-                raise translate(error, self.path) from error
-            raise
-        self.head_seq, self.position = transaction.seq, transaction.position
-        self._collections.update(transaction.new_collections)
-        for name, image in transaction.declared.items():
-            self._learn_schema(name, image)
-
-    def _learn_schema(self, name: str, image: bytes) -> None:
-        """A schema that cannot be read (from a newer or faulty peer) is shown in ``schema_problems``; the old one serves."""
-        values = image_values(image)
-        try:
-            if values is None:
-                self.schemas.pop(name, None)
-            else:
-                self.schemas[name] = CollectionSchema.from_document(name, values.get("spec"))
-            self.schema_problems.pop(name, None)
-        except SchemaMismatch as error:
-            self.schema_problems[name] = str(error)
-
-    def _notify(self) -> None:
-        for listener in self.listeners:
-            listener()
-
-
-class Transact:
-    """Holds the write lock and a transaction; commits on success, rolls back and translates on an error."""
-
-    def __init__(self, log: DeltaLog) -> None:
-        self._log = log
-
-    def __enter__(self) -> apsw.Connection:
-        log = self._log
-        log._write.acquire()
-        try:
-            log._check_open()
-            log._db.execute("BEGIN IMMEDIATE")
-        except BaseException as error:
-            log._write.release()
-            if isinstance(error, apsw.Error):
-                raise translate(error, log.path) from error
-            raise
-        return log._db
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        log = self._log
-        try:
-            if error is None:
-                log._db.execute("COMMIT")
-            else:
-                roll_back(log._db)
-                if isinstance(error, (apsw.Error, OSError)):
-                    raise translate(error, log.path) from error
-        except apsw.Error as failed:
-            roll_back(log._db)
-            raise translate(failed, log.path) from failed
-        finally:
-            log._write.release()
-
-
-def roll_back(db: apsw.Connection) -> None:
-    """End the transaction, if SQLite has not done so itself (it does on a full disk and on I/O errors)."""
-    if db.in_transaction:
-        db.execute("ROLLBACK")
-
-
-def _insert(db: apsw.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    if rows:
-        db.executemany(sql, rows)

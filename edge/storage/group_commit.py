@@ -6,14 +6,14 @@ the number of writers grows, and nobody chose a delay.
 
 What always holds: every job that ``run`` was given is finished exactly once, by a result or an error, whatever its leader
 raises; a leader that is interrupted passes its office on. What a commit is, and which jobs of a group fail alone, is the
-business of the ``commit`` callback, which runs in one thread at a time.
+business of the two callbacks, of which one runs at a time.
 
 ``_thread`` rather than ``threading``: the import of the latter is 4 of the 100 ms that a cold put may take.
 """
 
 from __future__ import annotations
 
-from _thread import LockType, allocate_lock
+from _thread import allocate_lock
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,39 +33,46 @@ class Job:
         self.error: BaseException | None = None
         self.done = False
         self.leads = False
-        self.turn: LockType | None = None  # released when the job is finished, or is to lead
+        self.turn = allocate_lock()  # released when the job is finished, or is to lead
+        self.turn.acquire()
 
 
 class GroupCommit:
-    """``commit(jobs)`` must set ``result`` or ``error`` on every job; if it raises, all of them fail with that."""
+    """``alone(writes)`` commits one caller's writes and returns the result. ``together(jobs)`` commits several callers' at
+    once and sets ``result`` or ``error`` on every job; if it raises, all of them fail with that.
+    """
 
-    def __init__(self, commit: Callable[[list[Job]], None]) -> None:
-        self._commit = commit
+    def __init__(self, alone: Callable[[Sequence[Any]], Any], together: Callable[[Sequence[Job]], None]) -> None:
+        self._alone = alone
+        self._together = together
         self._mutex = allocate_lock()
         self._queue: list[Job] = []
         self._led = False
 
     def run(self, writes: Sequence[Any]) -> Any:
-        """The job's result, when it is durable. Raises its error."""
-        job = Job(writes)
+        """The result for these writes, when they are durable. Raises their error."""
         with self._mutex:
             if self._led:
-                job.turn = allocate_lock()
-                job.turn.acquire()
+                job = Job(writes)
                 self._queue.append(job)
             else:
                 self._led = True
-        if job.turn is not None:
-            self._await(job, job.turn)
+                job = None
+        if job is None:  # nobody else is there
+            try:
+                return self._alone(writes)
+            finally:
+                self._pass_on()
+        self._await(job)
         if not job.done:
             self._lead(job)
         if job.error is not None:
             raise job.error
         return job.result
 
-    def _await(self, job: Job, turn: LockType) -> None:
+    def _await(self, job: Job) -> None:
         try:
-            turn.acquire()
+            job.turn.acquire()
         except BaseException:  # interrupted while waiting: leave the queue, or hand on what was given to us
             with self._mutex:
                 if job in self._queue:
@@ -80,7 +87,7 @@ class GroupCommit:
             with self._mutex:
                 if self._queue:
                     self._join(group)
-            self._commit(group)
+            self._together(group)
         except BaseException as error:
             for job in group:
                 if job.error is None:
@@ -90,7 +97,7 @@ class GroupCommit:
         finally:
             for job in group:
                 job.done = True
-                if job is not own and job.turn is not None:
+                if job is not own:
                     job.turn.release()
             self._pass_on()
 
@@ -106,7 +113,6 @@ class GroupCommit:
         with self._mutex:
             if self._queue:
                 job = self._queue.pop(0)
-                assert job.turn is not None
                 job.leads = True
                 job.turn.release()
             else:

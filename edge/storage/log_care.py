@@ -28,14 +28,17 @@ _ALL_RECORDS = "SELECT c.name, r.key, r.living, r.image FROM collections c JOIN 
 
 def trim(log: DeltaLog, position: int) -> int:
     """Operations go once they are acknowledged and below ``position``, marks once they are below it."""
+    with log.writer.lock:
+        log.fold()  # an operation whose image is only in memory must stay
+        folded_seq = log.head_seq
     total = 0
     while True:
         with log.transact() as db:
-            log.put_meta("head", (log.head_seq, log.position, log.clock.last))
+            log.writer.put_meta("head", (log.head_seq, log.position, log.clock.last))
             db.execute(
                 "DELETE FROM operations WHERE seq IN "
                 "(SELECT seq FROM operations WHERE seq <= ? AND position <= ? ORDER BY seq LIMIT ?)",
-                (log.acked_seq, position, TRIM_ROWS_MAX),
+                (min(log.acked_seq, folded_seq), position, TRIM_ROWS_MAX),
             )
             dropped = db.changes()
             db.execute(
@@ -75,6 +78,7 @@ def snapshot(log: DeltaLog, target: str) -> None:
 
 
 def digest(log: DeltaLog) -> str:
+    log.fold()
     state = StateDigest()
     for collection, key, living, image in log.reader.walk(_ALL_RECORDS):
         if living:
@@ -84,6 +88,7 @@ def digest(log: DeltaLog) -> str:
 
 def verify(log: DeltaLog) -> list[str]:
     """SQLite's own check, then ours: images decode and are canonical, and the log is dense."""
+    log.fold()
     problems: list[str] = []
     try:
         for (answer,) in log.reader.walk(f"PRAGMA integrity_check({PROBLEMS_MAX})"):

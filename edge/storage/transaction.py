@@ -10,26 +10,33 @@ What always holds: nothing here reads or writes the database except through ``fe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
 
 from sync.errors import InvalidValue, NotFound, SchemaMismatch, TooLarge, UnknownCollection
-from sync.images import is_alive, is_plain, plain_image, replaced_fields
+from sync.images import PLAIN, fold, is_alive, plain_image, replaced_fields
 from sync.limits import OPERATION_BYTES_MAX
-from sync.operations import Kind, Operation, Shape
-from sync.records import Record, compose, compose_add, compose_increment, compose_remove, fold
+from sync.operations import Operation, Shape
+from sync.records import Record, compose, compose_add, compose_increment, compose_remove
 from sync.schema import COLLECTIONS, COLLECTIONS_SCHEMA, CollectionSchema, check_value
 from sync.stamps import HybridClock
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 _PUT, _PATCH, _INCREMENT, _ADD, _REMOVE, _DELETE = 1, 2, 3, 4, 5, 6  # an IntEnum costs 4 times as much to compare
+_operation = tuple.__new__  # a third of the cost of calling the class, which takes keywords too
 _OVERHEAD_BYTES = 128  # stamps, ids, kind and rules of an operation
 _SHAPES_MAX = 4096
 
 Ref = tuple[int, str]  # (collection id, key)
-Held = tuple[int | None, bytes | None]  # (rowid, image); None, None for a record never heard of
+# What is known of a record: its row in the table, if it has one, its image, and whether the row lives (0 or 1).
+Held = tuple[int | None, bytes | None, int]
+# seq, position, ts, seen, collection id, key, kind, rules, packed fields
+OperationRow = tuple[int, int, int, int, int, str, int, str, bytes]
+NewRow = tuple[int, str, int, bytes]  # collection id, key, living, image
+KnownRow = tuple[int, bytes, int]  # living, image, rowid
+_UNKNOWN: Held = (None, None, 0)
 
 
 class Write(NamedTuple):
@@ -72,7 +79,14 @@ class ShapeCache:
 
 
 class Transaction:
-    """``images`` maps each record that was read to what it is now; ``touched`` is what must be written back."""
+    """``held`` is what was known of the records before, ``touched`` maps those that change to their new images; ``seq``
+    and ``position`` are what they will be.
+    """
+
+    __slots__ = (
+        *("seq", "position", "operations", "marks", "touched", "new_collections", "held", "_known", "_replica"),
+        *("_clock", "_seen", "_schemas", "_collections", "_shapes", "_fetch"),
+    )
 
     def __init__(
         self,
@@ -89,12 +103,12 @@ class Transaction:
     ) -> None:
         self.seq = seq
         self.position = position
-        self.operations: list[tuple[int, int, int, int, int, str, int, str, bytes]] = []
+        self.operations: list[OperationRow] = []
         self.marks: list[tuple[int, int, str]] = []
-        self.images: dict[Ref, Held] = {}
-        self.touched: dict[Ref, None] = {}
+        self.touched: dict[Ref, bytes] = {}
         self.new_collections: dict[str, int] = {}
-        self.declared: dict[str, bytes] = {}  # collection name -> image of its record in `_collections`
+        self.held: dict[Ref, Held] = {}
+        self._known: dict[str, tuple[int, CollectionSchema, bool]] = {}
         self._replica = replica
         self._clock = clock
         self._seen = seen
@@ -103,69 +117,56 @@ class Transaction:
         self._shapes = shapes
         self._fetch = fetch
 
-    # -- local writes -------------------------------------------------------------------------------------------------
-
     def prefetch(self, refs: Iterable[tuple[str, str]]) -> None:
-        """Read, in one go, the images of the records (collection, key) that the following writes are about."""
-        wanted = []
-        for collection, key in refs:
-            ref = (self._collection_id(collection), key)
-            if ref not in self.images:
-                self.images[ref] = (None, None)
-                wanted.append(ref)
-        self.images.update(self._fetch(wanted))
+        """Read, in one go, what is held of the records (collection, key) that are about to change."""
+        number = self._collection_id
+        self.held.update(self._fetch([(number(collection), key) for collection, key in refs]))
+
+    # -- local writes -------------------------------------------------------------------------------------------------
 
     def local(self, writes: Sequence[Write]) -> list[Operation]:
         """Take one caller's writes, all or none. Raises NotFound, TooLarge, InvalidValue, SchemaMismatch."""
         if len(writes) == 1:
             return [self._local(writes[0])]  # changes nothing before its last check
-        mark = (
-            self.seq,
-            self.position,
-            len(self.operations),
-            dict(self.images),
-            dict(self.touched),
-            dict(self.declared),
-        )
+        seq, position, count, touched = self.seq, self.position, len(self.operations), dict(self.touched)
         try:
             return [self._local(write) for write in writes]
         except BaseException:
-            self.seq, self.position, count, self.images, self.touched, self.declared = mark
+            self.seq, self.position, self.touched = seq, position, touched
             del self.operations[count:]
             raise
 
     def _local(self, write: Write) -> Operation:
         kind, collection, key, payload, upsert = write
-        collection_id = self._collections.get(collection) or self._collection_id(collection)
+        collection_id, schema, all_lww = self._known.get(collection) or self._know(collection)
         ref = (collection_id, key)
-        rowid, image = self.images[ref]
-        schema = self.schema(collection)
+        image = self.touched.get(ref)
+        if image is None:
+            image = self.held.get(ref, _UNKNOWN)[1]
         if not upsert and kind != _PUT and (image is None or not is_alive(image)):
             raise NotFound(
                 f"there is no record {key!r} in {collection!r}", hint="put() creates one; so does upsert=True"
             )
         ts = self._clock.now()
         fields: Mapping[str, Any] | None = None
-        if kind == _PUT and payload is not None and schema.all_lww():
+        if kind == _PUT and all_lww and payload is not None:
             fields = payload if image is None else replaced_fields(image, payload, ts)
-        if fields is not None:
-            shape, ordered = self._shapes.plain(_PUT, collection, fields)
-            if not ordered:
-                fields = {name: fields[name] for name in shape.names}
-            packed = self._packed(key, fields)
-            operation = Operation(self._replica, self.seq + 1, ts, self._seen, shape, key, tuple(fields.values()))
-            image = plain_image(ts, self._replica, packed)
+        if fields is not None:  # the commonest write: nothing in its outcome is older than itself
+            row, image, operation = plain_put(
+                self._replica, self.seq + 1, self.position + 1, ts, self._seen, self._shapes, collection, ref, fields
+            )
         else:
             shape, values = self._compose(write, schema, image)
-            packed = self._packed(key, dict(zip(shape.names, values, strict=True)))
+            packed = _packed(key, dict(zip(shape.names, values, strict=True)))
             operation = Operation(self._replica, self.seq + 1, ts, self._seen, shape, key, values)
             image = fold(image, operation)
             if len(image) > OPERATION_BYTES_MAX:
                 raise _too_large(key, len(image))
+            row = (self.seq + 1, self.position + 1, ts, self._seen, collection_id, key, kind, shape.rules, packed)
         self.seq += 1
         self.position += 1
-        self.operations.append((self.seq, self.position, ts, self._seen, collection_id, key, kind, shape.rules, packed))
-        self._write_back(ref, rowid, image, collection)
+        self.operations.append(row)
+        self.touched[ref] = image
         return operation
 
     def _compose(self, write: Write, schema: CollectionSchema, image: bytes | None) -> tuple[Shape, tuple[Any, ...]]:
@@ -195,46 +196,77 @@ class Transaction:
             return compose_increment(record, name, value, self._replica)
         return compose_add(value) if kind == _ADD else compose_remove(record, name, value)
 
-    def _packed(self, key: str, fields: Mapping[str, Any]) -> bytes:
-        try:
-            packed: bytes = _pack(fields)
-        except UnicodeEncodeError as error:
-            raise InvalidValue(f"record {key!r} holds text that is not valid Unicode: {error.reason}") from error
-        except (OverflowError, ValueError, TypeError) as error:
-            raise InvalidValue(f"record {key!r} cannot be stored: {error}") from error
-        if len(packed) + len(key) + _OVERHEAD_BYTES > OPERATION_BYTES_MAX:
-            raise _too_large(key, len(packed))
-        return packed
-
     # -- remote operations --------------------------------------------------------------------------------------------
 
     def remote(self, operations: Sequence[Operation]) -> int:
         """Merge operations from elsewhere; their records must have been prefetched. Returns how many records changed."""
-        changed: set[Ref] = set()
+        touched, held = self.touched, self.held
         for operation in operations:
-            collection = operation.shape.collection
-            ref = (self._collection_id(collection), operation.key)
-            rowid, image = self.images[ref]
+            collection = operation[4][1]
+            ref = (self._collections.get(collection) or self._collection_id(collection), operation[5])
+            image = touched.get(ref)
+            if image is None:
+                image = held.get(ref, _UNKNOWN)[1]
             merged = fold(image, operation)
             if merged != image:
-                self._write_back(ref, rowid, merged, collection)
-                changed.add(ref)
-        for ref in self.touched:
-            if ref in changed:
-                self.position += 1
-                self.marks.append((self.position, *ref))
-        return len(changed)
+                touched[ref] = merged
+        self.marks = [(position, *ref) for position, ref in enumerate(touched, self.position + 1)]
+        self.position += len(touched)
+        return len(touched)
 
-    # -- common -------------------------------------------------------------------------------------------------------
+    def replay(self, operations: Sequence[Operation]) -> None:
+        """Merge operations that are in the log already: the images they lead to were not written when a process died."""
+        self.remote(operations)
+        self.position -= len(self.marks)
+        self.marks = []
 
-    def schema(self, collection: str) -> CollectionSchema:
-        """Raises UnknownCollection."""
-        schema = COLLECTIONS_SCHEMA if collection == COLLECTIONS else self._schemas.get(collection)
+    # -- outcome ------------------------------------------------------------------------------------------------------
+
+    def changed(self) -> dict[Ref, Held]:
+        """What will be known of the touched records: their new images, and the table's rows as they are."""
+        held = self.held
+        out: dict[Ref, Held] = {}
+        for ref, image in self.touched.items():
+            rowid, _, living = held.get(ref, _UNKNOWN)
+            out[ref] = (rowid, image, living)
+        return out
+
+    def record_rows(self, overlay: Mapping[Ref, Held]) -> tuple[list[NewRow], list[KnownRow]]:
+        """Rows for the table, of what this transaction touches and of the ``overlay`` besides.
+
+        New ones in order of key: neighbours in the index then meet on one page while it is warm.
+        """
+        inserts: list[NewRow] = []
+        updates: list[KnownRow] = []
+        for ref, (rowid, image, _) in {**overlay, **self.changed()}.items() if overlay else self.changed().items():
+            assert image is not None
+            living = 1 if image[0] == PLAIN or is_alive(image) else 0
+            if rowid is None:
+                inserts.append((*ref, living, image))
+            else:
+                updates.append((living, image, rowid))
+        inserts.sort()
+        return inserts, updates
+
+    def declared(self) -> Iterator[tuple[str, bytes]]:
+        """(name, image) of touched records of ``_collections``."""
+        system = self._collections.get(COLLECTIONS) or self.new_collections.get(COLLECTIONS)
+        if system is not None:
+            for (collection, key), image in self.touched.items():
+                if collection == system:
+                    yield key, image
+
+    # -- names --------------------------------------------------------------------------------------------------------
+
+    def _know(self, name: str) -> tuple[int, CollectionSchema, bool]:
+        """(id, schema, whether all its fields are last-writer). Raises UnknownCollection."""
+        schema = COLLECTIONS_SCHEMA if name == COLLECTIONS else self._schemas.get(name)
         if schema is None:
             raise UnknownCollection(
-                f"collection {collection!r} has not been declared", hint="edge.collection(name) declares it"
+                f"collection {name!r} has not been declared", hint="edge.collection(name) declares it"
             )
-        return schema
+        found = self._known[name] = (self._collection_id(name), schema, schema.all_lww())
+        return found
 
     def _collection_id(self, name: str) -> int:
         found = self._collections.get(name) or self.new_collections.get(name)
@@ -242,29 +274,41 @@ class Transaction:
             found = self.new_collections[name] = len(self._collections) + len(self.new_collections) + 1
         return found
 
-    def _write_back(self, ref: Ref, rowid: int | None, image: bytes, collection: str) -> None:
-        self.images[ref] = (rowid, image)
-        self.touched[ref] = None
-        if collection == COLLECTIONS:
-            self.declared[ref[1]] = image
 
-    def record_rows(self) -> tuple[list[tuple[int, str, int, bytes]], list[tuple[int, bytes, int]]]:
-        """Rows for new records ``(collection, key, living, image)`` and for known ones ``(living, image, rowid)``.
+def plain_put(
+    replica: bytes,
+    seq: int,
+    position: int,
+    ts: int,
+    seen: int,
+    shapes: ShapeCache,
+    collection: str,
+    ref: Ref,
+    fields: Mapping[str, Any],
+) -> tuple[OperationRow, bytes, Operation]:
+    """A PUT of last-writer fields whose outcome is a plain image: its row in the log, that image, and the operation."""
+    shape, ordered = shapes.plain(_PUT, collection, fields)
+    if not ordered:
+        fields = {name: fields[name] for name in shape.names}
+    collection_id, key = ref
+    packed = _packed(key, fields)
+    return (
+        (seq, position, ts, seen, collection_id, key, _PUT, shape.rules, packed),
+        plain_image(ts, replica, packed),
+        _operation(Operation, (replica, seq, ts, seen, shape, key, tuple(fields.values()))),
+    )
 
-        New ones in order of key: neighbours in the index then meet on one page while it is warm.
-        """
-        inserts: list[tuple[int, str, int, bytes]] = []
-        updates: list[tuple[int, bytes, int]] = []
-        for ref in self.touched:
-            rowid, image = self.images[ref]
-            assert image is not None
-            living = 1 if is_plain(image) or is_alive(image) else 0
-            if rowid is None:
-                inserts.append((*ref, living, image))
-            else:
-                updates.append((living, image, rowid))
-        inserts.sort()
-        return inserts, updates
+
+def _packed(key: str, fields: Mapping[str, Any]) -> bytes:
+    try:
+        packed: bytes = _pack(fields)
+    except UnicodeEncodeError as error:
+        raise InvalidValue(f"record {key!r} holds text that is not valid Unicode: {error.reason}") from error
+    except (OverflowError, ValueError, TypeError) as error:
+        raise InvalidValue(f"record {key!r} cannot be stored: {error}") from error
+    if len(packed) + len(key) + _OVERHEAD_BYTES > OPERATION_BYTES_MAX:
+        raise _too_large(key, len(packed))
+    return packed
 
 
 def _too_large(key: str, size: int) -> TooLarge:
@@ -279,6 +323,3 @@ def _wrong_rule(collection: str, name: str, letter: str) -> SchemaMismatch:
     return SchemaMismatch(
         f"field {name!r} of {collection!r} is not a {rule}", hint=f"declare it: fields={{{name!r}: {rule!r}}}"
     )
-
-
-__all__ = ["Held", "Kind", "Ref", "ShapeCache", "Transaction", "Write"]
