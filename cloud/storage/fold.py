@@ -33,16 +33,18 @@ class Held:
     heard of).
     """
 
-    __slots__ = ("_positions", "changed", "grave", "position", "record")
+    __slots__ = ("_positions", "changed", "grave", "position", "record", "size")
 
     def __init__(self, row: RecordRow | None) -> None:
         self.changed = False
+        self.size = 0
         self.grave = b""
         self.position = 0
         self.record = Record()
         self._positions: dict[str, int] = {}
         if row is not None:
             self.record = Record.decode(row.image)
+            self.size = len(row.image)
             self.position = row.position
             self.grave = row.grave
             if row.field_positions:
@@ -118,8 +120,7 @@ def fold_all(
 def is_plain_write(operation: Operation) -> bool:
     """Whether this operation alone makes a plain record (``sync.images``)."""
     shape = operation.shape
-    kind = shape.kind
-    return kind != Kind.DELETE and kind != Kind.IMAGE and shape.rules.count("l") == len(shape.rules)
+    return shape.kind not in (Kind.DELETE, Kind.IMAGE) and shape.rules.count("l") == len(shape.rules)
 
 
 def _names(record: Record) -> set[str]:

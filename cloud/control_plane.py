@@ -1,0 +1,333 @@
+"""The control plane: a message in, a message out. Composition root of the cloud, and what the simulator
+calls.
+
+It knows no HTTP, starts no thread and never waits: a Pull that finds nothing is answered with an empty
+page, and whoever serves long polls asks again when ``on_head`` says that the fleet's feed moved. It may be
+called from several threads.
+
+What always holds: ``handle`` raises nothing but an AgentDBError, and has then changed nothing (``answer``
+returns it as the Failure that the device gets); a caller is who its verified signature says, and is only
+ever answered about its own fleet and its own replicas. Which process holds what in memory does not matter:
+schemas are checked against the feed's position, and everything else is read from the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from threading import Lock
+from typing import Any
+
+from cloud.identity.enrollment import Enrollment, wrapped_keys
+from cloud.identity.key_service import FleetKeys
+from cloud.ports import Caller, Reading, Store
+from cloud.rows import Conflict, DeadLetter, DeviceRow, FleetRow, Head
+from cloud.stream.baseline import baseline_page
+from cloud.stream.feed import PageBuilder, RowCache, Scope, Sealer
+from cloud.stream.ingest import Context, Ingested, acknowledge, admit, ingest, shown_segment
+from cloud.stream.resolution import resolve
+from cloud.stream.rules import Resolver
+from cloud.stream.schemas import SchemaBook
+from sync.errors import (
+    AgentDBError,
+    BadSignature,
+    BrokenChain,
+    ProtocolError,
+    Refused,
+    Unauthenticated,
+    UnsupportedVersion,
+)
+from sync.keys import PublicIdentity
+from sync.messages import (
+    PROTOCOL_VERSIONS,
+    Answer,
+    AnyMessage,
+    BaselinePage,
+    Enroll,
+    Failure,
+    Hello,
+    Pull,
+    PullBaseline,
+    PullPage,
+    Push,
+    PushAck,
+    Welcome,
+)
+from sync.ports import Clock, RandomSource
+from sync.segment import FLAG_FEED, Opened, SegmentHeader, open_segment, segment_id
+from sync.stamps import device_of, replica_id
+from sync.tokens import JoinToken
+
+_HELLO_HINT = "say hello again"
+
+
+class _Held(Exception):
+    """A segment whose whole range is held: known from its header, so that it need not be decrypted."""
+
+    def __init__(self, header: SegmentHeader) -> None:
+        super().__init__()
+        self.header = header
+
+
+class ControlPlane:
+    """``scope`` says what a device may have of the feed (None: everything)."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: FleetKeys,
+        clock: Clock,
+        random: RandomSource,
+        *,
+        resolvers: Mapping[str, Resolver] | None = None,
+        scope: Scope | None = None,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._clock = clock
+        self._scope = scope
+        self._resolvers: dict[str, Resolver] = dict(resolvers or {})
+        self._cache = RowCache()
+        self._books: dict[bytes, SchemaBook] = {}
+        self._listeners: dict[bytes, list[Callable[[], None]]] = {}
+        self._lock = Lock()
+        self.enrollment = Enrollment(store, keys, clock, random)
+
+    # -- messages -------------------------------------------------------------------------------------------------
+
+    def handle(self, message: AnyMessage, caller: Caller | None) -> Answer:
+        """The answer to a request; ``caller`` is None for an enrollment. Raises AgentDBError."""
+        if isinstance(message, Enroll):
+            return self.enrollment.enroll(message)
+        if caller is None:
+            raise Unauthenticated("who is asking?", hint="sign the request")
+        if isinstance(message, Hello):
+            return self._hello(message, caller)
+        if isinstance(message, Push):
+            return self._push(message, caller)
+        if isinstance(message, Pull):
+            return self._pull(message, caller)
+        if isinstance(message, PullBaseline):
+            return self._pull_baseline(message, caller)
+        raise ProtocolError(f"{type(message).__name__} is not a request")
+
+    def answer(self, message: AnyMessage, caller: Caller | None) -> Answer:
+        """The same, with a Failure for an error."""
+        try:
+            return self.handle(message, caller)
+        except AgentDBError as error:
+            return Failure.of(error)
+
+    def on_head(self, fleet: bytes, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back after each commit of this process that moved the fleet's head, on the thread that made
+        it: be brief, raise nothing. Returns what ends it.
+        """
+        with self._lock:
+            self._listeners[fleet] = [*self._listeners.get(fleet, []), callback]
+
+        def forget() -> None:
+            with self._lock:
+                self._listeners[fleet] = [held for held in self._listeners[fleet] if held is not callback]
+
+        return forget
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    def _hello(self, hello: Hello, caller: Caller) -> Welcome:
+        versions = set(hello.versions) & set(PROTOCOL_VERSIONS)
+        if not versions:
+            raise UnsupportedVersion(
+                f"the device speaks {hello.versions}, the cloud {list(PROTOCOL_VERSIONS)}", hint="update the older side"
+            )
+        if hello.fleet != caller.fleet:
+            raise Refused("this device belongs to another fleet")
+        _check_replica(hello.replica, caller)
+        with self._store.reading() as view:
+            head = view.head(caller.fleet)
+            row = view.replica(caller.fleet, hello.replica)
+        return Welcome(
+            version=max(versions),
+            time_ms=self._clock.wall_ms(),
+            incarnation=head.incarnation,
+            restored_head=head.restored_head,
+            last_seq=row.last_seq if row else 0,
+            last_segment=shown_segment(row),
+            head=head.position,
+            baseline=_wants_baseline(hello, head),
+            keys=wrapped_keys(self._keys, caller.fleet, caller.identity),
+        )
+
+    def _push(self, push: Push, caller: Caller) -> PushAck:
+        try:
+            opened = self._open(push.segment, caller)
+        except _Held as held:
+            with self._store.reading() as view:
+                admit(view, held.header, caller.fleet, segment_id(push.segment))
+                return acknowledge(view, caller.fleet, held.header, self._clock.wall_ms())
+        with self._store.writing() as tx:
+            head = tx.lock_head(caller.fleet)
+            context = Context(caller.fleet, self._replica(head), self._clock, self._resolvers)
+            done = ingest(tx, opened, self._book(tx, caller.fleet, head), context)
+        self._committed(caller.fleet, done, opened)
+        return done.ack
+
+    def _open(self, segment: bytes, caller: Caller) -> Opened:
+        """Raises _Held if the segment's whole range is held, and everything that ``open_segment`` and
+        ``admit`` do.
+        """
+
+        def identity(key_id: bytes) -> PublicIdentity:
+            if key_id != caller.identity.key_id:
+                raise BadSignature("the segment is signed by another key than the request")
+            return caller.identity
+
+        def check(header: SegmentHeader) -> None:
+            if header.fleet != caller.fleet or header.stream != header.replica or header.flags & FLAG_FEED:
+                raise BrokenChain("the segment is of another fleet or stream")
+            _check_replica(header.replica, caller)
+            with self._store.reading() as view:
+                if not admit(view, header, caller.fleet):
+                    raise _Held(header)
+
+        return open_segment(segment, identity=identity, ring=self._keys.ring(caller.fleet), check=check)
+
+    def _pull(self, pull: Pull, caller: Caller) -> PullPage:
+        _check_replica(pull.replica, caller)
+        with self._store.reading() as view:
+            head = view.head(caller.fleet)
+            _check_incarnation(pull.incarnation, head)
+            if not head.trimmed <= pull.cursor <= head.position:
+                raise BrokenChain(f"the feed does not have position {pull.cursor}", hint=_HELLO_HINT)
+            builder = PageBuilder(
+                self._sealer(caller.fleet, head),
+                self._cache,
+                pull.replica,
+                pull.cursor,
+                pull.max_operations,
+                pull.max_bytes,
+                self._scope_of(caller.device),
+            )
+            page = builder.build(view, head)
+        return PullPage(page.segments, page.cursor, head.position, self._clock.wall_ms())
+
+    def _pull_baseline(self, pull: PullBaseline, caller: Caller) -> BaselinePage:
+        _check_replica(pull.replica, caller)
+        with self._store.reading() as view:
+            head = view.head(caller.fleet)
+            _check_incarnation(pull.incarnation, head)
+            sealer = self._sealer(caller.fleet, head)
+            scope = self._scope_of(caller.device)
+            page = baseline_page(view, head, sealer, pull.after, everything=pull.everything, scope=scope)
+        return BaselinePage(page.segments, page.token, page.cursor, head.position, self._clock.wall_ms())
+
+    # -- for operators ----------------------------------------------------------------------------------------------
+
+    def create_fleet(self, name: str) -> FleetRow:
+        return self.enrollment.create_fleet(name)
+
+    def create_token(self, fleet: bytes, **options: Any) -> JoinToken:
+        """Options as of ``Enrollment.create_token``."""
+        return self.enrollment.create_token(fleet, **options)
+
+    def devices(self, fleet: bytes) -> list[DeviceRow]:
+        return self.enrollment.devices(fleet)
+
+    def conflicts(self, fleet: bytes, after: int = 0, limit: int = 1000, *, state: str = "") -> list[Conflict]:
+        with self._store.reading() as view:
+            return view.conflicts(fleet, after, limit, state=state)
+
+    def dead_letters(self, fleet: bytes, after: int = 0, limit: int = 1000) -> list[DeadLetter]:
+        with self._store.reading() as view:
+            return view.dead_letters(fleet, after, limit)
+
+    def resolve(self, fleet: bytes, number: int, *, take: str, value: Any = None) -> Conflict:
+        """Decide an open conflict: ``take`` "winner", "loser" or "value". Raises NotFound, Refused (not
+        open any more), InvalidValue, TooLarge or SchemaMismatch.
+        """
+        with self._store.writing() as tx:
+            head = tx.lock_head(fleet)
+            context = Context(fleet, self._replica(head), self._clock, self._resolvers)
+            book = self._book(tx, fleet, head)
+            conflict, rows, head = resolve(tx, head, book, context, number, take, value)
+        book.position = head.position
+        self._moved(fleet, bool(rows))
+        return conflict
+
+    def register_resolver(self, name: str, resolver: Resolver) -> None:
+        """For collections declared with ``conflict="resolver:NAME"``."""
+        self._resolvers[name] = resolver
+
+    def status(self, fleet: bytes) -> dict[str, Any]:
+        """A summary for people and scripts. Raises NotFound."""
+        with self._store.reading() as view:
+            head, row = view.head(fleet), view.fleet(fleet)
+            counts = view.counts(fleet)
+            book = SchemaBook.load(view, fleet, head.position)
+            replicas = view.replicas(fleet)
+        return {
+            "fleet": fleet.hex(),
+            "name": row.name if row else "",
+            "head": head.position,
+            "trimmed": head.trimmed,
+            "records": head.living,
+            "incarnation": head.incarnation.hex(),
+            "generation": head.generation,
+            "restored_head": head.restored_head,
+            "collections": [name for name in book.names() if not name.startswith("_")],
+            "last_push_ms": max((held.at_ms for held in replicas), default=0),
+            **counts,
+        }
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _replica(self, head: Head) -> bytes:
+        return replica_id(self._keys.service_key.device_id, head.generation)
+
+    def _sealer(self, fleet: bytes, head: Head) -> Sealer:
+        return Sealer(fleet, head.incarnation, self._replica(head), self._keys.ring(fleet), self._keys.service_key)
+
+    def _scope_of(self, device: bytes) -> Callable[[str, str], bool] | None:
+        scope = self._scope
+        return None if scope is None else lambda collection, key: scope(device, collection, key)
+
+    def _book(self, view: Reading, fleet: bytes, head: Head) -> SchemaBook:
+        book = self._books.get(fleet)
+        if book is None or book.position != head.position:
+            book = SchemaBook.load(view, fleet, head.position)
+        return book
+
+    def _committed(self, fleet: bytes, done: Ingested, opened: Opened) -> None:
+        book = done.book
+        book.position = done.head.position
+        self._books[fleet] = book
+        if done.rows and len(done.rows[0].packed) < _CACHE_BELOW and not done.ack.refusals:
+            self._cache.put(done.head.incarnation, done.rows[0], opened.operations)
+        self._moved(fleet, bool(done.rows))
+
+    def _moved(self, fleet: bytes, moved: bool) -> None:
+        if moved:
+            for callback in self._listeners.get(fleet, []):
+                callback()
+
+
+# Small pushes are joined for each page they are in; keeping them unpacked spares each follower the
+# decoding.
+_CACHE_BELOW = 16 << 10
+
+
+def _check_replica(replica: bytes, caller: Caller) -> None:
+    if device_of(replica) != caller.device:
+        raise Refused("this replica belongs to another device")
+
+
+def _check_incarnation(incarnation: bytes, head: Head) -> None:
+    if incarnation != head.incarnation:
+        raise BrokenChain("the cloud's feed began anew since the last handshake", hint=_HELLO_HINT)
+
+
+def _wants_baseline(hello: Hello, head: Head) -> bool:
+    """Whether reading the feed from the device's cursor would be longer than the state, or impossible."""
+    if hello.cursor == 0:
+        return head.trimmed > 0 or head.position > head.living
+    if hello.cursor < head.trimmed or hello.cursor > head.position:
+        return True
+    return hello.incarnation != head.incarnation and hello.cursor > head.restored_head

@@ -1,0 +1,1 @@
+"""From segments to the feed and back: acceptance, conflicts, pages."""

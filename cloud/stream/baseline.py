@@ -1,0 +1,106 @@
+"""Baseline pages: all records of a fleet as state, in key order, for a device that is new or was away for
+too long.
+
+What always holds: the cursor that a baseline ends with is the head at its first page, so whatever changed
+while the pages were read comes once more by the feed, and merging it again changes nothing. A page is
+answered from its token alone: which records come next, and that cursor. Nothing is kept between pages.
+
+Tombstones are only sent to a device that has something to delete (``everything``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgpack
+
+from cloud.ports import Reading
+from cloud.rows import Head
+from cloud.stream.feed import Sealer
+from sync.errors import Malformed, TooLarge
+from sync.images import is_alive
+from sync.operations import Kind, Operation, Shape
+from sync.records import state_operation
+from sync.schema import check_key
+from sync.segment import FLAG_STATE, pack
+
+RECORDS_PER_PAGE = 2_500
+_IMAGE_BYTES_PER_PAGE = 700 << 10
+_RECORDS_PER_READ = 500
+_RECORDS_SCANNED_MAX = 20_000
+
+
+class BaselineResult(NamedTuple):
+    """``token`` is empty with the last page."""
+
+    segments: list[bytes]
+    token: bytes
+    cursor: int
+
+
+def baseline_page(
+    view: Reading,
+    head: Head,
+    sealer: Sealer,
+    token: bytes,
+    *,
+    everything: bool,
+    scope: Callable[[str, str], bool] | None = None,
+) -> BaselineResult:
+    """The page after ``token`` (b"" for the first). Raises Malformed for a token that is not one of ours."""
+    cursor, after = _parse(token, head)
+    shapes: dict[tuple[str, tuple[str, ...]], Shape] = {}
+
+    def shape_of(collection: str, names: tuple[str, ...]) -> Shape:
+        found = shapes.get((collection, names))
+        if found is None:
+            found = shapes[collection, names] = Shape(Kind.PUT, collection, names, "l" * len(names))
+        return found
+
+    operations: list[Operation] = []
+    size = scanned = 0
+    done = False
+    while not done and scanned < _RECORDS_SCANNED_MAX and len(operations) < RECORDS_PER_PAGE:
+        rows = view.records(sealer.fleet, after, _RECORDS_PER_READ)
+        done = len(rows) < _RECORDS_PER_READ
+        for row in rows:
+            if (everything or is_alive(row.image)) and (scope is None or scope(row.collection, row.key)):
+                if operations and size + len(row.image) > _IMAGE_BYTES_PER_PAGE:
+                    return _page(sealer, operations, _token(cursor, after), cursor)
+                size += len(row.image)
+                operations.append(state_operation(row.collection, row.key, row.image, shape_of))
+            after = (row.collection, row.key)
+        scanned += len(rows)
+    return _page(sealer, operations, b"" if done else _token(cursor, after), cursor)
+
+
+def _page(sealer: Sealer, operations: list[Operation], token: bytes, cursor: int) -> BaselineResult:
+    return BaselineResult(_seal(sealer, operations) if operations else [], token, cursor)
+
+
+def _seal(sealer: Sealer, operations: list[Operation]) -> list[bytes]:
+    try:
+        return [sealer.seal(pack(operations), FLAG_STATE, 0)]
+    except TooLarge:
+        if len(operations) == 1:
+            raise
+        half = len(operations) // 2
+        return _seal(sealer, operations[:half]) + _seal(sealer, operations[half:])
+
+
+def _token(cursor: int, after: tuple[str, str] | None) -> bytes:
+    packed: bytes = msgpack.packb([cursor, *(after or ("", ""))])
+    return packed
+
+
+def _parse(token: bytes, head: Head) -> tuple[int, tuple[str, str] | None]:
+    if not token:
+        return head.position, None
+    try:
+        cursor, collection, key = msgpack.unpackb(token)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise Malformed("not a baseline token") from error
+    if type(cursor) is not int or not 0 <= cursor <= head.position or type(collection) is not str:
+        raise Malformed("not a baseline token of this feed")
+    return cursor, (collection, check_key(key))

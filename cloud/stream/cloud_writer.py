@@ -1,0 +1,67 @@
+"""The cloud writes too: operations of its own replica, for resolved conflicts. They go where everybody's
+go.
+
+What always holds: its seqs are dense and persisted (as the last seq of an ordinary replica), its stamps
+come from a hybrid clock that has observed everything in the feed, its ``seen`` is the position just before
+the operation.
+"""
+
+from __future__ import annotations
+
+from cloud.ports import Transaction
+from cloud.rows import FeedRow, ReplicaRow
+from cloud.storage.fold import Held
+from cloud.stream.conflicts import Answer
+from sync.operations import Operation
+from sync.segment import GENESIS, pack
+from sync.stamps import HybridClock
+
+
+class CloudWriter:
+    """Within one transaction: any number of ``write``, then ``finish``. ``position`` is the feed's last so
+    far.
+    """
+
+    def __init__(self, tx: Transaction, fleet: bytes, replica: bytes, clock: HybridClock, position: int) -> None:
+        self.position = position
+        self._tx = tx
+        self._fleet = fleet
+        self._replica = replica
+        self._clock = clock
+        self._seq: int | None = None
+        self._operations: list[Operation] = []
+
+    def write(self, answer: Answer, key: str, held: Held) -> int:
+        """Make the operation and merge it into the record; its feed position."""
+        if self._seq is None:
+            row = self._tx.replica(self._fleet, self._replica)
+            self._seq = row.last_seq if row else 0
+        self._seq += 1
+        operation = Operation(
+            replica=self._replica,
+            seq=self._seq,
+            ts=answer.ts or self._clock.now(),
+            seen=self.position,
+            shape=answer.shape,
+            key=key,
+            values=answer.values,
+        )
+        self.position += 1
+        held.apply(operation, self.position)
+        self._operations.append(operation)
+        return self.position
+
+    def finish(self, at_ms: int) -> list[FeedRow]:
+        """The feed row of what was written, if anything was."""
+        if not self._operations or self._seq is None:
+            return []
+        row = ReplicaRow(self._replica, self._seq, GENESIS, self.position, at_ms)
+        self._tx.put_replicas(self._fleet, [row])
+        packed = pack(self._operations)
+        first = self.position - len(self._operations) + 1
+        return [
+            FeedRow(
+                first, self.position, self._replica, False, packed.data, packed.plain_length,
+                packed.min_ts, packed.max_ts, at_ms, b"",
+            )
+        ]  # fmt: skip

@@ -1,0 +1,377 @@
+"""A device's segment becomes part of the feed, in one transaction, or not at all.
+
+The steps: admit (fleet, stream, revocation, chain) → judge each operation (clock, schema, size) → merge
+into the records → answer the conflicts that came up → append to the feed → move the replica's and the
+fleet's head.
+
+What always holds:
+
+* a segment has its effect once. One whose whole range is held is acknowledged again and does nothing; one
+  that leaves a gap, overlaps, or names another predecessor raises BrokenChain, and the device says hello
+  again;
+* a refused operation goes to the dead letters and holds up nothing; ``last_seq`` passes over it;
+* positions are dense and in the order of the commits, because the fleet's head is locked first and moved
+  last;
+* the feed row of a push with nothing refused is the device's own compressed columns, byte for byte.
+
+**State segments** (``FLAG_STATE``: repair by images, after the cloud or the device lost history) carry
+state of any replica, seq 0. They are merged; what changed nothing costs nothing; there are no conflicts
+(their sides were in operations once) and no schema checks (a repair may bring a record before its
+declaration, and what was once accepted stays so). They have no chain: their order does not matter. The one
+with ``FLAG_LAST`` says by its first seq, S, up to where the device's log is contained in the state:
+``last_seq`` becomes at least S, ``last_segment`` this segment's id, and the log goes on from there. A
+second one with the same id does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgpack
+
+from cloud.ports import Reading, Transaction
+from cloud.rows import DeadLetter, FeedRow, Head, RecordRow, ReplicaRow
+from cloud.storage.fold import Held, is_plain_write
+from cloud.stream.cloud_writer import CloudWriter
+from cloud.stream.conflicts import Contest, Fleet
+from cloud.stream.rules import Judge, Judged, Resolver
+from cloud.stream.schemas import SchemaBook
+from sync.errors import AgentDBError, BrokenChain, InvalidValue, Refused, TooLarge
+from sync.images import is_alive
+from sync.limits import FUTURE_MS_MAX, OPERATION_BYTES_MAX
+from sync.messages import PushAck, Refusal
+from sync.operations import Kind, Operation, Shape
+from sync.ports import Clock
+from sync.records import Record, fresh_image
+from sync.schema import COLLECTIONS
+from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, Opened, Packed, SegmentHeader, pack
+from sync.stamps import HybridClock, check_not_future, timestamp_of
+
+_RELEASE_HINT = "say hello again: the answer tells what the cloud holds"
+
+
+class Context(NamedTuple):
+    """What ingest needs beside the transaction. ``cloud`` is the cloud's replica id in this incarnation."""
+
+    fleet: bytes
+    cloud: bytes
+    clock: Clock
+    resolvers: Mapping[str, Resolver]
+
+
+class Ingested(NamedTuple):
+    """``head`` after it, ``book`` to use from now on, ``rows`` new in the feed; valid once the transaction
+    commits.
+    """
+
+    ack: PushAck
+    head: Head
+    book: SchemaBook
+    rows: list[FeedRow]
+
+
+def admit(view: Reading, header: SegmentHeader, fleet: bytes, segment: bytes | None = None) -> bool:
+    """Whether the segment is new; False if all of it is held. ``segment`` is its id, where it is known
+    already.
+
+    Raises BrokenChain, or Refused for a revoked device.
+    """
+    bound = view.revocation(fleet, header.replica)
+    row = view.replica(fleet, header.replica)
+    last_seq, last_segment = (row.last_seq, row.last_segment) if row else (0, GENESIS)
+    if header.flags & FLAG_STATE:
+        if bound is not None:
+            raise Refused("this device was revoked", hint="ask whoever runs the fleet")
+        return segment is None or segment != last_segment
+    if header.last_seq <= last_seq:
+        if header.last_seq == last_seq and segment not in (None, last_segment):
+            raise BrokenChain("another segment is held in this place", hint=_RELEASE_HINT)
+        return False
+    if header.first_seq != last_seq + 1:
+        raise BrokenChain(f"the segment starts at {header.first_seq}; {last_seq} is held", hint=_RELEASE_HINT)
+    if header.previous != last_segment:
+        raise BrokenChain("the segment does not continue the one that is held", hint=_RELEASE_HINT)
+    if bound is not None and header.last_seq > bound:
+        raise Refused("this device was revoked", hint="ask whoever runs the fleet")
+    return True
+
+
+def acknowledge(view: Reading, fleet: bytes, header: SegmentHeader, time_ms: int) -> PushAck:
+    """What is held of a replica, and what was refused in this segment's range."""
+    row = view.replica(fleet, header.replica)
+    state = bool(header.flags & FLAG_STATE)
+    refused = [] if state else view.refused(fleet, header.replica, header.first_seq, header.last_seq)
+    return PushAck(
+        row.last_seq if row else 0,
+        shown_segment(row),
+        [Refusal(letter.seq, letter.code, letter.reason) for letter in refused],
+        view.head(fleet).position,
+        time_ms,
+    )
+
+
+def shown_segment(row: ReplicaRow | None) -> bytes:
+    """As messages say it: empty for none."""
+    return b"" if row is None or row.last_segment == GENESIS else row.last_segment
+
+
+def ingest(tx: Transaction, opened: Opened, book: SchemaBook, context: Context) -> Ingested:
+    """Raises BrokenChain or Refused, and has then changed nothing."""
+    head = tx.lock_head(context.fleet)
+    now_ms = context.clock.wall_ms()
+    header = opened.header
+    if not admit(tx, header, context.fleet, opened.id):
+        return Ingested(acknowledge(tx, context.fleet, header, now_ms), head, book, [])
+    if book.position != head.position:  # another process wrote to this fleet
+        book = SchemaBook.load(tx, context.fleet, head.position)
+    return _Push(tx, opened, book, context, head, now_ms).run()
+
+
+class _Push:
+    """One segment on its way in. It owns the mutable state that the steps share."""
+
+    def __init__(
+        self, tx: Transaction, opened: Opened, book: SchemaBook, context: Context, head: Head, now_ms: int
+    ) -> None:
+        self._tx = tx
+        self._opened = opened
+        self._book = book
+        self._context = context
+        self._head = head
+        self._now_ms = now_ms
+        self._state = bool(opened.header.flags & FLAG_STATE)
+        self._latest_ts = timestamp_of(now_ms + FUTURE_MS_MAX + 1) - 1
+        self._position = head.position
+        self._living = head.living
+        self._accepted: list[Operation] = []
+        self._letters: list[DeadLetter] = []
+        self._rows: dict[str, dict[str, RecordRow]] = {}
+        self._fresh: dict[tuple[str, str], RecordRow] = {}
+        self._contests: dict[tuple[str, str], Contest] = {}
+        self._fleet: Fleet | None = None
+
+    def run(self) -> Ingested:
+        self._look_up()
+        take = self._take_state if self._state else self._take
+        for operation in self._opened.operations:
+            try:
+                take(operation)
+            except AgentDBError as error:
+                self._refuse(operation, error)
+        changed = not self._state or any(c.held.changed for c in self._contests.values()) or bool(self._fresh)
+        feed = self._feed_row() if changed and self._accepted else []
+        max_ts = max((operation.ts for operation in self._accepted), default=0)
+        clock = HybridClock(self._context.clock, max(self._head.clock, max_ts))
+        position = feed[-1].last if feed else self._head.position
+        writer = CloudWriter(self._tx, self._context.fleet, self._context.cloud, clock, position)
+        self._answer_conflicts(writer)
+        self._write_records()
+        feed += writer.finish(self._now_ms)
+        self._tx.append_feed(self._context.fleet, feed)
+        self._tx.add_dead_letters(self._context.fleet, self._letters)
+        head = self._head._replace(position=writer.position, clock=clock.last, living=self._living)
+        self._tx.set_head(self._context.fleet, head)
+        row = self._move_replica()
+        refusals = [Refusal(letter.seq, letter.code, letter.reason) for letter in self._letters]
+        ack = PushAck(row.last_seq, shown_segment(row), refusals, head.position, self._now_ms)
+        return Ingested(ack, head, self._book, feed)
+
+    # -- taking -----------------------------------------------------------------------------------------------------
+
+    def _look_up(self) -> None:
+        """All records that the segment is about, in one query per collection."""
+        keys: dict[str, list[str]] = {}
+        last: Shape | None = None
+        wanted: list[str] = []
+        for operation in self._opened.operations:
+            if operation.shape is not last:
+                last = operation.shape
+                wanted = keys.setdefault(last.collection, [])
+            wanted.append(operation.key)
+        for collection, names in keys.items():
+            self._rows[collection] = self._tx.lookup(self._context.fleet, collection, names)
+
+    def _take(self, operation: Operation) -> None:
+        """Raises the error by which the operation is refused."""
+        if operation.ts > self._latest_ts:
+            check_not_future(operation.ts, self._now_ms)
+        shape = operation.shape
+        verdict = self._book.verdict(shape)
+        if verdict.error is not None:
+            raise verdict.error
+        if verdict.checks:
+            self._book.check_values(operation, verdict)
+        collection, key = shape.collection, operation.key
+        if collection == COLLECTIONS:
+            self._book.check_declaration(operation)
+        position = self._position + 1
+        if verdict.plain and key not in self._rows[collection]:
+            self._add_fresh(operation, position)
+        else:
+            contest = self._contest(collection, key)
+            _check_size(contest.held, operation)
+            seen = operation.seen
+            if seen > self._head.position:  # of an incarnation whose feed went further; both know what came before
+                seen = self._head.restored_head
+            contest.write(operation, seen, position)
+        if collection == COLLECTIONS:
+            self._declare(key)
+        self._position = position
+        self._accepted.append(operation)
+
+    def _add_fresh(self, operation: Operation, position: int) -> None:
+        """The commonest case: the first write of a plain record."""
+        collection, key = operation.shape.collection, operation.key
+        row = RecordRow(collection, key, fresh_image(operation), position)
+        self._rows[collection][key] = self._fresh[collection, key] = row
+        self._living += 1
+
+    def _take_state(self, operation: Operation) -> None:
+        if operation.seq:
+            raise InvalidValue("an operation of a log cannot be sent as state")
+        collection, key = operation.shape.collection, operation.key
+        newest = _newest_ts(operation)
+        if newest > self._latest_ts:
+            check_not_future(newest, self._now_ms)
+        if collection == COLLECTIONS:
+            self._check_state_of_collection(operation)
+        position = self._position + 1
+        if key not in self._rows[collection] and is_plain_write(operation):
+            self._add_fresh(operation, position)
+        else:
+            contest = self._contest(collection, key)
+            _check_size(contest.held, operation)
+            contest.held.apply(operation, position)
+        if collection == COLLECTIONS:
+            self._declare(key)
+        self._position = position
+        self._accepted.append(operation)
+
+    def _check_state_of_collection(self, operation: Operation) -> None:
+        """A declaration within a repair is checked as a declaration, whatever form it comes in."""
+        record = Record()
+        record.apply(operation)
+        values = record.values()
+        shape = Shape(Kind.PUT, COLLECTIONS, ("spec",), "l")
+        self._book.check_declaration(operation._replace(shape=shape, values=(values.get("spec"),)))
+
+    def _contest(self, collection: str, key: str) -> Contest:
+        place = (collection, key)
+        contest = self._contests.get(place)
+        if contest is None:
+            held = Held(self._rows[collection].get(key))
+            contest = self._contests[place] = Contest(held, self._know_fleet, self._context.cloud)
+            held.changed = place in self._fresh
+        return contest
+
+    def _declare(self, name: str) -> None:
+        contest = self._contests.get((COLLECTIONS, name))
+        image = contest.held.record.encode() if contest else self._fresh[COLLECTIONS, name].image
+        self._book = self._book.copy()
+        self._book.declare(name, image)
+
+    def _refuse(self, operation: Operation, error: AgentDBError) -> None:
+        packed = msgpack.packb(
+            [*operation[:4], list(operation.shape), operation.key, list(operation.values)], default=list
+        )
+        letter = DeadLetter(
+            number=0,
+            replica=self._opened.header.replica,
+            seq=0 if self._state else operation.seq,
+            at_ms=self._now_ms,
+            collection=operation.shape.collection,
+            key=operation.key,
+            code=error.code,
+            reason=error.message[:1000],
+            operation=packed if len(packed) <= OPERATION_BYTES_MAX else b"",
+        )
+        self._letters.append(letter)
+
+    # -- the other steps --------------------------------------------------------------------------------------------
+
+    def _know_fleet(self) -> Fleet:
+        """The roster, once somebody needs it."""
+        if self._fleet is None:
+            devices = {row.device: row for row in self._tx.devices(self._context.fleet)}
+            self._fleet = Fleet(self._context.cloud, devices, lambda at: self._tx.resolved_at(self._context.fleet, at))
+        return self._fleet
+
+    def _answer_conflicts(self, writer: CloudWriter) -> None:
+        for (collection, key), contest in self._contests.items():
+            if contest.found:
+                schema = self._book.get(collection)
+                judge = Judge(schema, key, contest.held, self._know_fleet(), self._context.resolvers)
+                for found in contest.found:
+                    self._record(writer, judge.judge(found), contest.held, key)
+
+    def _record(self, writer: CloudWriter, judged: Judged, held: Held, key: str) -> None:
+        at = writer.write(judged.answer, key, held) if judged.answer else 0
+        self._tx.add_conflict(self._context.fleet, judged.conflict._replace(at_ms=self._now_ms, resolution=at))
+
+    def _write_records(self) -> None:
+        rows = self._fresh
+        for (collection, key), contest in self._contests.items():
+            held = contest.held
+            if not held.changed:
+                continue
+            before = self._rows[collection].get(key)
+            self._living += held.record.alive - (before is not None and is_alive(before.image))
+            rows[collection, key] = held.row(collection, key)
+        self._tx.put_records(self._context.fleet, rows.values())
+
+    def _feed_row(self) -> list[FeedRow]:
+        opened = self._opened
+        packed: Packed = pack(self._accepted) if self._letters else opened.packed
+        return [
+            FeedRow(
+                first=self._head.position + 1,
+                last=self._position,
+                replica=opened.header.replica,
+                state=self._state,
+                packed=packed.data,
+                plain_length=packed.plain_length,
+                min_ts=packed.min_ts,
+                max_ts=packed.max_ts,
+                at_ms=self._now_ms,
+                segment=opened.id,
+            )
+        ]
+
+    def _move_replica(self) -> ReplicaRow:
+        header = self._opened.header
+        fleet = self._context.fleet
+        row = self._tx.replica(fleet, header.replica) or ReplicaRow(header.replica, 0, GENESIS, 0, 0)
+        if self._state and not header.flags & FLAG_LAST:
+            return row
+        seq = max(row.last_seq, header.first_seq) if self._state else header.last_seq
+        cursor = max(row.cursor, min(self._opened.operations[-1].seen, self._head.position))
+        row = row._replace(last_seq=seq, last_segment=self._opened.id, cursor=cursor, at_ms=self._now_ms)
+        self._tx.put_replicas(fleet, [row])
+        return row
+
+
+def _check_size(held: Held, operation: Operation) -> None:
+    """A record that is not plain travels whole, as one operation, so it must not grow beyond the bound of
+    one.
+    """
+    packed = len(msgpack.packb(operation.values, default=list))
+    if held.size + packed <= OPERATION_BYTES_MAX:
+        held.size += packed + 64 * len(operation.shape.names)
+        return
+    trial = Record.decode(held.record.encode())
+    trial.apply(operation)
+    held.size = len(held.record.encode())
+    if len(trial.encode()) > OPERATION_BYTES_MAX:
+        raise TooLarge(f"the record would be over {OPERATION_BYTES_MAX} bytes")
+
+
+def _newest_ts(operation: Operation) -> int:
+    """The largest timestamp in a state operation."""
+    if operation.shape.kind != Kind.IMAGE:
+        return operation.ts
+    record = Record.decode(operation.values[0])
+    stamps = [record.ts, record.floor.ts, operation.ts]
+    stamps += [slot[0] for slot in record.lww.values()]
+    stamps += [entry[0] for slots in record.slots.values() for entry in slots.values()]
+    return max(stamps)

@@ -1,0 +1,241 @@
+"""What becomes of a conflict: the collection's rule is asked, the answer is recorded, and written if
+merging chose otherwise.
+
+===================
+============================================================================================ ``latest``
+the later stamp stands, as merging decided; nothing is written, except to bring a record back
+                    whose edit won over its delete
+``priority``        the device with the higher priority in the roster; between equals, the later stamp
+``resolver:NAME``   a Python function of the operator's decides; if it raises, gives something that the
+schema does not
+                    take, or is not registered, the later stamp stands and the conflict stays open, with
+                    the reason
+``manual``          the later stamp stands and the conflict stays open until somebody says otherwise
+(``settle``) ===================
+============================================================================================
+
+An earlier resolution counts in a later conflict as what it chose: with ``priority``, a third device is
+compared with the device that won, and nobody overrules a resolver or a person. What merely came back from
+the grave is overruled by anybody.
+
+A resolver is called as ``resolver(collection, key, field, left, right, context)``: ``left`` was there,
+``right`` arrived, both ``cloud.rows.Claim``; ``context`` is ``{"record": what a reader sees now}``. It
+returns the field's value. For delete against update (field "") it returns the record's fields, or None for
+the delete. It runs inside the push's transaction: it must be quick, and a function of its arguments alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from cloud.rows import Claim, Conflict
+from cloud.storage.fold import FLOOR, Held
+from cloud.stream.conflicts import (
+    OVERTAKEN,
+    Answer,
+    Fleet,
+    Open,
+    before_delete,
+    bring_back,
+    delete,
+    same,
+    set_field,
+    show,
+)
+from sync.errors import InvalidValue
+from sync.operations import Operation
+from sync.records import Record
+from sync.schema import CollectionSchema
+from sync.stamps import device_of
+
+Resolver = Callable[[str, str, str, Claim, Claim, Mapping[str, Any]], Any]
+
+_NOTE_CHARACTERS_MAX = 500
+_NOBODY, _EVERYBODY = -(1 << 62), 1 << 62
+
+
+class Judged(NamedTuple):
+    """A conflict as it will be recorded (its number, time and resolution position are still to be filled
+    in), and what the cloud should write for it.
+    """
+
+    conflict: Conflict
+    answer: Answer | None
+
+
+class Judge:
+    """The rules of one collection, applied to one record."""
+
+    def __init__(
+        self,
+        schema: CollectionSchema,
+        key: str,
+        held: Held,
+        fleet: Fleet,
+        resolvers: Mapping[str, Resolver],
+    ) -> None:
+        self._schema = schema
+        self._key = key
+        self._held = held
+        self._fleet = fleet
+        self._resolvers = resolvers
+
+    def judge(self, found: Open) -> Judged:
+        rule = self._schema.conflict
+        if found.overtaken:
+            return self._as_merged(found, note=OVERTAKEN)
+        if rule == "priority":
+            return self._by_priority(found)
+        if rule.startswith("resolver:"):
+            return self._by_resolver(found, rule.partition(":")[2])
+        restored = self._restore(found)
+        return self._as_merged(found, restored, state="open" if rule == "manual" else "resolved")
+
+    # -- rules ----------------------------------------------------------------------------------------------------
+
+    def _as_merged(
+        self, found: Open, answer: Answer | None = None, *, state: str = "resolved", note: str = ""
+    ) -> Judged:
+        return self._judged(found, "came" if found.came_wins else "held", answer, state, note)
+
+    def _restore(self, found: Open) -> Answer | None:
+        """What comes back where an edit won over a delete by its stamp."""
+        if found.field != FLOOR or not found.edit_wins:
+            return None
+        return bring_back(self._schema, self._held, found.edits, self._fleet.cloud)
+
+    def _by_priority(self, found: Open) -> Judged:
+        held = self._priority(found.held, found.held_position)
+        came = self._priority(found.came, 0)
+        if held == came:
+            return self._as_merged(found, self._restore(found), note="equal priority: the later stamp")
+        winner = "came" if came > held else "held"
+        claim = found.came if winner == "came" else found.held
+        if found.field != FLOOR:
+            return self._judged(found, winner, self._field(found.field, claim.value))
+        if claim.delete:
+            answer = delete(self._schema.name) if self._held.record.alive else None
+        elif found.edit_wins:
+            answer = self._restore(found)
+        else:
+            answer = show(self._schema, self._held.record, self._edited(found.edits, claim), self._fleet.cloud)
+        return self._judged(found, winner, answer)
+
+    def _by_resolver(self, found: Open, name: str) -> Judged:
+        record = self._held.record
+        try:
+            resolver = self._resolvers[name]
+            given = resolver(
+                self._schema.name, self._key, found.field, found.held, found.came, {"record": record.values()}
+            )
+            value = self._normalised(found.field, given)
+        except Exception as error:  # noqa: BLE001 - the operator's code may raise anything; no device waits for it
+            reason = (
+                f"no resolver {name!r}"
+                if isinstance(error, KeyError) and name not in self._resolvers
+                else (f"resolver {name!r}: {type(error).__name__}: {error}")
+            )
+            return self._as_merged(found, self._restore(found), state="open", note=reason[:_NOTE_CHARACTERS_MAX])
+        return self._judged(found, self._matches(found, value), self._write(found.field, value))
+
+    # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _normalised(self, field: str, value: Any) -> Any:
+        """Raises InvalidValue, TooLarge or SchemaMismatch."""
+        if field != FLOOR:
+            return self._schema.normalise({field: value})[field]
+        return None if value is None else self._schema.normalise(value)
+
+    def _write(self, field: str, value: Any) -> Answer | None:
+        """What makes the field, or the record, have this (normalised) value."""
+        if field != FLOOR:
+            return self._field(field, value)
+        if value is not None:
+            return show(self._schema, self._held.record, value, self._fleet.cloud)
+        return delete(self._schema.name) if self._held.record.alive else None
+
+    def _field(self, field: str, value: Any) -> Answer | None:
+        slot = self._held.record.lww.get(field)
+        if same(slot[2] if slot else None, value):
+            return None
+        return set_field(self._schema.name, field, value)
+
+    def _edited(self, edits: list[Operation], claim: Claim) -> dict[str, Any]:
+        """The whole record as the edit would have it."""
+        record: Record = before_delete(self._held, edits)
+        return {**_single(self._schema, record.values()), **(_single(self._schema, claim.value) if not edits else {})}
+
+    def _priority(self, claim: Claim, position: int) -> int:
+        if device_of(claim.replica) != device_of(self._fleet.cloud):
+            row = self._fleet.devices.get(device_of(claim.replica))
+            return row.priority if row else _NOBODY
+        earlier = self._fleet.resolved_at(position)
+        if earlier is None or (earlier.field == FLOOR and not claim.delete):
+            return _NOBODY
+        if earlier.winner == "resolved" or earlier.rule == "manual":
+            return _EVERYBODY
+        winner = earlier.came if earlier.winner == "came" else earlier.held
+        row = self._fleet.devices.get(device_of(winner.replica))
+        return row.priority if row else _EVERYBODY
+
+    def _matches(self, found: Open, value: Any) -> str:
+        for side, claim in (("held", found.held), ("came", found.came)):
+            if same(claim.value, value) and (found.field != FLOOR or claim.delete == (value is None)):
+                return side
+        return "resolved"
+
+    def _judged(
+        self, found: Open, winner: str, answer: Answer | None = None, state: str = "resolved", note: str = ""
+    ) -> Judged:
+        conflict = Conflict(
+            number=0,
+            position=found.position,
+            at_ms=0,
+            collection=self._schema.name,
+            key=self._key,
+            field=found.field,
+            held=found.held,
+            came=found.came,
+            winner=winner,
+            rule=self._schema.conflict,
+            state=state,
+            resolution=0,
+            note=note,
+        )
+        return Judged(conflict, answer)
+
+    # -- a person decides -----------------------------------------------------------------------------------------
+
+    def settle(self, conflict: Conflict, take: str, value: Any) -> Judged:
+        """``take``: "winner", "loser" or "value" (then ``value`` is the field's; for delete against update
+        the record's fields, or None). Raises InvalidValue, TooLarge or SchemaMismatch.
+        """
+        if take == "winner":
+            return Judged(conflict._replace(state="resolved", note="kept"), None)
+        if take == "value":
+            wanted = self._normalised(conflict.field, value)
+            winner = "resolved"
+        elif take == "loser":
+            winner = "held" if conflict.winner == "came" else "came"
+            claim = conflict.held if winner == "held" else conflict.came
+            wanted = claim.value
+            if conflict.field == FLOOR and not claim.delete:
+                wanted = {**_single(self._schema, self._whole()), **_single(self._schema, claim.value)}
+        else:
+            raise InvalidValue(f"cannot take {take!r}", hint="winner, loser or value")
+        answer = self._write(conflict.field, wanted)
+        return Judged(conflict._replace(state="resolved", winner=winner, note="decided by hand"), answer)
+
+    def _whole(self) -> dict[str, Any]:
+        """What the record shows, or showed before it was deleted."""
+        record = self._held.record
+        return record.values() if record.alive else before_delete(self._held, []).values()
+
+
+def _single(schema: CollectionSchema, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as a writer gives them: of keep-all siblings, the newest."""
+    return {
+        name: value[-1] if schema.rule_letter(name) == "k" and type(value) is list and value else value
+        for name, value in values.items()
+    }
