@@ -18,13 +18,13 @@ def vectors(count: int, seed: int = 9) -> Floats:
     centres = np.random.default_rng(0).standard_normal((_CENTRES, DIMENSIONS))
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((count, DIMENSIONS))
-    found: Floats = (centres[rng.integers(0, _CENTRES, count)] + _SPREAD * noise).astype(np.float32)
-    return found
+    return (centres[rng.integers(0, _CENTRES, count)] + _SPREAD * noise).astype(np.float32)
 
 
 def directions(rows: Floats) -> Floats:
     """The rows, each of length 1: then cosine similarity is one matrix product."""
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    found: Floats = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return found
 
 
 def scan(matrix: Floats, query: Floats, k: int) -> list[int]:

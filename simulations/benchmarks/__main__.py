@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any
 
 from simulations.benchmarks import registry, report
-from simulations.benchmarks.measure import ROOT
+from simulations.processes import ROOT
 
 OUTPUT = ROOT / "build" / "bench.jsonl"
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge import Edge
-from simulations.benchmarks.measure import Goal, Measurement, environment, probe, scratch, whole_processes
+from simulations.benchmarks.measure import Goal, Measurement, probe, scratch, whole_processes
+from simulations.processes import environment
 from simulations.workloads import COLLECTION, memory_documents
 
 RECORDS = 1_000

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,8 @@ from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
+from simulations.processes import environment
+
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
@@ -112,13 +112,6 @@ def scratch() -> Iterator[Path]:
     """A directory on a real disk, removed afterwards. ``TMPDIR`` chooses which disk is measured."""
     with tempfile.TemporaryDirectory(prefix="agentdb-bench-") as name:
         yield Path(name)
-
-
-def environment() -> dict[str, str]:
-    """For child processes: bytecode may be written (else every start compiles everything), this checkout first."""
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return env
 
 
 class ProcessRun(NamedTuple):

@@ -9,8 +9,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from simulations.benchmarks.measure import ROOT
 from simulations.benchmarks.registry import BENCHMARKS
+from simulations.processes import ROOT
 
 TARGET = ROOT / "docs" / "BENCHMARKS.md"
 _LIBRARIES = ("apsw", "cryptography", "lancedb", "msgpack", "numpy", "zstandard")

@@ -1,0 +1,1 @@
+"""The main job, watched: devices work offline, disagree, sync through a bad network and outlive the cloud."""
