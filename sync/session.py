@@ -70,6 +70,7 @@ from sync.pages import open_baseline, open_page
 from sync.ports import RandomSource
 from sync.schedule import Backoff
 from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, Sealed, seal
+from sync.stamps import incarnation_of
 
 _RENEWALS_MAX = 3
 
@@ -265,7 +266,7 @@ class SyncSession:
     def _plan_pull(self) -> None:
         position, limits = self.position, self._limits
         if position.baseline is not None:
-            everything = position.cursor > 0
+            everything = not _pristine(position)
             self._send(PULL, PullBaseline(position.replica, position.baseline, everything, position.incarnation))
             return
         behind = position.cursor < self.head
@@ -432,3 +433,8 @@ class _Repair:
         self.after: tuple[str, str] | None = None
         self.next_after: tuple[str, str] | None = None
         self.last = False
+
+
+def _pristine(position: Position) -> bool:
+    """Whether this device never held anything, so that tombstones tell it nothing."""
+    return position.cursor == 0 and position.head_seq == 0 and incarnation_of(position.replica) == 1

@@ -5,7 +5,8 @@ What always holds: the cursor that a baseline ends with is the head at its first
 while the pages were read comes once more by the feed, and merging it again changes nothing. A page is
 answered from its token alone: which records come next, and that cursor. Nothing is kept between pages.
 
-Tombstones are only sent to a device that has something to delete (``everything``).
+Tombstones are only sent to a device that has something to delete (``everything``). A device that begins to write while
+its baseline is under way gets it from the beginning, with them: a delete that it missed would lose to its write.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def baseline_page(
     scope: Callable[[str, str], bool] | None = None,
 ) -> BaselineResult:
     """The page after ``token`` (b"" for the first). Raises Malformed for a token that is not one of ours."""
-    cursor, after = _parse(token, head)
+    cursor, after = _parse(token, head, everything)
     shapes: dict[tuple[str, tuple[str, ...]], Shape] = {}
 
     def shape_of(collection: str, names: tuple[str, ...]) -> Shape:
@@ -67,12 +68,12 @@ def baseline_page(
         for row in rows:
             if (everything or is_alive(row.image)) and (scope is None or scope(row.collection, row.key)):
                 if operations and size + len(row.image) > _IMAGE_BYTES_PER_PAGE:
-                    return _page(sealer, operations, _token(cursor, after), cursor)
+                    return _page(sealer, operations, _token(cursor, everything, after), cursor)
                 size += len(row.image)
                 operations.append(state_operation(row.collection, row.key, row.image, shape_of))
             after = (row.collection, row.key)
         scanned += len(rows)
-    return _page(sealer, operations, b"" if done else _token(cursor, after), cursor)
+    return _page(sealer, operations, b"" if done else _token(cursor, everything, after), cursor)
 
 
 def _page(sealer: Sealer, operations: list[Operation], token: bytes, cursor: int) -> BaselineResult:
@@ -89,18 +90,20 @@ def _seal(sealer: Sealer, operations: list[Operation]) -> list[bytes]:
         return _seal(sealer, operations[:half]) + _seal(sealer, operations[half:])
 
 
-def _token(cursor: int, after: tuple[str, str] | None) -> bytes:
-    packed: bytes = msgpack.packb([cursor, *(after or ("", ""))])
+def _token(cursor: int, everything: bool, after: tuple[str, str] | None) -> bytes:
+    packed: bytes = msgpack.packb([cursor, everything, *(after or ("", ""))])
     return packed
 
 
-def _parse(token: bytes, head: Head) -> tuple[int, tuple[str, str] | None]:
+def _parse(token: bytes, head: Head, everything: bool) -> tuple[int, tuple[str, str] | None]:
     if not token:
         return head.position, None
     try:
-        cursor, collection, key = msgpack.unpackb(token)
+        cursor, had_everything, collection, key = msgpack.unpackb(token)
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise Malformed("not a baseline token") from error
     if type(cursor) is not int or not 0 <= cursor <= head.position or type(collection) is not str:
         raise Malformed("not a baseline token of this feed")
+    if everything and not had_everything:
+        return head.position, None
     return cursor, (collection, check_key(key))

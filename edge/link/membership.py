@@ -11,8 +11,6 @@ device belongs to one fleet for life.
 
 from __future__ import annotations
 
-import base64
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,20 +22,9 @@ from sync.effects import SessionKeys
 from sync.errors import CorruptStore, InvalidValue, NotFound, ProtocolError, Refused
 from sync.keys import KeyRing, PublicIdentity, unwrap
 from sync.messages import Enroll, Enrolled, enroll_proof
+from sync.tokens import JoinToken
 
-TOKEN_PREFIX = "agentdb1."  # noqa: S105 - the public prefix of tokens
 FLEET_KEYS_FILE = "fleet.keys"
-_TOKEN_CHARS_MAX = 4096
-
-
-class JoinToken(NamedTuple):
-    """``fingerprint``: SHA-256 of the cloud's Ed25519 and X25519 public keys."""
-
-    id: bytes
-    secret: bytes
-    fleet: bytes
-    fingerprint: bytes
-    url: str
 
 
 class Membership(NamedTuple):
@@ -47,23 +34,6 @@ class Membership(NamedTuple):
     cloud: PublicIdentity
     url: str
     name: str
-
-
-def parse_token(text: str) -> JoinToken:
-    """Raises InvalidValue."""
-    hint = "ask the fleet's operator for one: agentdb-cloud token DIR"
-    text = text.strip()
-    if not text.startswith(TOKEN_PREFIX) or len(text) > _TOKEN_CHARS_MAX:
-        raise InvalidValue("this is not a join token", hint=hint)
-    try:
-        data = base64.b64decode(text[len(TOKEN_PREFIX) :] + "==", altchars=b"-_", validate=True)
-        token = JoinToken(*msgpack.unpackb(data))
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
-        raise InvalidValue("this join token is damaged or cut off", hint=hint) from error
-    sizes = [len(part) if isinstance(part, bytes) else -1 for part in token[:4]]
-    if sizes != [16, 32, 16, 32] or not isinstance(token.url, str):
-        raise InvalidValue("this join token is damaged or cut off", hint=hint)
-    return token
 
 
 def enroll_request(log: DeltaLog, store: str, token: JoinToken, name: str) -> Enroll:
@@ -80,16 +50,12 @@ def enroll_request(log: DeltaLog, store: str, token: JoinToken, name: str) -> En
 
 
 def accept(log: DeltaLog, store: str, token: JoinToken, answer: Enrolled, url: str, name: str) -> Membership:
-    """Check the answer and keep it. Raises ProtocolError if it is not from the cloud that the token names."""
+    """Check the answer and keep it. Raises BadSignature if it is not from the cloud that made the token."""
     cloud = PublicIdentity.checked(answer.cloud_signing, answer.cloud_exchange)
-    if sha256(cloud.signing + cloud.exchange).digest() != token.fingerprint or answer.fleet != token.fleet:
-        raise ProtocolError(
-            "the server is not the one that the join token was made for",
-            hint="check the URL; if it is right, somebody is in between",
-        )
+    token.vouches_for(cloud)
     key = load_device_key(store)
-    if answer.device != key.device_id:
-        raise ProtocolError("the server enrolled another device than this one")
+    if answer.device != key.device_id or answer.fleet != token.fleet:
+        raise ProtocolError("the server enrolled another device than this one, or into another fleet")
     keep_keys(store, {item.epoch: unwrap(item.wrapped, key, token.fleet, item.epoch) for item in answer.keys})
     member = Membership(token.fleet, cloud, url, name)
     log.meta_set("fleet", [member.fleet, *member.cloud, member.url, member.name])

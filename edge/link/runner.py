@@ -25,6 +25,7 @@ from edge.storage.keystore import load_device_key
 from sync.errors import AgentDBError, Unreachable
 from sync.ports import Clock, RandomSource
 from sync.schedule import Backoff
+from sync.tokens import parse_token
 
 JOIN_TRIES_MAX = 5
 STOP_S_MAX = 30.0
@@ -46,7 +47,7 @@ class Link:
         Unreachable,
         ProtocolError, InvalidConfig.
         """
-        token = membership.parse_token(token_text)
+        token = parse_token(token_text)
         target = url or self.config.sync_url or token.url
         request = membership.enroll_request(self.log, self.store, token, name)
         backoff = Backoff(self.random)

@@ -28,7 +28,7 @@ from sync.session import SyncSession
 
 FLEET = b"F" * 16
 LIFE1, LIFE2 = b"1" * 16, b"2" * 16
-REPLICA, OTHER, RENEWED = b"A" * 16, b"B" * 16, b"C" * 16
+REPLICA, OTHER, RENEWED = (bytes([c]) * 12 + (1).to_bytes(4, "big") for c in b"ABC")
 SHAPE = Shape(Kind.PUT, "notes", ("text",), "l")
 
 

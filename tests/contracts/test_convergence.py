@@ -1,0 +1,148 @@
+"""Whatever the wire, the disks and the people do: afterwards all replicas hold the same bytes, and nothing is lost.
+
+Each seed is one history of real devices and a real control plane (``fleet_world``). The full simulator comes with
+virtual time and broken disks; this is the part of it that every change of the protocol has to pass at once.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.contracts.fleet_world import Cloud, Device
+
+KEYS = [f"k{n}" for n in range(6)]
+
+
+def heal(cloud: Cloud, devices: list[Device]) -> None:
+    """A good wire for everybody, until nobody has anything to say."""
+    for _ in range(4):
+        for device in devices:
+            assert device.sync(), f"{device.name} does not come to rest: {device.edge.status()['log']}"
+    digests = {device.name: device.edge.digest() for device in devices}
+    assert set(digests.values()) == {cloud.digest()}, digests
+
+
+def fleet(directory: Path, seed: int, count: int = 3) -> tuple[Cloud, list[Device]]:
+    (directory / "cloud").mkdir()
+    cloud = Cloud(directory / "cloud", seed)
+    return cloud, [Device(directory / f"d{n}", cloud, f"d{n}", seed * 100 + n) for n in range(count)]
+
+
+def close(cloud: Cloud, devices: list[Device]) -> None:
+    for device in devices:
+        device.edge.close()
+    cloud.store.close()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_lossy_wire_and_crashes(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    cloud, devices = fleet(tmp_path, seed)
+    for _ in range(40):
+        device = rng.choice(devices)
+        what = rng.random()
+        if what < 0.6:
+            for _ in range(rng.randrange(1, 6)):
+                device.write(KEYS)
+        elif what < 0.9:
+            device.sync(loss=rng.choice([0.0, 0.2, 0.5]), steps=rng.randrange(1, 30))
+        else:
+            device.crash()
+    heal(cloud, devices)
+    for device in devices:
+        assert device.edge.verify() == []
+    close(cloud, devices)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_cloud_restored_to_an_earlier_time_gets_everything_back(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    cloud, devices = fleet(tmp_path, seed)
+    backup = None
+    written = 0
+    for step in range(40):
+        device = rng.choice(devices)
+        if step == 15:
+            backup = cloud.backup()
+        if step == 30:
+            assert backup is not None
+            cloud.restore(backup)
+        if rng.random() < 0.6:
+            device.notes.put(f"only-{device.name}-{written}", {"text": "must not be lost"})
+            written += 1
+            device.write(KEYS)
+        else:
+            device.sync(loss=0.2, steps=rng.randrange(1, 40))
+    heal(cloud, devices)
+    for device in devices:
+        for n in range(written):
+            assert any(f"only-{other.name}-{n}" in device.notes for other in devices), f"record {n} is lost"
+    close(cloud, devices)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_device_rolled_back_to_an_old_copy_of_its_store(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    cloud, devices = fleet(tmp_path, seed)
+    victim = devices[0]
+    for _ in range(10):
+        victim.write(KEYS)
+    victim.sync(loss=0.1)
+    victim.edge.close()
+    shutil.copytree(victim.path, tmp_path / "old")
+    victim.open()
+    for _ in range(rng.randrange(1, 20)):
+        victim.write(KEYS)
+    victim.sync(loss=0.1)
+    for device in devices[1:]:
+        device.sync()
+        device.write(KEYS)
+    victim.edge.close()
+    shutil.rmtree(victim.path)
+    shutil.copytree(tmp_path / "old", victim.path)
+    victim.open()
+    for n in range(rng.randrange(30)):
+        victim.write(KEYS)
+        victim.notes.put(f"after-{n}", {"text": "written by the old copy"})
+    heal(cloud, devices)
+    for device in devices:
+        assert all(f"after-{m}" in device.notes for m in range(n + 1 if "n" in dir() else 0))
+    close(cloud, devices)
+
+
+def test_a_cloned_store_becomes_a_second_replica(tmp_path: Path) -> None:
+    cloud, (device,) = fleet(tmp_path, 1, count=1)
+    device.notes.put("shared", {"text": "before the copy"})
+    device.sync()
+    device.edge.close()
+    shutil.copytree(device.path, tmp_path / "clone")
+    device.open()
+    device.notes.put("original", {"text": "written by the original"})
+    assert device.sync()
+    clone = Device.__new__(Device)
+    clone.__dict__.update(device.__dict__, path=tmp_path / "clone", name="clone")
+    clone.open()
+    clone.notes.put("clone", {"text": "written by the clone"})
+    clone.notes.put("clone2", {"text": "and again"})
+    heal(cloud, [device, clone])
+    assert {"shared", "original", "clone", "clone2"} <= {key for key, _ in device.notes.scan()}
+    assert device.edge.log.replica != clone.edge.log.replica
+    close(cloud, [device, clone])
+
+
+def test_a_third_device_joins_from_a_baseline(tmp_path: Path) -> None:
+    cloud, devices = fleet(tmp_path, 3, count=2)
+    for _ in range(60):
+        for device in devices:
+            device.write(KEYS)
+            device.sync(steps=20)
+    heal(cloud, devices)
+    late = Device(tmp_path / "late", cloud, "late", 77)
+    assert late.sync()
+    assert late.edge.log.cursor > 0
+    heal(cloud, [*devices, late])
+    close(cloud, [*devices, late])
