@@ -113,7 +113,9 @@ class Archive:
         return self._run(progress, snapshot=False)
 
     def snapshot(self, progress: Progress | None = None) -> ArchiveRun:
-        """The same, and a snapshot of all records as of the head; ``progress`` counts living records."""
+        """The same, and a snapshot of all records as of the head, unless the newest is of the head already;
+        ``progress`` counts living records.
+        """
         return self._run(progress, snapshot=True)
 
     def _run(self, progress: Progress | None, *, snapshot: bool) -> ArchiveRun:
@@ -222,7 +224,7 @@ class Archive:
             stream = list(collect(view, self._fleet, STREAM, held_stream))
         due = bool(rows or state.branch or moved(identity, held_identity) or moved(stream, held_stream))
         taken, digest = None, b""
-        if snapshot and complete:
+        if snapshot and complete and reached > state.snapshot:
             taken, due = self._take_snapshot(reader, view, head, state, progress), True
             digest = taken.digest
         elif due and complete and head.living <= self._digest_records_max:
