@@ -7,7 +7,7 @@ here raises Malformed or TooLarge, or an InputError that ``sync.columns`` turns 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgpack
@@ -21,6 +21,7 @@ from sync.stamps import NEVER, REPLICA_BYTES
 from sync.strict_msgpack import unpack
 from sync.values import check_collection_name, check_elements, check_field_name, check_key, check_value
 
+_pack: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 _NUMBERS = {int, float}
 _SCALARS = {int, float, bool, type(None)}
 _RULES_OF_KIND = {Kind.INCREMENT: "c", Kind.ADD: "s", Kind.REMOVE: "s", Kind.DELETE: "", Kind.IMAGE: ""}
@@ -50,18 +51,18 @@ def check_keys(keys: list[Any]) -> None:
             check_key(key)
 
 
-def check_column(rule: str, name: str, column: list[Any]) -> int:
+def check_column(rule: str, name: str, column: list[Any], *, nested: bool) -> int:
     """That all values are of a type the rule allows ("i": an image); returns a bound of the largest one's packed size.
 
     Each value here was decoded, so it is one that msgpack can carry; what a column codec cannot know is how deep a
-    value of this field may be.
+    value of this field may be. ``nested`` says that some may be more than lists of strings.
     """
     if rule == "l":
-        return _check_last_writer(name, column)
+        return _check_last_writer(name, column, nested=nested)
     if rule == "i":
         if set(map(type, column)) != {bytes}:
             raise Malformed("an image is bytes")
-        return 5 + max(map(len, column))
+        return max(map(len, column))
     if rule in "cxn":
         if not set(map(type, column)) <= _NUMBERS:
             raise Malformed(f"field {name!r} takes numbers")
@@ -75,10 +76,10 @@ def check_column(rule: str, name: str, column: list[Any]) -> int:
             check_value(name, value[0])
         else:
             _check_set(name, value)
-    return max(len(msgpack.packb(value)) for value in column)
+    return max(map(len, map(_pack, column)))
 
 
-def _check_last_writer(name: str, column: list[Any]) -> int:
+def _check_last_writer(name: str, column: list[Any], *, nested: bool) -> int:
     types = set(map(type, column))
     if types == {str}:
         return 5 + 4 * max(map(len, column))
@@ -86,9 +87,10 @@ def _check_last_writer(name: str, column: list[Any]) -> int:
         return 5 + max(map(len, column))
     if types <= _SCALARS:
         return 9
-    for value in column:
-        check_value(name, value)
-    return max(len(msgpack.packb(value)) for value in column)
+    if nested:
+        for value in column:
+            check_value(name, value)
+    return max(map(len, map(_pack, column)))
 
 
 def _check_set(name: str, value: list[Any]) -> None:
@@ -100,9 +102,10 @@ def _check_set(name: str, value: list[Any]) -> None:
         check_elements(name, [removed[0]])
 
 
-def check_sizes(keys: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+def check_sizes(shape: Shape, keys: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
     for key, row in zip(keys, rows, strict=True):
-        if len(msgpack.packb(row)) > OPERATION_BYTES_MAX:
+        size = len(row[0]) if shape.kind == Kind.IMAGE else len(_pack(row))
+        if size > OPERATION_BYTES_MAX:
             raise TooLarge(f"the operation on {key[:40]!r} is over {OPERATION_BYTES_MAX} bytes")
 
 

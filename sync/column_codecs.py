@@ -18,7 +18,7 @@ from typing import Any
 
 from sync.byte_planes import TYPECODES, shuffle, to_planes, width_of
 from sync.errors import TooLarge
-from sync.limits import SEGMENT_EXPANDED_BYTES_MAX
+from sync.limits import INT_MAX, INT_MIN, SEGMENT_EXPANDED_BYTES_MAX
 
 GENERIC, CONST, LINEAR, INTS, DELTAS, FLOATS, BOOLS, TEXTS, WORDS, FIXED, BLOBS, LISTS, OPTIONAL, ADDS = range(14)
 SEPARATOR = " \0 "
@@ -82,13 +82,15 @@ def _encode_floats(values: Sequence[float], _budget: Budget) -> list[Any]:
 
 def _encode_ints(values: Sequence[int], _budget: Budget) -> list[Any]:
     """Constant, linear, or the narrower of values and differences, as byte planes."""
-    first, low, high = values[0], min(values), max(values)
-    if low == high:
-        return [CONST, first]
+    first = values[0]
     deltas = list(map(sub, values[1:], values))
-    step_low, step_high = min(deltas), max(deltas)
+    step_low, step_high = min(deltas, default=0), max(deltas, default=0)
     if step_low == step_high:
-        return [LINEAR, first, step_low]
+        if not step_low:
+            return [CONST, first]
+        if INT_MIN <= step_low <= INT_MAX:
+            return [LINEAR, first, step_low]
+    low, high = (first, values[-1]) if step_low >= 0 else (min(values), max(values))
     width, step_width = width_of(low, high), width_of(step_low, step_high)
     if step_width < width:
         return [DELTAS, first, step_width, to_planes(array(TYPECODES[step_width], deltas))]
@@ -100,11 +102,14 @@ def _encode_texts(values: Sequence[str], budget: Budget) -> list[Any]:
         budget.charge(len(values) * len(values[0]))
         return [CONST, values[0]]
     if len(values) >= 16:
-        sample = " ".join(values[:: max(1, len(values) // 64)]).split(" ")
-        if len(set(sample)) * 2 < len(sample):
-            words = _encode_words(values, budget)
-            if words is not None:
-                return words
+        sample = values[:: max(1, len(values) // 64)]
+        words = " ".join(sample).split(" ")
+        if len(set(words)) * 2 < len(words):
+            vocabulary = _Vocabulary()
+            numbers = _number_repeated(values, sample, vocabulary) or _number_words(values, vocabulary)
+            if numbers:
+                budget.charge(sum(map(len, values)) + len(SEPARATOR) * (len(values) - 1))
+                return _encode_words(vocabulary, numbers)
     return [TEXTS, encode_ints(list(map(len, values)), budget), "".join(values).encode()]
 
 
@@ -116,28 +121,42 @@ class _Vocabulary(dict[str, str]):
         return character
 
 
-def _encode_words(values: Sequence[str], budget: Budget) -> list[Any] | None:
-    """The vocabulary and one or two byte planes of word numbers; NUL stands between values. None if it does not fit.
+def _number_repeated(values: Sequence[str], sample: Sequence[str], vocabulary: _Vocabulary) -> str:
+    """The word numbers of a column of few distinct texts, such as names and tags, each split once. "" if it is none."""
+    if len(set(sample)) * 2 > len(sample):
+        return ""
+    distinct = dict.fromkeys(values, "")
+    if len(distinct) * 4 > len(values) or any("\0" in value for value in distinct):
+        return ""
+    end = vocabulary["\0"]
+    for value in distinct:
+        distinct[value] = "".join(map(vocabulary.__getitem__, value.split(" ")))
+        if len(vocabulary) >= _VOCABULARY_MAX:
+            return ""
+    return end.join(map(distinct.__getitem__, values))
+
+
+def _number_words(values: Sequence[str], vocabulary: _Vocabulary) -> str:
+    """One character for each word, NUL standing between values. "" if NUL is in a value, or there are too many words.
 
     In chunks, because a list of all words falls out of the processor's cache (measured: 3.0 against 2.4 µs a value).
     """
-    vocabulary = _Vocabulary()
-    number_of = vocabulary.__getitem__
+    vocabulary.clear()
     chunks = []
-    expanded = 0
     for start in range(0, len(values), _CHUNK):
         chunk = values[start : start + _CHUNK]
         text = SEPARATOR.join(chunk)
-        if text.count("\0") != len(chunk) - 1 or text.count(" ") > _CHUNK_WORDS_MAX:
-            return None
+        if text.count("\0") != len(chunk) - 1 or len(text) > _CHUNK_WORDS_MAX < text.count(" "):
+            return ""
         if start + _CHUNK < len(values):
             text += SEPARATOR[:-1]
-        expanded += len(text) + 1
-        chunks.append("".join(map(number_of, text.split(" "))))
+        chunks.append("".join(map(vocabulary.__getitem__, text.split(" "))))
         if len(vocabulary) >= _VOCABULARY_MAX:
-            return None
-    budget.charge(expanded - 1)
-    numbers = "".join(chunks)
+            return ""
+    return "".join(chunks)
+
+
+def _encode_words(vocabulary: _Vocabulary, numbers: str) -> list[Any]:
     words = " ".join(vocabulary).encode()
     if len(vocabulary) <= 256:
         return [WORDS, 1, words, numbers.encode("latin-1")]
@@ -170,8 +189,8 @@ def _encode_string_lists(values: Sequence[list[Any]], budget: Budget) -> list[An
     flat = list(chain.from_iterable(values))
     if not flat or set(map(type, flat)) != {str}:
         return None
-    budget.charge(LIST_BYTES * len(values))
-    return [LISTS, encode_ints(list(map(len, values)), budget), len(flat), encode_column(flat, budget)]
+    budget.charge(LIST_BYTES * len(values) + VALUE_BYTES * len(flat))
+    return [LISTS, encode_ints(list(map(len, values)), budget), len(flat), _encode_texts(flat, budget)]
 
 
 _ENCODERS: dict[type, Callable[[Any, Budget], list[Any]]] = {

@@ -18,6 +18,7 @@ from typing import Any
 from sync.byte_planes import TYPECODES, from_planes, unshuffle
 from sync.column_codecs import (
     ADD_BYTES,
+    ADDS,
     CONST,
     DELTAS,
     GENERIC,
@@ -65,6 +66,12 @@ def decode_ints(column: Any, count: int, budget: Budget, low: int = INT_MIN, hig
     ):
         raise Malformed("an integer column holds something else, or values out of range")
     return values
+
+
+def may_nest(column: list[Any]) -> bool:
+    """Whether a column that was decoded may hold maps, or lists of anything but strings."""
+    tag = column[2][0] if column[0] == OPTIONAL else column[0]
+    return tag in (GENERIC, ADDS)
 
 
 # -- by tag; each is given at least one value to make -----------------------------------------------------------------

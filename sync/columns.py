@@ -17,7 +17,7 @@ import msgpack
 
 from sync.column_checks import check_column, check_history, check_keys, check_shape, check_sizes, needs_history_check
 from sync.column_codecs import Budget, encode_column, encode_ints
-from sync.column_decoders import decode_column, decode_ints
+from sync.column_decoders import decode_column, decode_ints, may_nest
 from sync.errors import InputError, Malformed, TooLarge
 from sync.limits import (
     OPERATION_BYTES_MAX,
@@ -149,14 +149,17 @@ def _decode_group(group: Any, count: int, budget: Budget) -> _Group:
         keys = decode_column(key_column, count, budget)
         check_keys(keys)
         decoded = [decode_column(column, count, budget) for column in columns]
-        largest = sum(check_column(rule, name, column) for (rule, name), column in zip(fields, decoded, strict=True))
+        largest = sum(
+            check_column(rule, name, values, nested=may_nest(column))
+            for (rule, name), values, column in zip(fields, decoded, columns, strict=True)
+        )
     except TooLarge:
         raise
     except InputError as error:
         raise Malformed(f"a group of operations is not valid: {error.message}") from error
     rows = list(zip(*decoded, strict=True)) if decoded else [()] * count
     if largest > OPERATION_BYTES_MAX:
-        check_sizes(keys, rows)
+        check_sizes(shape, keys, rows)
     return _Group(shape, keys, rows)
 
 

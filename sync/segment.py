@@ -17,6 +17,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from operator import ge
 from typing import NamedTuple
 
 import zstandard
@@ -168,6 +169,8 @@ def seal_packed(
     """The same for columns that are packed already; they pass through unchanged."""
     if len(clear) > CLEAR_META_BYTES_MAX:
         raise TooLarge(f"clear meta of {len(clear)} bytes; the bound is {CLEAR_META_BYTES_MAX}")
+    if (len(fleet), len(stream), len(replica), len(previous)) != (16, 16, 16, 32):
+        raise AssertionError("struct would cut or pad what does not have its length")
     epoch = ring.current
     header = SegmentHeader(
         VERSION,
@@ -261,8 +264,10 @@ def open_segment(
     timestamps = [operation.ts for operation in operations]
     if (min(timestamps), max(timestamps)) != (header.min_ts, header.max_ts):
         raise Malformed("the header announces other timestamps")
+    if header.flags & FLAG_STATE and any(operation.seq for operation in operations):
+        raise Malformed("state operations have no place in a log: their seq is 0")
     if not header.flags & (FLAG_FEED | FLAG_STATE):
-        _check_dense(header, operations)
+        _check_dense(header, operations, timestamps)
     return Opened(header, digest, data[HEADER_BYTES:prefix_length], packed, operations)
 
 
@@ -287,12 +292,18 @@ def expect(
     return check
 
 
-def _check_dense(header: SegmentHeader, operations: list[Operation]) -> None:
-    """A device's own segment: its replica's operations, in dense order, timestamps rising."""
-    if [operation.seq for operation in operations] != list(range(header.first_seq, header.first_seq + header.count)):
+def _check_dense(header: SegmentHeader, operations: list[Operation], timestamps: list[int]) -> None:
+    """A device's own segment: its replica's operations, in dense order, each later than the one before.
+
+    Merging needs the latter: of a replica's contributions to a counter it keeps the latest, which contains the others.
+    """
+    first = header.first_seq
+    if not first or [operation.seq for operation in operations] != list(range(first, first + header.count)):
         raise Malformed("the operations of a device's segment are not dense from its first seq")
     if {operation.replica for operation in operations} != {header.replica}:
         raise Malformed("a device's segment holds operations of another replica")
+    if any(map(ge, timestamps, timestamps[1:])):
+        raise Malformed("the timestamps of a device's segment do not rise")
 
 
 def _sealed_length(plain: int) -> int:
