@@ -147,6 +147,7 @@ class _Push:
         self._accepted: list[Operation] = []
         self._letters: list[DeadLetter] = []
         self._rows: dict[str, dict[str, RecordRow]] = {}
+        self._known: dict[str, set[str]] = {}
         self._fresh: dict[tuple[str, str], RecordRow] = {}
         self._contests: dict[tuple[str, str], Contest] = {}
         self._fleet: Fleet | None = None
@@ -190,7 +191,8 @@ class _Push:
                 wanted = keys.setdefault(last.collection, [])
             wanted.append(operation.key)
         for collection, names in keys.items():
-            self._rows[collection] = self._tx.lookup(self._context.fleet, collection, names)
+            rows = self._tx.lookup(self._context.fleet, collection, names)
+            self._rows[collection], self._known[collection] = rows, set(rows)
 
     def _take(self, operation: Operation) -> None:
         """Raises the error by which the operation is refused."""
@@ -206,7 +208,7 @@ class _Push:
         if collection == COLLECTIONS:
             self._book.check_declaration(operation)
         position = self._position + 1
-        if verdict.plain and key not in self._rows[collection]:
+        if verdict.plain and key not in self._known[collection]:
             self._add_fresh(operation, position)
         else:
             contest = self._contest(collection, key)
@@ -225,6 +227,7 @@ class _Push:
         collection, key = operation.shape.collection, operation.key
         row = RecordRow(collection, key, fresh_image(operation), position)
         self._rows[collection][key] = self._fresh[collection, key] = row
+        self._known[collection].add(key)
         self._living += 1
 
     def _take_state(self, operation: Operation) -> None:
@@ -237,7 +240,7 @@ class _Push:
         if collection == COLLECTIONS:
             self._check_state_of_collection(operation)
         position = self._position + 1
-        if key not in self._rows[collection] and is_plain_write(operation):
+        if key not in self._known[collection] and is_plain_write(operation):
             self._add_fresh(operation, position)
         else:
             contest = self._contest(collection, key)
@@ -260,6 +263,7 @@ class _Push:
         place = (collection, key)
         contest = self._contests.get(place)
         if contest is None:
+            self._known[collection].add(key)
             held = Held(self._rows[collection].get(key))
             contest = self._contests[place] = Contest(held, self._know_fleet, self._context.cloud)
             held.changed = place in self._fresh
