@@ -133,6 +133,16 @@ class MemoryKeyService:
         return epoch
 
 
+def copy_key_file(source: Path, target: Path) -> None:
+    """With the same care as when it was made. Raises InvalidConfig if another one is there."""
+    data = _read(source)
+    if target.exists():
+        if _read(target) != data:
+            raise InvalidConfig(f"{target} exists and differs from {source}", hint="keys are not replaced")
+        return
+    _write(target, data)
+
+
 _RESTORE = "put the fleet's keys back from where you keep a copy of them"
 
 

@@ -45,6 +45,7 @@ from sync.errors import (
 )
 from sync.limits import MESSAGE_BYTES_MAX
 from sync.messages import (
+    Answer,
     AnyMessage,
     Enroll,
     Failure,
@@ -87,7 +88,7 @@ _STATUS: tuple[tuple[type[AgentDBError], int], ...] = (
 class Plane(Protocol):
     """What the server needs of the control plane: blocking, safe to call from several threads."""
 
-    def handle(self, message: Message, caller: Caller | None) -> Message: ...
+    def handle(self, message: AnyMessage, caller: Caller | None) -> Answer: ...
 
     def on_head(self, fleet: bytes, callback: Callable[[], None]) -> object:
         """Call back, on any thread, whenever this fleet's feed has moved on."""
@@ -163,7 +164,7 @@ class Service:
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    async def _carry_out(self, claimed: Claimed, message: AnyMessage) -> Message:
+    async def _carry_out(self, claimed: Claimed, message: AnyMessage) -> Answer:
         if isinstance(message, Push | Hello):
             return await self._in(self._writer, self._consume_and_handle, claimed, message)
         if isinstance(message, PullBaseline):
@@ -174,13 +175,13 @@ class Service:
             return await self._pull(claimed, message)
         raise Malformed(f"{type(message).__name__} is not a request that is taken here")
 
-    async def _pull(self, claimed: Claimed, message: Pull) -> Message:
+    async def _pull(self, claimed: Claimed, message: Pull) -> Answer:
         """A page at once if there is one; else when there is one, or an empty one when the wait is over."""
         loop = asyncio.get_running_loop()
         until = loop.time() + message.wait_ms / 1000
         with self.polls.waiter(claimed.caller.fleet, claimed.caller.device) as moved:
             while True:
-                answer: Message = await self._in(self._readers, self._plane.handle, message, claimed.caller)
+                answer: Answer = await self._in(self._readers, self._plane.handle, message, claimed.caller)
                 nothing = isinstance(answer, PullPage) and not answer.segments and answer.cursor == message.cursor
                 if not nothing or moved is None or not message.wait_ms or loop.time() >= until:
                     return answer
@@ -197,7 +198,7 @@ class Service:
         with self._store.writing(durable=False) as tx:
             claimed.consume(tx)
 
-    def _consume_and_handle(self, claimed: Claimed, message: Message) -> Message:
+    def _consume_and_handle(self, claimed: Claimed, message: AnyMessage) -> Answer:
         self._consume(claimed)
         return self._plane.handle(message, claimed.caller)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -36,17 +36,23 @@ class JobState(NamedTuple):
 
 
 class Jobs:
-    """``changed`` is called on the job's thread when a job begins to fail, fails differently, or works again."""
+    """``changed`` is called on the job's thread when a job begins to fail, fails differently, or works again;
+    ``before``: what it was last told in an earlier life.
+    """
 
     def __init__(
-        self, jobs: Sequence[Job], clock: Clock, changed: Callable[[str, JobState], None] | None = None
+        self,
+        jobs: Sequence[Job],
+        clock: Clock,
+        changed: Callable[[str, JobState], None] | None = None,
+        before: Mapping[str, JobState] | None = None,
     ) -> None:
         self._jobs = tuple(jobs)
         self._clock = clock
         self._changed = changed
         self._executor = ThreadPoolExecutor(1, "jobs")
         self._tasks: list[asyncio.Task[None]] = []
-        self.state: dict[str, JobState] = {job.name: JobState() for job in self._jobs}
+        self.state: dict[str, JobState] = {job.name: (before or {}).get(job.name, JobState()) for job in self._jobs}
 
     @property
     def failing(self) -> list[str]:

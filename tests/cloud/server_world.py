@@ -24,6 +24,7 @@ from cloud.server.serve import running
 from edge.link.signing import CONTENT_TYPE, sign_request
 from sync.keys import DeviceKey
 from sync.messages import (
+    Answer,
     AnyMessage,
     Enroll,
     Failure,
@@ -60,13 +61,13 @@ class CountingPlane:
     def __init__(self, world: World) -> None:
         self._world = world
         self._callbacks: dict[bytes, list[Callable[[], None]]] = {}
-        self.handled: list[tuple[Message, Caller | None]] = []
+        self.handled: list[tuple[AnyMessage, Caller | None]] = []
         self.head = 0
         self.raises: Exception | None = None
         self.gate = threading.Event()
         self.gate.set()
 
-    def handle(self, message: Message, caller: Caller | None) -> Message:
+    def handle(self, message: AnyMessage, caller: Caller | None) -> Answer:
         self.handled.append((message, caller))
         self.gate.wait(10)
         if self.raises is not None:

@@ -1,0 +1,132 @@
+"""``archive verify|run|snapshot`` and ``restore``: the fleet's history, and the way back from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cloud.cli.output import (
+    directory_argument,
+    json_option,
+    parse_options,
+    parse_time_ms,
+    progress_bar,
+    show_json,
+    show_table,
+)
+from sync.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from cloud.storage.archive.writer import ArchiveRun
+
+
+@click.group()
+def archive() -> None:
+    """Write, check and describe the archive."""
+
+
+@archive.command()
+@directory_argument
+@json_option
+def run(directory: Path, as_json: bool) -> None:
+    """Archive everything up to now. A running server does so by itself; this waits for its turn."""
+    from cloud.server.home import Home
+
+    with Home.open(directory) as home, home.archiving() as writer, progress_bar("operations", quiet=as_json) as bar:
+        done = writer.run_once(bar)
+    _show_run(done, as_json=as_json)
+
+
+@archive.command()
+@directory_argument
+@json_option
+def snapshot(directory: Path, as_json: bool) -> None:
+    """Archive a baseline of all records, so that a restore need not replay the whole history."""
+    from cloud.server.home import Home
+
+    with Home.open(directory) as home, home.archiving() as writer, progress_bar("records", quiet=as_json) as bar:
+        done = writer.snapshot(bar)
+    _show_run(done, as_json=as_json)
+
+
+@archive.command()
+@directory_argument
+@json_option
+def verify(directory: Path, as_json: bool) -> None:
+    """Read the whole archive and check every hash, signature and tag. Exit 1 if something is wrong."""
+    from cloud.server.home import Home
+    from cloud.storage.archive.verify import verify as check
+
+    with Home.open(directory) as home, progress_bar("manifests", quiet=as_json) as bar:
+        report = check(home.objects, home.keys, home.fleet.fleet, anchor=home.anchor, progress=bar)
+    if as_json:
+        show_json({**report._asdict(), "problems": [problem._asdict() for problem in report.problems]})
+    else:
+        click.echo(
+            f"{report.objects} objects, {report.bytes} bytes, {report.manifests} manifests,"
+            f" {report.operations} operations up to position {report.position};"
+            f" {report.unreferenced} unreferenced objects"
+        )
+        show_table(("OBJECT", "PROBLEM"), report.problems, "Everything checks out.")
+    if report.problems:
+        raise SystemExit(1)
+
+
+@click.command()
+@click.argument("target", metavar="TARGET_DIR", type=click.Path(path_type=Path))
+@click.option("--archive", "url", required=True, help="Where the archive is: a directory, s3://bucket/prefix …")
+@click.option(
+    "--archive-option", "options", multiple=True, metavar="KEY=VALUE", help="For the driver of the object store."
+)
+@click.option("--keys", required=True, type=click.Path(path_type=Path), help="The keys directory of the fleet.")
+@click.option("--cursor", type=int, help="Restore up to this feed position.")
+@click.option("--time", "moment", help="Restore what was accepted by this time: ISO 8601, UTC without an offset.")
+@click.option("--manifest", type=int, help="Restore what this manifest describes, whatever came after it.")
+@json_option
+def restore(
+    target: Path,
+    url: str,
+    options: tuple[str, ...],
+    keys: Path,
+    cursor: int | None,
+    moment: str | None,
+    manifest: int | None,
+    as_json: bool,
+) -> None:
+    """Make a new control plane directory from the archive and the keys alone. The newest state by default."""
+    from cloud.server.recovery import restore_home
+
+    if cursor is not None and moment is not None:
+        raise InvalidValue("--cursor and --time exclude each other", hint="give one of them, or neither")
+    with progress_bar("records and operations", quiet=as_json) as bar:
+        restored = restore_home(
+            target,
+            url,
+            keys,
+            options=parse_options(options),
+            position=cursor,
+            at_ms=None if moment is None else parse_time_ms(moment),
+            manifest=manifest,
+            progress=bar,
+        )
+    if as_json:
+        show_json({**restored._asdict(), "directory": target})
+        return
+    click.echo(f"Restored {restored.records} records up to position {restored.position} into {target}")
+    compared = "as the archive noted" if restored.compared else "the archive notes none for this position"
+    click.echo(f"State digest {restored.digest} ({compared})")
+    click.echo(f"Next: agentdb-cloud serve {target}")
+
+
+def _show_run(done: ArchiveRun, *, as_json: bool) -> None:
+    if as_json:
+        show_json(done._asdict())
+    elif done.manifests:
+        click.echo(
+            f"Archived {done.operations} operations up to position {done.position}:"
+            f" {done.objects} objects, {done.bytes} bytes, manifest {done.number}"
+        )
+    else:
+        click.echo(f"Nothing new since position {done.position}.")

@@ -1,0 +1,127 @@
+"""``conflicts``: what two devices wrote without knowing of each other, who won, by which rule; deciding open ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cloud.cli.output import directory_argument, json_option, show_json, show_table, when
+from sync.errors import InvalidValue, NotFound
+from sync.stamps import device_of, wall_ms_of
+
+if TYPE_CHECKING:
+    from cloud.rows import Claim, Conflict
+
+_VALUE_CHARACTERS_MAX = 60
+
+
+@click.command()
+@directory_argument
+@click.option("--open", "only_open", is_flag=True, help="Only those that wait for a decision.")
+@click.option("--after", default=0, help="Only those with a larger number.")
+@click.option("--limit", default=100, show_default=True)
+@click.option("--show", type=int, metavar="NUMBER", help="One conflict with both values.")
+@click.option("--resolve", type=int, metavar="NUMBER", help="Decide an open conflict; needs --take.")
+@click.option("--take", type=click.Choice(["winner", "loser", "value"]), help="What to keep.")
+@click.option("--value", help="With --take value: the field's new value as JSON.")
+@json_option
+def conflicts(
+    directory: Path,
+    only_open: bool,
+    after: int,
+    limit: int,
+    show: int | None,
+    resolve: int | None,
+    take: str | None,
+    value: str | None,
+    as_json: bool,
+) -> None:
+    """List the fleet's conflicts, show one, or decide one."""
+    from cloud.server.home import Home
+
+    with Home.open(directory) as home:
+        fleet = home.fleet.fleet
+        if resolve is not None:
+            if take is None:
+                raise InvalidValue("what shall be kept?", hint="--take winner, loser or value (with --value JSON)")
+            one = home.plane.resolve(fleet, resolve, take=take, value=_parse_value(take, value))
+            return _show(one, as_json=as_json)
+        if show is not None:
+            with home.store.reading() as view:
+                found = view.conflict(fleet, show)
+            if found is None:
+                raise NotFound(f"no conflict {show}", hint="agentdb-cloud conflicts DIR lists them")
+            return _show(found, as_json=as_json)
+        rows = home.plane.conflicts(fleet, after, limit, state="open" if only_open else "")
+    if as_json:
+        return show_json([_as_dict(row) for row in rows])
+    show_table(
+        ("NUMBER", "WHEN", "RECORD", "FIELD", "WINNER", "LOSER", "RULE", "STATE"),
+        [
+            (
+                row.number,
+                when(row.at_ms),
+                f"{row.collection}/{row.key}",
+                row.field or "(deleted?)",
+                _side(*_sides(row)[0]),
+                _side(*_sides(row)[1]),
+                row.rule,
+                row.state,
+            )
+            for row in rows
+        ],
+        "No conflicts.",
+    )
+    return None
+
+
+def _parse_value(take: str, text: str | None) -> object:
+    if (take == "value") != (text is not None):
+        raise InvalidValue("--value belongs to --take value", hint="--take value --value '\"text\"'")
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidValue(f"--value is not JSON: {error}", hint="text in quotes: --value '\"text\"'") from error
+
+
+def _sides(row: Conflict) -> tuple[tuple[str, Claim], tuple[str, Claim]]:
+    """The winner, then the loser; in the order of arrival if another value was given."""
+    held, came = ("held", row.held), ("came", row.came)
+    return (came, held) if row.winner == "came" else (held, came)
+
+
+def _side(_: str, claim: Claim) -> str:
+    shown = "deleted" if claim.delete else json.dumps(claim.value, ensure_ascii=False, default=_hex)
+    if len(shown) > _VALUE_CHARACTERS_MAX:
+        shown = shown[: _VALUE_CHARACTERS_MAX - 1] + "…"
+    return f"{claim.device or device_of(claim.replica).hex()}: {shown}"
+
+
+def _show(row: Conflict, *, as_json: bool) -> None:
+    if as_json:
+        show_json(_as_dict(row))
+        return
+    click.echo(f"conflict {row.number}: {row.collection}/{row.key} {row.field or '(delete against update)'}")
+    click.echo(f"  {row.state} by rule {row.rule}, found {when(row.at_ms)} at position {row.position}")
+    for name, claim in _sides(row):
+        verdict = {row.winner: "won "}.get(name, "lost") if row.winner in ("held", "came") else name
+        value = "deleted" if claim.delete else json.dumps(claim.value, ensure_ascii=False, default=_hex)
+        writer = claim.device or device_of(claim.replica).hex()
+        click.echo(f"  {verdict}  {writer} at {when(wall_ms_of(claim.ts))}: {value}")
+    if row.winner == "resolved":
+        click.echo(f"  another value was given, at position {row.resolution}")
+    if row.note:
+        click.echo(f"  note: {row.note}")
+
+
+def _as_dict(row: Conflict) -> dict[str, object]:
+    return {**row._asdict(), "held": row.held._asdict(), "came": row.came._asdict()}
+
+
+def _hex(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)

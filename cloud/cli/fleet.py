@@ -1,0 +1,193 @@
+"""``init``, ``token``, ``devices`` and ``audit``: a fleet and who is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cloud.cli.output import (
+    directory_argument,
+    json_option,
+    parse_duration_s,
+    parse_options,
+    show_json,
+    show_table,
+    when,
+)
+from sync.errors import InvalidValue, NotFound
+
+if TYPE_CHECKING:
+    from cloud.ports import Reading
+    from cloud.rows import AuditRow, DeviceRow
+
+
+@click.command()
+@directory_argument
+@click.option("--name", default="fleet", show_default=True, help="The fleet's name, for people.")
+@click.option("--archive", default="", help="A directory, or s3://bucket/prefix, gs://, az://. Default: DIR/archive.")
+@click.option(
+    "--archive-option", "options", multiple=True, metavar="KEY=VALUE", help="For the driver of the object store."
+)
+@click.option("--create-bucket", is_flag=True, help="Create the S3 bucket, with versions, if it is not there.")
+@json_option
+def init(
+    directory: Path, name: str, archive: str, options: tuple[str, ...], create_bucket: bool, as_json: bool
+) -> None:
+    """Create a fleet: its keys, its store, its configuration."""
+    from cloud.config import archive_url
+    from cloud.server.home import Home, config_text
+
+    given = parse_options(options)
+    if archive and "://" not in archive:
+        archive = str(Path(archive).resolve())
+    if create_bucket:
+        from cloud.storage.bucket_setup import ensure_bucket
+
+        ensure_bucket(archive, options=given)
+    with Home.create(directory, name, config_text(archive, given)) as home:
+        fleet = home.fleet
+        url = archive_url(home.config.archive, directory)
+    if as_json:
+        show_json({"fleet": fleet.fleet, "name": fleet.name, "directory": directory, "archive": url})
+        return
+    click.echo(f"Created fleet {fleet.name!r} ({fleet.fleet.hex()}) in {directory}")
+    click.echo(f"Archive: {url}")
+    click.echo("Next:")
+    click.echo(f"  agentdb-cloud serve {directory}          start the control plane")
+    click.echo(f"  agentdb-cloud token {directory}          print a join token for a device")
+    click.echo(f"Keep a copy of {directory / 'keys'} apart from the archive: a restore needs both, a thief too.")
+
+
+@click.command()
+@directory_argument
+@click.option("--name", default="", help="What it is for; kept in the audit trail.")
+@click.option("--ttl", default="24h", show_default=True, help="How long it is valid: 30m, 24h, 7d.")
+@click.option("--uses", default=1, show_default=True, help="How many devices may join with it.")
+@click.option("--url", default="", help="Where devices reach the server, if not as configured.")
+@json_option
+def token(directory: Path, name: str, ttl: str, uses: int, url: str, as_json: bool) -> None:
+    """Print a join token. Whoever has it can join: treat it as a password."""
+    from cloud.server.home import Home
+
+    ttl_s = parse_duration_s(ttl)
+    with Home.open(directory) as home:
+        url = url or home.url
+        if not url:
+            raise InvalidValue("the server's address is not known", hint="start it first, or give --url")
+        made = home.plane.create_token(home.fleet.fleet, ttl_s=ttl_s, uses=uses, name=name, url=url)
+        expires_ms = home.clock.wall_ms() + ttl_s * 1000
+    if as_json:
+        show_json({"token": made.encode(), "id": made.id, "url": url, "uses": uses, "expires_ms": expires_ms})
+        return
+    click.echo(made.encode())
+    click.echo(f"Valid until {when(expires_ms)} for {uses} device{'s' if uses > 1 else ''}, at {url}.", err=True)
+
+
+@click.command()
+@directory_argument
+@click.option("--set-priority", type=(str, int), metavar="DEVICE N", help="In conflicts by priority the higher wins.")
+@click.option("--revoke", metavar="DEVICE", help="Accept nothing more from it, and give the fleet a new key.")
+@click.option("--reason", default="", help="Why it is revoked; kept in the audit trail.")
+@json_option
+def devices(
+    directory: Path, set_priority: tuple[str, int] | None, revoke: str | None, reason: str, as_json: bool
+) -> None:
+    """List the fleet's devices, or change one. DEVICE is a name, an id, or the beginning of an id."""
+    from cloud.server.home import Home
+
+    with Home.open(directory) as home:
+        fleet, enrollment = home.fleet.fleet, home.plane.enrollment
+        if set_priority is not None:
+            enrollment.set_priority(fleet, _find(enrollment.devices(fleet), set_priority[0]).device, set_priority[1])
+        if revoke is not None:
+            enrollment.revoke(fleet, _find(enrollment.devices(fleet), revoke).device, reason=reason)
+        rows = enrollment.devices(fleet)
+        with home.store.reading() as view:
+            replicas = view.replicas(fleet)
+    seen_ms: dict[bytes, int] = {}
+    for held in replicas:
+        device = held.replica[:12]
+        seen_ms[device] = max(seen_ms.get(device, 0), held.at_ms)
+    if as_json:
+        show_json([_as_dict(row, seen_ms.get(row.device, 0)) for row in rows])
+        return
+    show_table(
+        ("DEVICE", "NAME", "STATE", "PRIORITY", "ENROLLED", "LAST PUSH"),
+        [
+            (
+                row.device.hex(),
+                row.name,
+                "revoked" if row.revoked_ms else "active",
+                row.priority,
+                when(row.enrolled_ms),
+                when(seen_ms.get(row.device, 0)),
+            )
+            for row in rows
+        ],
+        "No device has joined yet.",
+    )
+
+
+@click.command()
+@directory_argument
+@click.option("--after", default=0, help="Only rows with a larger number.")
+@click.option("--limit", default=1000, show_default=True)
+@json_option
+def audit(directory: Path, after: int, limit: int, as_json: bool) -> None:
+    """The audit trail: who was let in or refused, and what operators changed. Verified before it is shown."""
+    from cloud.identity.audit import broken
+    from cloud.server.home import Home
+
+    with Home.open(directory) as home, home.store.reading() as view:
+        fleet = home.fleet.fleet
+        bad = broken(fleet, _whole_trail(view, fleet))
+        rows = view.audit(fleet, after, limit)
+    if as_json:
+        show_json({"rows": [row._asdict() for row in rows], "broken_at": bad})
+    else:
+        show_table(
+            ("NUMBER", "WHEN", "WHO", "WHAT", "ON", "DETAILS"),
+            [
+                (row.number, when(row.at_ms), row.actor, row.action, row.subject,
+                 " ".join(f"{name}={value}" for name, value in row.details.items() if value != ""))
+                for row in rows
+            ],
+            "Nothing has happened yet.",
+        )  # fmt: skip
+    if bad is not None:
+        click.echo(f"error: the trail was altered at number {bad}", err=True)
+        raise SystemExit(1)
+
+
+def _whole_trail(view: Reading, fleet: bytes) -> Iterator[AuditRow]:
+    after = 0
+    while rows := view.audit(fleet, after):
+        yield from rows
+        after = rows[-1].number
+
+
+def _find(rows: Sequence[DeviceRow], wanted: str) -> DeviceRow:
+    """Raises NotFound or InvalidValue."""
+    found = [row for row in rows if row.name == wanted] or [
+        row for row in rows if len(wanted) >= 4 and row.device.hex().startswith(wanted.lower())
+    ]
+    if not found:
+        raise NotFound(f"no device {wanted!r}", hint="agentdb-cloud devices DIR lists them")
+    if len(found) > 1:
+        raise InvalidValue(f"{len(found)} devices are called {wanted!r}", hint="use the device id")
+    return found[0]
+
+
+def _as_dict(row: DeviceRow, seen_ms: int) -> dict[str, object]:
+    return {
+        "device": row.device,
+        "name": row.name,
+        "state": "revoked" if row.revoked_ms else "active",
+        "priority": row.priority,
+        "enrolled_ms": row.enrolled_ms,
+        "revoked_ms": row.revoked_ms,
+        "last_push_ms": seen_ms,
+    }

@@ -1,0 +1,137 @@
+"""``serve`` and ``status``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cloud.cli.output import directory_argument, json_option, show_json, when
+
+if TYPE_CHECKING:
+    from cloud.server.home import Home
+    from cloud.server.jobs import Job
+
+JOBS = ("archive", "snapshot")
+
+
+@click.command()
+@directory_argument
+@click.option("--host", help="Instead of [server] host.")
+@click.option("--port", type=int, help="Instead of [server] port; 0 for any free one.")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path, exists=True), help="Instead of DIR/cloud.toml."
+)
+@click.option("--verbose", is_flag=True, help="Log what happens, not only what goes wrong.")
+def serve(directory: Path, host: str | None, port: int | None, config_file: Path | None, verbose: bool) -> None:
+    """Run the control plane until SIGTERM or Ctrl-C.
+
+    Prints one line, "listening on http://HOST:PORT", once devices can connect, and writes the port to DIR/port.
+    """
+    import msgspec
+
+    from cloud.config import PORT
+    from cloud.server.app import Service
+    from cloud.server.home import Home
+    from cloud.server.jobs import Jobs
+    from cloud.server.serve import serve as run
+
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    with Home.open(directory, config_file) as home, home.serving():
+        given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+        server = msgspec.structs.replace(home.config.server, **given)
+        config = msgspec.structs.replace(home.config, server=server).validate(str(config_file or directory))
+        before = {name: home.noted_job(name) for name in JOBS}
+        jobs = Jobs(_jobs(home), home.clock, home.note_job, before)
+        service = Service(home.plane, home.store, jobs, config.server, home.clock)
+        asyncio.run(run(service, jobs, config.server, port_file=directory / PORT, announce=_announce))
+
+
+@click.command()
+@directory_argument
+@json_option
+def status(directory: Path, as_json: bool) -> None:
+    """What the fleet, its archive and its server are doing."""
+    from cloud.server.home import Home
+
+    with Home.open(directory) as home:
+        found = _status(home)
+    if as_json:
+        show_json(found)
+        return
+    server, archive = found["server"], found["archive"]
+    running = f"runs at {server['url']}" if server["running"] else "does not run"
+    failing = f", failing: {', '.join(server['failing'])}" if server["failing"] else ""
+    last_push = when(found["last_push_ms"]) or "never"
+    lines = {
+        "server": running + failing,
+        "feed": f"position {found['head']}, {found['records']} records, last push {last_push}",
+        "collections": ", ".join(found["collections"]) or "none",
+        "devices": f"{found['devices']}, replicas {found['replicas']}",
+        "conflicts": f"{found['conflicts']}, open {found['open_conflicts']}",
+        "dead letters": found["dead_letters"],
+        "archive": f"{archive['url']}: position {archive['position']} ({archive['behind']} behind),"
+        f" manifest {archive['manifest']}, snapshot at {archive['snapshot']}",
+    }
+    click.echo(f"fleet {found['name']!r} ({found['fleet']})")
+    for name, line in lines.items():
+        click.echo(f"  {name:12} {line}")
+    for name, job in found["jobs"].items():
+        if job["error"]:
+            click.echo(f"  {name} has been failing, last {when(job['failed_ms'])}: {job['error']}")
+
+
+def _status(home: Home) -> dict[str, Any]:
+    from cloud.config import archive_url
+    from cloud.storage.archive.state import load_state
+
+    fleet = home.fleet.fleet
+    found = home.plane.status(fleet)
+    with home.store.reading() as view:
+        state = load_state(view, fleet)
+    found["archive"] = {
+        "url": archive_url(home.config.archive, home.directory),
+        "position": state.position,
+        "behind": found["head"] - state.position,
+        "manifest": state.number,
+        "snapshot": state.snapshot,
+    }
+    jobs = {name: home.noted_job(name) for name in JOBS}
+    found["server"] = {
+        "running": home.is_served,
+        "url": home.url,
+        "failing": [name for name, job in jobs.items() if job.error],
+    }
+    found["jobs"] = {name: {"error": job.error, "failed_ms": job.failed_ms} for name, job in jobs.items()}
+    return found
+
+
+def _jobs(home: Home) -> list[Job]:
+    from cloud.server.jobs import Job
+
+    def archive() -> None:
+        with home.archiving() as writer:
+            writer.run_once()
+
+    def snapshot() -> None:
+        with home.archiving() as writer:
+            writer.snapshot()
+
+    settings = home.config.archive
+    return [
+        Job("archive", settings.interval_s, archive, at_shutdown=True),
+        Job("snapshot", settings.snapshot_interval_s, snapshot),
+    ]
+
+
+def _announce(line: str) -> None:
+    click.echo(line)
+    sys.stdout.flush()

@@ -1,0 +1,227 @@
+"""A control plane's directory, opened: configuration, keys, store, archive, and the parts that are built of them.
+
+::
+
+    DIR/cloud.toml    configuration (optional)
+    DIR/cloud.db      the store
+    DIR/keys/         service.key, epoch.keys, archive.anchor: with the archive, all that a restore needs
+    DIR/archive/      the archive, unless the configuration names another place
+    DIR/port          the bound port while a server runs
+    DIR/serve.lock    held by a running server; DIR/archive.lock by whoever is writing the archive
+
+What always holds: one directory, one fleet, one server; one process at a time writes the archive. The command line may
+use a directory while its server runs: the store and the key files are safe for several processes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from cloud import config as configuration
+from cloud.config import CloudConfig
+from cloud.control_plane import ControlPlane
+from cloud.identity.key_service import FileKeyService
+from cloud.ports import ObjectStore, SystemClock, SystemRandom
+from cloud.rows import FleetRow
+from cloud.server.jobs import JobState
+from cloud.storage.archive.anchor import AnchorFile
+from cloud.storage.archive.writer import Archive
+from cloud.storage.sqlite_store import SqliteStore
+from cloud.stream.rules import Resolver
+from sync.errors import InvalidConfig, StoreLocked
+
+ANCHOR = "archive.anchor"
+SERVE_LOCK, ARCHIVE_LOCK = "serve.lock", "archive.lock"
+
+
+class Home:
+    """Use it as a context manager; it closes the store."""
+
+    def __init__(self, directory: Path, config: CloudConfig, keys: FileKeyService, store: SqliteStore) -> None:
+        self.directory = directory
+        self.config = config
+        self.keys = keys
+        self.store = store
+        self.clock = SystemClock()
+
+    @staticmethod
+    def open(directory: Path, config_file: Path | None = None) -> Home:
+        """Raises InvalidConfig if this is not a control plane's directory, or is configured wrongly."""
+        if not (directory / configuration.DATABASE).is_file():
+            raise InvalidConfig(
+                f"{directory} is not a control plane's directory", hint=f"make it one: agentdb-cloud init {directory}"
+            )
+        config = configuration.load(config_file or directory / configuration.FILE)
+        keys = FileKeyService(directory / configuration.KEYS, SystemRandom())
+        return Home(directory, config, keys, SqliteStore.open(directory / configuration.DATABASE))
+
+    @staticmethod
+    def create(directory: Path, name: str, config_text: str) -> Home:
+        """A new fleet with new keys in a directory that holds none. Raises InvalidConfig."""
+        config = configuration.parse(config_text, configuration.FILE)
+        if (directory / configuration.DATABASE).exists():
+            raise InvalidConfig(f"{directory} has a control plane already", hint="choose another directory")
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        keys = FileKeyService.create(directory / configuration.KEYS, SystemRandom())
+        (directory / configuration.FILE).write_text(config_text, encoding="utf-8")
+        home = Home(directory, config, keys, SqliteStore.open(directory / configuration.DATABASE))
+        try:
+            next(iter(home.objects.list("v1/")), None)  # a wrong address should not wait for the first run
+            home.plane.create_fleet(name)
+        except BaseException:
+            home.close()
+            raise
+        return home
+
+    def close(self) -> None:
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @cached_property
+    def fleet(self) -> FleetRow:
+        """The directory's fleet. Raises InvalidConfig."""
+        with self.store.reading() as view:
+            fleets = view.fleets()
+        if len(fleets) != 1:
+            raise InvalidConfig(
+                f"{self.directory} holds {len(fleets)} fleets, not one",
+                hint="an interrupted init: remove the directory and run it again",
+            )
+        return fleets[0]
+
+    @cached_property
+    def plane(self) -> ControlPlane:
+        """Raises InvalidConfig for a resolver that cannot be imported."""
+        resolvers = load_resolvers(self.config.conflicts.resolvers)
+        return ControlPlane(self.store, self.keys, self.clock, SystemRandom(), resolvers=resolvers)
+
+    # -- the archive ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        """Raises InvalidConfig."""
+        from cloud.storage.objects import open_objects
+
+        archive = self.config.archive
+        return open_objects(configuration.archive_url(archive, self.directory), options=archive.options)
+
+    @cached_property
+    def anchor(self) -> AnchorFile:
+        return AnchorFile(self.directory / configuration.KEYS / ANCHOR)
+
+    @cached_property
+    def archive(self) -> Archive:
+        """Use it inside ``archiving``."""
+        return Archive(self.store, self.objects, self.keys, self.fleet.fleet, clock=self.clock, anchor=self.anchor)
+
+    @contextmanager
+    def archiving(self) -> Iterator[Archive]:
+        """The archive, while no other process writes it; waits for one that does."""
+        with _locked(self.directory / ARCHIVE_LOCK, wait=True):
+            yield self.archive
+
+    # -- the server -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Raises StoreLocked if another server runs in this directory."""
+        with _locked(self.directory / SERVE_LOCK, wait=False):
+            yield
+
+    @property
+    def is_served(self) -> bool:
+        try:
+            with self.serving():
+                return False
+        except StoreLocked:
+            return True
+
+    @property
+    def url(self) -> str:
+        """Where devices reach the server: as configured, or as it is bound now; "" if that is not known."""
+        server = self.config.server
+        if server.url:
+            return server.url.rstrip("/")
+        port = self.bound_port or server.port
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        return f"{'https' if server.tls else 'http'}://{host}:{port}" if port else ""
+
+    @property
+    def bound_port(self) -> int:
+        """Of the running server; 0 if none runs."""
+        try:
+            text = (self.directory / configuration.PORT).read_text()
+        except FileNotFoundError:
+            return 0
+        return int(text) if text.strip().isdigit() else 0
+
+    def note_job(self, name: str, state: JobState) -> None:
+        """For ``status``, which is another process."""
+        with self.store.writing() as tx:
+            tx.set_archive_state(self.fleet.fleet, f"job:{name}", msgspec.msgpack.encode(tuple(state)))
+
+    def noted_job(self, name: str) -> JobState:
+        with self.store.reading() as view:
+            data = view.archive_state(self.fleet.fleet, f"job:{name}")
+        return JobState(*msgspec.msgpack.decode(data, type=tuple[int, int, str])) if data else JobState()
+
+
+def config_text(archive: str = "", options: Mapping[str, str] | None = None) -> str:
+    """The cloud.toml of a new directory: what differs from the defaults, and where they are explained."""
+    lines = ["# Every key and its default: configs/cloud.toml", "", "[archive]"]
+    lines.append(f"url = {_quoted(archive)}" if archive else '# url = "archive"')
+    if options:
+        lines += ["", "[archive.options]", *(f"{key} = {_quoted(value)}" for key, value in options.items())]
+    return "\n".join(lines) + "\n"
+
+
+def load_resolvers(names: Mapping[str, str]) -> dict[str, Resolver]:
+    """Raises InvalidConfig."""
+    resolvers: dict[str, Resolver] = {}
+    for name, path in names.items():
+        module, _, attribute = path.partition(":")
+        try:
+            resolvers[name] = getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise InvalidConfig(
+                f"[conflicts] resolvers.{name}: {error}", hint="its package must be importable where the server runs"
+            ) from error
+    return resolvers
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string: JSON's escapes are among its own, if what is not ASCII stays as it is."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+@contextmanager
+def _locked(path: Path, *, wait: bool) -> Iterator[None]:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise StoreLocked(
+                f"another server runs in {path.parent}", hint="stop it first, or use another directory"
+            ) from error
+        yield
+    finally:
+        os.close(handle)  # and with it the lock
