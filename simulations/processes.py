@@ -59,9 +59,7 @@ class Child:
         self._busy = threading.Lock()
         threading.Thread(target=self._read, daemon=True).start()
 
-    def call(
-        self, do: str, *, timeout_s: float = 120.0, on_progress: OnProgress | None = None, **arguments: Any
-    ) -> Any:
+    def call(self, do: str, *, answer_s: float = 120.0, on_progress: OnProgress | None = None, **arguments: Any) -> Any:
         """What the child answers. Raises ChildFailed."""
         with self._busy:
             assert self.process.stdin is not None
@@ -71,7 +69,7 @@ class Child:
             except OSError as error:
                 raise self._failed(f"has ended ({error.strerror})") from error
             while True:
-                line = self.line(timeout_s)
+                line = self.line(answer_s)
                 if "progress" in line:
                     if on_progress is not None:
                         on_progress(line["progress"])
@@ -82,17 +80,22 @@ class Child:
 
     def line(self, timeout_s: float = 60.0) -> dict[str, Any]:
         """The next line that the child prints, as JSON."""
+        text = self.text_line(timeout_s)
+        try:
+            value: dict[str, Any] = json.loads(text)
+        except ValueError as error:
+            raise self._failed(f"printed {text!r:.200}") from error
+        return value
+
+    def text_line(self, timeout_s: float = 60.0) -> str:
+        """The next line that the child prints. Raises ChildFailed if it ends or stays silent."""
         try:
             text = self._lines.get(timeout=timeout_s)
         except queue.Empty:
             raise self._failed(f"said nothing for {timeout_s:.0f} s") from None
         if not text:
             raise self._failed("has ended")
-        try:
-            value: dict[str, Any] = json.loads(text)
-        except ValueError as error:
-            raise self._failed(f"printed {text!r:.200}") from error
-        return value
+        return text.rstrip("\n")
 
     def stop(self) -> None:
         """Ask it to end (SIGTERM); insist if it does not. Idempotent."""

@@ -38,7 +38,7 @@ def run(wanted: frozenset[str]) -> Iterator[Measurement]:
         if "search_ms" in wanted:
             yield _exact(exact, numpy, raw)
         if "search_recall" in wanted:
-            truth = numpy.call("keys", count=RECALL_QUERIES, timeout_s=TIMEOUT_S)
+            truth = numpy.call("keys", count=RECALL_QUERIES, answer_s=TIMEOUT_S)
             yield Measurement(
                 "search_recall",
                 _recall(truth, exact),
@@ -88,13 +88,13 @@ def _timer(searcher: Child, mode: str) -> Callable[[], float]:
     def ask() -> float:
         nonlocal place
         place += QUERIES
-        p50: float = searcher.call("time", mode=mode, first=place, count=QUERIES, timeout_s=TIMEOUT_S)
+        p50: float = searcher.call("time", mode=mode, first=place, count=QUERIES, answer_s=TIMEOUT_S)
         return p50
 
     return ask
 
 
 def _recall(truth: list[list[str]], searcher: Child) -> float:
-    found = searcher.call("keys", count=len(truth), timeout_s=TIMEOUT_S)
+    found = searcher.call("keys", count=len(truth), answer_s=TIMEOUT_S)
     same = sum(len(set(true) & set(hits)) for true, hits in zip(truth, found, strict=True))
     return same / sum(len(true) for true in truth)
