@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -143,7 +144,7 @@ class LanceTables:
                 if problems and len(table.rebuilds) == before:
                     table.rebuild(problems[0])
                 self.flush()
-                problems = problems or table.compare(lambda name=name: self._dirty(name))  # type: ignore[misc]
+                problems = problems or table.compare()
                 if problems and len(table.rebuilds) == before:
                     table.rebuild(problems[0])
                 if problems:
@@ -268,7 +269,9 @@ class LanceTables:
         table = self._tables.get(collection)
         if table is None:
             folder = self._folder / f"{collection}.lance"
-            table = self._tables[collection] = LanceTable(folder, self._log, schema, self._connect)
+            table = self._tables[collection] = LanceTable(
+                folder, self._log, schema, self._connect, partial(self._dirty, collection)
+            )
         table.open(schema)
         return table
 

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
     from edge.storage.delta_log import DeltaLog
 
+Dirty = Callable[[], frozenset[str]]
+
 HINT = "_versions/latest_version_hint.json"
 OPEN_CHECK_BYTES_MAX = 64 << 20
 ROWS_PER_BATCH = 1000
@@ -60,10 +62,18 @@ _AT_ONCE = timedelta(milliseconds=1)  # 0 makes lancedb warn of concurrent reade
 
 
 class LanceTable:
-    """``connect`` gives a LanceDB connection to ``folder.parent``; with True, one with empty caches."""
+    """``connect`` gives a LanceDB connection to ``folder.parent``; with True, one with empty caches.
+
+    ``dirty`` names the keys that have changed since the tables were last flushed.
+    """
 
     def __init__(
-        self, folder: Path, log: DeltaLog, schema: CollectionSchema, connect: Callable[[bool], DBConnection]
+        self,
+        folder: Path,
+        log: DeltaLog,
+        schema: CollectionSchema,
+        connect: Callable[[bool], DBConnection],
+        dirty: Dirty,
     ) -> None:
         self.name = schema.name
         self.schema = schema
@@ -75,6 +85,7 @@ class LanceTable:
         self._folder = folder
         self._log = log
         self._connect = connect
+        self._dirty = dirty
         self._handle: Table | None = None
         self._files: Files = {}
         self._rows = 0
@@ -251,10 +262,10 @@ class LanceTable:
         """Hash every file of the checkpoint. Returns what is wrong."""
         return damage(self._folder, self._files, first=_is_manifest)
 
-    def compare(self, dirty: Callable[[], frozenset[str]] = frozenset) -> list[str]:
+    def compare(self) -> list[str]:
         """Compare every row with its record's image, and every living record with the rows. Returns what is wrong.
 
-        ``dirty`` is asked at the end for the keys that changed since the table was written: they prove nothing.
+        Records that have changed since the table was written prove nothing.
         """
         seen: set[str] = set()
         suspects: dict[str, str] = {}
@@ -273,28 +284,19 @@ class LanceTable:
         while page := self._log.scan(self.name, after=after, limit=ROWS_PER_BATCH):
             after = page[-1][0]
             suspects.update({key: "has no row" for key, _ in page if key not in seen})
-        excused = dirty() if suspects else frozenset()
-        return [f"record {key!r} {what}" for key, what in suspects.items() if key not in excused]
+        return _unexcused(suspects, self._dirty)
 
     def sample(self) -> list[str]:
-        """Compare some rows, evenly spread over the records, with their images. Returns what is wrong."""
-        from lancedb.expr import col, lit
-
+        """Compare some rows, evenly spread over the table, with their images. Returns what is wrong."""
         names = [KEY, POSITION, *(column.name for column in self.columns), EXTRA, MISFIT]
+        places = list(range(0, self._rows, max(1, self._rows // SAMPLE_ROWS)))
+        wrong: dict[str, str] = {}
         try:
-            step = max(1, self._rows // SAMPLE_ROWS)
-            keys = [
-                key
-                for start in range(0, self._rows, step)
-                for key in self.handle.search().select([KEY]).offset(start).limit(1).to_arrow()[KEY].to_pylist()
-            ]
-            found = self.handle.search().where(col(KEY).isin([lit(key) for key in keys])).select(names).to_arrow()
+            for batch in self.handle.take_offsets(places).select(names).to_arrow().to_batches() if places else ():
+                wrong.update(self._differing(batch.column(KEY).to_pylist(), batch.select(names)))
         except LANCE_ERRORS as error:
             return [f"cannot be read: {type(error).__name__}: {str(error)[:200]}"]
-        wrong: dict[str, str] = {}
-        for batch in found.to_batches():
-            wrong.update(self._differing(batch.column(KEY).to_pylist(), batch.select(names)))
-        return [f"record {key!r} {what}" for key, what in wrong.items()]
+        return _unexcused(wrong, self._dirty)
 
     def _differing(self, keys: Sequence[str], stored: pa.RecordBatch) -> dict[str, str]:
         """Those of the rows that are not what their records' images say."""
@@ -342,6 +344,12 @@ class LanceTable:
             self.reset()
             raise storage_error(f"compacting the table of {self.name!r}", error) from error
         return self.sample()
+
+
+def _unexcused(wrong: Mapping[str, str], dirty: Dirty) -> list[str]:
+    """Asks for the dirty keys after the comparison, so that what changed during it is among them."""
+    excused = dirty() if wrong else frozenset()
+    return [f"record {key!r} {what}" for key, what in wrong.items() if key not in excused]
 
 
 def _is_manifest(name: str) -> bool:
