@@ -50,6 +50,7 @@ from sync.messages import (
     PullPage,
     Push,
     PushAck,
+    Refusal,
     Welcome,
 )
 from sync.ports import Clock, RandomSource
@@ -58,6 +59,8 @@ from sync.stamps import device_of, replica_id
 from sync.tokens import JoinToken
 
 _HELLO_HINT = "say hello again"
+# A lost ack covers one segment; more are only refused of a device that forgot what it knew.
+_REFUSALS_MAX = 1_000
 
 
 class _Held(Exception):
@@ -144,16 +147,19 @@ class ControlPlane:
         with self._store.reading() as view:
             head = view.head(caller.fleet)
             row = view.replica(caller.fleet, hello.replica)
+            last_seq = row.last_seq if row else 0
+            refused = view.refused(caller.fleet, hello.replica, hello.acked + 1, last_seq)[:_REFUSALS_MAX]
         return Welcome(
             version=max(versions),
             time_ms=self._clock.wall_ms(),
             incarnation=head.incarnation,
             restored_head=head.restored_head,
-            last_seq=row.last_seq if row else 0,
+            last_seq=last_seq,
             last_segment=shown_segment(row),
             head=head.position,
             baseline=_wants_baseline(hello, head),
             keys=wrapped_keys(self._keys, caller.fleet, caller.identity),
+            refusals=[Refusal(letter.seq, letter.code, letter.reason) for letter in refused],
         )
 
     def _push(self, push: Push, caller: Caller) -> PushAck:

@@ -110,6 +110,7 @@ class Device:
         self.clock = SetClock(NOW_MS)
         self.random = SeededRandom(seed)
         self.rng = random.Random(seed)
+        self.lose_next_answer_to = ""
         self.open()
         enrolled = cloud.enroll(self.edge, name)
         self.key = self.edge.device_key()
@@ -178,7 +179,9 @@ class Device:
         answer = self._answer(request, caller)
         if self.rng.random() < loss:
             answer = self._answer(request, caller)  # delivered twice
-        if self.rng.random() < loss:
+        unlucky = type(send.message).__name__ == self.lose_next_answer_to
+        if unlucky or self.rng.random() < loss:
+            self.lose_next_answer_to = "" if unlucky else self.lose_next_answer_to
             session.failed(send.number, Unreachable("the answer was lost"))
             return
         received = decode(encode(answer))  # type: ignore[arg-type]

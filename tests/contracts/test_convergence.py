@@ -146,3 +146,20 @@ def test_a_third_device_joins_from_a_baseline(tmp_path: Path) -> None:
     assert late.edge.log.cursor > 0
     heal(cloud, [*devices, late])
     close(cloud, [*devices, late])
+
+
+def test_refusals_whose_ack_was_lost_come_with_the_next_handshake(tmp_path: Path) -> None:
+    cloud, (device, other) = fleet(tmp_path, 5, count=2)
+    device.clock.now_ms += 3_600_000
+    device.notes.put("early", {"text": "from the future"})
+    device.clock.now_ms -= 3_600_000
+    device.lose_next_answer_to = "Push"
+    device.sync()
+    assert [letter.key for letter in device.edge.log.dead_letters()] == ["early"]
+    assert [letter.code for letter in cloud.plane.dead_letters(cloud.fleet)] == ["future-stamp"]
+    other.notes.put("k", {"text": "not held up"})
+    assert other.sync()
+    assert device.sync()
+    assert "k" in device.notes
+    assert "early" not in other.notes
+    close(cloud, [device, other])
