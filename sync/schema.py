@@ -12,10 +12,11 @@ not be brought together again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from typing import Any, NamedTuple
 
 from sync.errors import InvalidValue, SchemaMismatch, TooLarge
-from sync.limits import FIELDS_MAX, VECTOR_DIMENSIONS_MAX
+from sync.limits import FIELDS_MAX, INT_MAX, INT_MIN, VECTOR_DIMENSIONS_MAX
 from sync.values import (
     COLLECTIONS,
     brief,
@@ -32,6 +33,8 @@ from sync.values import (
 RULE_LETTERS = {"lww": "l", "counter": "c", "max": "x", "min": "n", "set": "s", "keep-all": "k"}
 TYPES = ("any", "str", "int", "float", "bool", "bytes", "json", "strings", "vector")
 METRICS = ("cosine", "dot", "l2")
+_known_names: set[str] = set()  # field names that were checked before: most records have the same ones
+_KNOWN_NAMES_MAX = 4096
 _NAMES_CHARACTERS_MAX = 256  # of an embedding model, of a resolver
 
 
@@ -110,14 +113,22 @@ class CollectionSchema(NamedTuple):
         for name, value in values.items():
             rule = declared.get(name)
             if rule is None:
-                check_field_name(name)
+                if name not in _known_names:
+                    _remember_name(check_field_name(name))
                 if self.strict:
                     raise SchemaMismatch(
                         f"collection {self.name!r} has no field {name!r}",
                         hint="declare it, or open the schema (strict=False)",
                     )
-                kind = type(value)
-                if kind is bool or value is None or (kind is str and value.isascii()):
+                kind = type(value)  # the commonest values, without a call
+                if kind is str:
+                    out[name] = value if value.isascii() else check_value(name, value)
+                elif (
+                    kind is bool
+                    or value is None
+                    or (kind is int and INT_MIN <= value <= INT_MAX)
+                    or (kind is float and isfinite(value))
+                ):
                     out[name] = value
                 else:
                     out[name] = check_value(name, value)
@@ -158,6 +169,12 @@ class CollectionSchema(NamedTuple):
                 return float(value)
             raise SchemaMismatch(f"field {name!r} of {self.name!r} is {rule.type}, not {type(value).__name__}")
         return value
+
+
+def _remember_name(name: str) -> None:
+    if len(_known_names) >= _KNOWN_NAMES_MAX:
+        _known_names.clear()
+    _known_names.add(name)
 
 
 def declare(

@@ -71,6 +71,16 @@ class HybridClock:
         self.last = ts
         return ts
 
+    def take(self, count: int) -> int:
+        """The first of ``count`` consecutive timestamps, for writes that are made at once."""
+        held = self.last
+        first = self.now()
+        if first + count - 1 > STAMP_MAX:
+            self.last = held
+            raise FutureStamp("the hybrid clock has run out of range", hint="set the device's clock")
+        self.last = first + count - 1
+        return first
+
     def observe(self, ts: int) -> None:
         """Take note of a timestamp from elsewhere, so that what is written next comes after it."""
         if ts > self.last:

@@ -153,21 +153,24 @@ class DeltaLog:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def submit(self, writes: Sequence[Write]) -> list[Operation]:
-        """Make these writes durable, all or nothing, sharing the commit with whoever writes at the same time.
+    def submit(self, writes: Sequence[Write]) -> int:
+        """Make these writes durable, all or nothing, sharing the commit with whoever writes at the same time. Returns the
+        seq of the last of them; they have consecutive ones.
 
         Raises UnknownCollection, NotFound, TooLarge, InvalidValue, SchemaMismatch (nothing changed), or StorageError.
         """
+        if not writes:
+            return self.head_seq
         schemas = self.schemas
         for write in writes:
             if write[1] not in schemas and write[1] != COLLECTIONS:
                 raise UnknownCollection(
                     f"collection {write[1]!r} has not been declared", hint="edge.collection(name) declares it"
                 )
-        done: list[Operation] = self._group.run(writes) if writes else []
-        return done
+        last: int = self._group.run(writes)
+        return last
 
-    def _commit_one(self, writes: Sequence[Write]) -> list[Operation]:
+    def _commit_one(self, writes: Sequence[Write]) -> int:
         """The short cut for one put of a record that is probably new, as the last one was; else a group of one."""
         kind, collection, key, payload, _ = writes[0]
         plain = self._plain.get(collection)
@@ -177,49 +180,54 @@ class DeltaLog:
                 writer.check_open()
                 ref = (plain, key)
                 if ref not in writer.overlay and writer.has_room():
-                    seq, position = self.head_seq + 1, self.position + 1
-                    row, image, operation = plain_put(
-                        self.replica,
-                        seq,
-                        position,
-                        self.clock.now(),
-                        self.cursor,
-                        self._shapes,
-                        collection,
-                        ref,
-                        payload,
+                    seq, position, ts = self.head_seq + 1, self.position + 1, self.clock.now()
+                    row, image = plain_put(
+                        seq, position, ts, self.cursor, ref, payload, self._shapes, self.replica
                     )
                     self._expect_new = writer.commit_new(row, ref, image)
                     if self._expect_new:
                         self.head_seq, self.position = seq, position
                         self._notify()
-                        return [operation]
+                        return seq
         job = Job(writes)
         self._commit_all((job,))
         if job.error is not None:
             raise job.error
-        done: list[Operation] = job.result
-        return done
+        last: int = job.result
+        return last
 
     def _commit_all(self, jobs: Sequence[Job]) -> None:
         """One transaction for all these jobs; a job whose writes cannot be composed fails by itself."""
+        with self.writer.lock:
+            puts = self._expect_new and all([write[0] == _PUT for job in jobs for write in job.writes])
+            if not (puts and self._commit_jobs(jobs, assume_new=True)):
+                self._commit_jobs(jobs, assume_new=False)
+        self._notify()
+
+    def _commit_jobs(self, jobs: Sequence[Job], *, assume_new: bool) -> bool:
+        """Composed with the records as they are; or, to save the reading, as if they were new, which SQLite then checks."""
         writer = self.writer
-        with writer.lock:
-            writer.begin()
-            try:
-                transaction = self._transaction()
+        writer.begin()
+        try:
+            transaction = self._transaction()
+            if not assume_new:
                 transaction.prefetch([(write[1], write[2]) for job in jobs for write in job.writes])
                 self._expect_new = not transaction.held
-                for job in jobs:
-                    try:
-                        job.result = transaction.local(job.writes)
-                    except AgentDBError as error:
-                        job.error = error
-                if transaction.operations:
-                    self._finish(transaction, {})
-            finally:
-                writer.abandon()  # nothing, after a commit
-        self._notify()
+            for job in jobs:
+                job.error = None
+                try:
+                    job.result = transaction.local(job.writes)
+                except AgentDBError as error:
+                    job.error = error
+            if assume_new and not writer.overlay.keys().isdisjoint(transaction.touched):
+                return False
+            if transaction.operations:
+                if not writer.commit(transaction, {}, fold=False, assumed_new=assume_new):
+                    return False
+                self._take_over(transaction)
+            return True
+        finally:
+            writer.abandon()  # nothing, after a commit
 
     def declare(self, schema: CollectionSchema) -> None:
         """Make a collection known to the fleet; nothing happens if it already is, with this schema.
@@ -434,7 +442,7 @@ class DeltaLog:
         return [state_operation(collection, key, image, self._state_shape) for collection, key, image in rows]
 
     def _state_shape(self, collection: str, names: tuple[str, ...]) -> Shape:
-        return self._shapes.plain(Kind.PUT, collection, names)[0]
+        return self._shapes.plain(collection, names)
 
     # -- care (log_care does the work) --------------------------------------------------------------------------------
 

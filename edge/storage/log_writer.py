@@ -98,9 +98,13 @@ class LogWriter:
     def abandon(self) -> None:
         roll_back(self.db)
 
-    def commit(self, transaction: Transaction, notes: Mapping[str, Any], *, fold: bool) -> None:
+    def commit(
+        self, transaction: Transaction, notes: Mapping[str, Any], *, fold: bool, assumed_new: bool = False
+    ) -> bool:
         """Write the transaction's rows and commit. With ``fold``, or when too many have gathered, the images go to their
         table as well.
+
+        False, and rolled back, if the transaction was composed as if its records were new (``assumed_new``) and one is not.
         """
         size = self._unfolded_bytes + sum([len(row[8]) for row in transaction.operations])
         fold = fold or self._is_full(transaction, size)
@@ -108,7 +112,14 @@ class LogWriter:
         try:
             for name, number in transaction.new_collections.items():
                 db.execute("INSERT INTO collections VALUES (?, ?)", (number, name))
-            insert(db, _OPERATION, transaction.operations)
+            if assumed_new and not fold:
+                before = db.total_changes()
+                insert(db, _OPERATION_NEW, transaction.operations)
+                if db.total_changes() - before != len(transaction.operations):
+                    roll_back(db)
+                    return False
+            else:
+                insert(db, _OPERATION, transaction.operations)
             insert(db, "INSERT INTO marks VALUES (?, ?, ?)", transaction.marks)
             if fold:
                 inserts, updates = transaction.record_rows(self.overlay)
@@ -118,6 +129,11 @@ class LogWriter:
             for name, value in notes.items():
                 self.put_meta(name, value)
             db.execute("COMMIT")
+        except apsw.ConstraintError as error:
+            roll_back(db)
+            if assumed_new:
+                return False
+            raise translate(error, self.path) from error
         except (apsw.Error, OSError) as error:
             roll_back(db)
             raise translate(error, self.path) from error
@@ -128,6 +144,7 @@ class LogWriter:
         else:
             self.overlay.update(transaction.changed())
             self._unfolded_bytes = size
+        return True
 
     def commit_new(self, row: OperationRow, ref: Ref, image: bytes) -> bool:
         """The whole of a transaction that writes one record, composed as if the record was new, in one statement that

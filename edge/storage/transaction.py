@@ -25,7 +25,6 @@ from sync.stamps import HybridClock
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 _PUT, _PATCH, _INCREMENT, _ADD, _REMOVE, _DELETE = 1, 2, 3, 4, 5, 6  # an IntEnum costs 4 times as much to compare
-_operation = tuple.__new__  # a third of the cost of calling the class, which takes keywords too
 _OVERHEAD_BYTES = 128  # stamps, ids, kind and rules of an operation
 _SHAPES_MAX = 4096
 
@@ -57,20 +56,23 @@ class ShapeCache:
     """Interns shapes, so that operations of one shape share one tuple and composing costs a dict lookup."""
 
     def __init__(self) -> None:
-        self._plain: dict[tuple[int, str, tuple[str, ...]], tuple[Shape, bool]] = {}
+        self.orders: dict[tuple[str, ...], tuple[tuple[str, ...], str, bool]] = {}
         self._any: dict[Shape, Shape] = {}
 
-    def plain(self, kind: int, collection: str, fields: Iterable[str]) -> tuple[Shape, bool]:
-        """The shape of a write of last-writer fields, and whether the fields were in order of name."""
-        names = tuple(fields)
-        found = self._plain.get((kind, collection, names))
+    def order(self, names: tuple[str, ...]) -> tuple[tuple[str, ...], str, bool]:
+        """The names in order, the rules of as many last-writer fields, and whether they were in order already."""
+        found = self.orders.get(names)
         if found is None:
-            if len(self._plain) >= _SHAPES_MAX:
-                self._plain.clear()
+            if len(self.orders) >= _SHAPES_MAX:
+                self.orders.clear()
             ordered = tuple(sorted(names))
-            shape = self.intern(Shape(kind, collection, ordered, "l" * len(ordered)))
-            found = self._plain[kind, collection, names] = (shape, ordered == names)
+            found = self.orders[names] = (ordered, "l" * len(ordered), ordered == names)
         return found
+
+    def plain(self, collection: str, names: tuple[str, ...]) -> Shape:
+        """The shape of a PUT of these last-writer fields."""
+        ordered, rules, _ = self.order(names)
+        return self.intern(Shape(_PUT, collection, ordered, rules))
 
     def intern(self, shape: Shape) -> Shape:
         if len(self._any) >= _SHAPES_MAX:
@@ -124,50 +126,67 @@ class Transaction:
 
     # -- local writes -------------------------------------------------------------------------------------------------
 
-    def local(self, writes: Sequence[Write]) -> list[Operation]:
-        """Take one caller's writes, all or none. Raises NotFound, TooLarge, InvalidValue, SchemaMismatch."""
+    def local(self, writes: Sequence[Write]) -> int:
+        """Take one caller's writes, all or none; returns the seq of the last. Raises NotFound, TooLarge, InvalidValue,
+        SchemaMismatch.
+        """
         if len(writes) == 1:
-            return [self._local(writes[0])]  # changes nothing before its last check
+            self._local(writes[0], self._clock.now())  # changes nothing before its last check
+            return self.seq
         seq, position, count, touched = self.seq, self.position, len(self.operations), dict(self.touched)
         try:
-            return [self._local(write) for write in writes]
+            self._local_many(writes)
         except BaseException:
             self.seq, self.position, self.touched = seq, position, touched
             del self.operations[count:]
             raise
+        return self.seq
 
-    def _local(self, write: Write) -> Operation:
+    def _local_many(self, writes: Sequence[Write]) -> None:
+        """``_local`` for each, with the commonest kind, a plain put of an unknown record, in line."""
+        known, touched, held, shapes, replica = self._known, self.touched, self.held, self._shapes, self._replica
+        ts = self._clock.take(len(writes))
+        for write in writes:
+            kind, collection, key, payload, _ = write
+            collection_id, _, all_lww = known.get(collection) or self._know(collection)
+            ref = (collection_id, key)
+            if kind == _PUT and all_lww and payload is not None and ref not in held and ref not in touched:
+                self.seq += 1
+                self.position += 1
+                row, image = plain_put(self.seq, self.position, ts, self._seen, ref, payload, shapes, replica)
+                self.operations.append(row)
+                touched[ref] = image
+            else:
+                self._local(write, ts)
+            ts += 1
+
+    def _local(self, write: Write, ts: int) -> None:
         kind, collection, key, payload, upsert = write
         collection_id, schema, all_lww = self._known.get(collection) or self._know(collection)
         ref = (collection_id, key)
         image = self.touched.get(ref)
-        if image is None:
-            image = self.held.get(ref, _UNKNOWN)[1]
+        if image is None and ref in self.held:
+            image = self.held[ref][1]
         if not upsert and kind != _PUT and (image is None or not is_alive(image)):
             raise NotFound(
                 f"there is no record {key!r} in {collection!r}", hint="put() creates one; so does upsert=True"
             )
-        ts = self._clock.now()
+        seq, position = self.seq + 1, self.position + 1
         fields: Mapping[str, Any] | None = None
         if kind == _PUT and all_lww and payload is not None:
             fields = payload if image is None else replaced_fields(image, payload, ts)
-        if fields is not None:  # the commonest write: nothing in its outcome is older than itself
-            row, image, operation = plain_put(
-                self._replica, self.seq + 1, self.position + 1, ts, self._seen, self._shapes, collection, ref, fields
-            )
+        if fields is not None:  # nothing in the outcome is older than this write
+            row, image = plain_put(seq, position, ts, self._seen, ref, fields, self._shapes, self._replica)
         else:
             shape, values = self._compose(write, schema, image)
             packed = _packed(key, dict(zip(shape.names, values, strict=True)))
-            operation = Operation(self._replica, self.seq + 1, ts, self._seen, shape, key, values)
-            image = fold(image, operation)
+            image = fold(image, Operation(self._replica, seq, ts, self._seen, shape, key, values))
             if len(image) > OPERATION_BYTES_MAX:
                 raise _too_large(key, len(image))
-            row = (self.seq + 1, self.position + 1, ts, self._seen, collection_id, key, kind, shape.rules, packed)
-        self.seq += 1
-        self.position += 1
+            row = (seq, position, ts, self._seen, collection_id, key, kind, shape.rules, packed)
+        self.seq, self.position = seq, position
         self.operations.append(row)
         self.touched[ref] = image
-        return operation
 
     def _compose(self, write: Write, schema: CollectionSchema, image: bytes | None) -> tuple[Shape, tuple[Any, ...]]:
         """The operation's shape and values, given what its writer sees."""
@@ -238,13 +257,18 @@ class Transaction:
         """
         inserts: list[NewRow] = []
         updates: list[KnownRow] = []
-        for ref, (rowid, image, _) in {**overlay, **self.changed()}.items() if overlay else self.changed().items():
-            assert image is not None
+        held = self.held
+        images: Mapping[Ref, bytes] = self.touched
+        if overlay:
+            older = {ref: image for ref, (_, image, _) in overlay.items() if image is not None}
+            images = {**older, **self.touched}
+        for ref, image in images.items():
             living = 1 if image[0] == PLAIN or is_alive(image) else 0
-            if rowid is None:
+            known = held.get(ref) or overlay.get(ref)
+            if known is None or known[0] is None:
                 inserts.append((*ref, living, image))
             else:
-                updates.append((living, image, rowid))
+                updates.append((living, image, known[0]))
         inserts.sort()
         return inserts, updates
 
@@ -276,27 +300,24 @@ class Transaction:
 
 
 def plain_put(
-    replica: bytes,
     seq: int,
     position: int,
     ts: int,
     seen: int,
-    shapes: ShapeCache,
-    collection: str,
     ref: Ref,
     fields: Mapping[str, Any],
-) -> tuple[OperationRow, bytes, Operation]:
-    """A PUT of last-writer fields whose outcome is a plain image: its row in the log, that image, and the operation."""
-    shape, ordered = shapes.plain(_PUT, collection, fields)
-    if not ordered:
-        fields = {name: fields[name] for name in shape.names}
+    shapes: ShapeCache,
+    replica: bytes,
+) -> tuple[OperationRow, bytes]:
+    """A PUT of last-writer fields whose outcome is a plain image: its row in the log, and that image. The packed fields
+    are the same in both.
+    """
+    names = tuple(fields)
+    ordered, rules, in_order = shapes.orders.get(names) or shapes.order(names)
     collection_id, key = ref
-    packed = _packed(key, fields)
-    return (
-        (seq, position, ts, seen, collection_id, key, _PUT, shape.rules, packed),
-        plain_image(ts, replica, packed),
-        _operation(Operation, (replica, seq, ts, seen, shape, key, tuple(fields.values()))),
-    )
+    packed = _packed(key, fields if in_order else {name: fields[name] for name in ordered})
+    row = (seq, position, ts, seen, collection_id, key, _PUT, rules, packed)
+    return row, plain_image(ts, replica, packed)
 
 
 def _packed(key: str, fields: Mapping[str, Any]) -> bytes:
