@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -43,6 +44,7 @@ from sync.errors import InvalidConfig, StoreLocked
 
 ANCHOR = "archive.anchor"
 SERVE_LOCK, ARCHIVE_LOCK = "serve.lock", "archive.lock"
+_LOCK_ATTEMPTS = 5
 
 
 class Home:
@@ -135,7 +137,7 @@ class Home:
     @contextmanager
     def archiving(self) -> Iterator[Archive]:
         """The archive, while no other process writes it; waits for one that does."""
-        with _locked(self.directory / ARCHIVE_LOCK, wait=True):
+        with _locked(self.directory / ARCHIVE_LOCK, attempts=None):
             yield self.archive
 
     # -- the server -------------------------------------------------------------------------------------------------
@@ -143,13 +145,13 @@ class Home:
     @contextmanager
     def serving(self) -> Iterator[None]:
         """Raises StoreLocked if another server runs in this directory."""
-        with _locked(self.directory / SERVE_LOCK, wait=False):
+        with _locked(self.directory / SERVE_LOCK, attempts=_LOCK_ATTEMPTS):  # somebody may just be asking `is_served`
             yield
 
     @property
     def is_served(self) -> bool:
         try:
-            with self.serving():
+            with _locked(self.directory / SERVE_LOCK, attempts=1):
                 return False
         except StoreLocked:
             return True
@@ -213,15 +215,26 @@ def _quoted(text: str) -> str:
 
 
 @contextmanager
-def _locked(path: Path, *, wait: bool) -> Iterator[None]:
+def _locked(path: Path, *, attempts: int | None) -> Iterator[None]:
+    """``attempts`` a tenth of a second apart, or (None) as long as it takes. Raises StoreLocked."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise StoreLocked(
-                f"another server runs in {path.parent}", hint="stop it first, or use another directory"
-            ) from error
+        if attempts is None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        else:
+            _try_lock(handle, path, attempts)
         yield
     finally:
         os.close(handle)  # and with it the lock
+
+
+def _try_lock(handle: int, path: Path, attempts: int) -> None:
+    for left in reversed(range(attempts)):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if left:
+                time.sleep(0.1)
+        else:
+            return
+    raise StoreLocked(f"another server runs in {path.parent}", hint="stop it first, or use another directory")

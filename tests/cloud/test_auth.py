@@ -80,11 +80,13 @@ def test_signing_and_verifying_stay_well_under_a_millisecond(world: World) -> No
     key = world.joined()
     authenticator = Authenticator(world.store)
 
-    def once(nonce: int) -> float:
+    sign_s, verify_s = [], []
+    for nonce in range(1, 200):
         started = time.perf_counter()
         headers = CIMultiDict(sign_request(key, nonce, "POST", PATH, BODY))
+        signed = time.perf_counter()
         authenticator.claim("POST", PATH, headers).check_body(BODY)
-        return time.perf_counter() - started
-
-    best_s = min(once(nonce) for nonce in range(1, 200))  # the best: neighbours on the machine are not our cost
-    assert best_s < 0.002
+        sign_s.append(signed - started)
+        verify_s.append(time.perf_counter() - signed)
+    assert min(sign_s) < 0.001  # the best: neighbours on the machine are not our cost
+    assert min(verify_s) < 0.001
