@@ -240,7 +240,7 @@ class Edge:
         """Check the log and the projections; projections that fail are rebuilt. Returns what was found, in
         sentences.
         """
-        return self.log.verify() + self.projections.verify(self.log.schemas)
+        return self.log.verify() + self.projections.verify()
 
     def snapshot(self, path: str | os.PathLike[str]) -> None:
         """A consistent copy of the store in the new directory ``path``, with the device's keys: keep it as safe as

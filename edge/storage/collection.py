@@ -191,7 +191,7 @@ class Collection:
         return self._projections.to_arrow(self.name)
 
     def _predicate(self, filter: Mapping[str, Any] | None) -> Callable[[Fields], bool] | None:
-        return None if filter is None else self._projections.predicate(self.schema, filter)
+        return None if filter is None else self._projections.matcher(self.schema, filter)
 
     def _shown(self, values: Fields) -> Fields:
         vector = self._log.schemas[self.name].vector

@@ -1,16 +1,16 @@
 """What is searched: chooses the tier that answers, and keeps the projections alive behind the delta log.
 
-Two tiers, both derived from the log and rebuildable from its images. *exact*: all vectors of a collection in one matrix,
-scanned by BLAS; serves vector search while they fit the memory budget, and never imports lancedb. *lance*: LanceDB tables;
-serve text, hybrid, and vectors above the budget. A search sees every acknowledged write in either.
+Two tiers, both derived from the log and rebuildable from its images. *exact*: all vectors of a collection in one
+matrix, scanned by BLAS; serves vector search while they fit the memory budget, and never imports lancedb. *lance*:
+LanceDB tables; they serve text, hybrid, and vectors above the budget. A search sees every acknowledged write in both.
 
-What always holds: nothing here is touched by open, put or get. The background thread starts with the first use of the
-lance tier (or by ``start``); an error in it stops nobody, is kept for ``status`` and tried again at the next interval.
+What always holds: nothing here is touched by open, put or get. The background thread (``care``) starts with the first
+use of the lance tier, or by ``start``; what goes wrong in it stops nobody, shows in ``status`` and is tried again. The
+log is never trimmed beyond what a projection still has to read from it.
 """
 
 from __future__ import annotations
 
-import os
 from _thread import allocate_lock
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,20 +20,22 @@ from sync.images import image_values
 from sync.schema import CollectionSchema, pack_vector
 
 if TYPE_CHECKING:
-    from threading import Event, Thread
-
+    from edge.storage.care import Care
     from edge.storage.delta_log import DeltaLog
     from edge.storage.exact import ExactIndex
+    from edge.storage.filters import Filter
+    from edge.storage.search import Scored
     from edge.storage.tables import LanceTables
 
 MODES = ("vector", "text", "hybrid")
 FLOAT_BYTES = 4
+_EXACT, _LANCE = "exact", "lance"
 
 
 class Found(NamedTuple):
     """(key, score) best first, the tier that answered, and why it did."""
 
-    hits: list[tuple[str, float]]
+    hits: list[Scored]
     tier: str
     why: str
 
@@ -45,13 +47,12 @@ class Projections:
         self._log = log
         self._directory = directory
         self._exact_bytes_max = exact_bytes_max
-        self._flush_interval_s = flush_interval_ms / 1000
+        self._flush_interval_ms = flush_interval_ms
         self._lock = allocate_lock()
         self._exact: dict[str, ExactIndex] = {}
         self._tables: LanceTables | None = None
-        self._thread: Thread | None = None
-        self._stop: Event | None = None
-        self._problem = ""
+        self._care: Care | None = None
+        self._closed = False
 
     # -- searching ----------------------------------------------------------------------------------------------------
 
@@ -66,46 +67,44 @@ class Projections:
     ) -> Found:
         """Raises InvalidValue, SchemaMismatch, InvalidFilter, StorageError."""
         mode = _mode_of(schema, text, vector, mode)
+        where = self._filter(schema, expression)
         query = b""
         if mode != "text":
             assert schema.vector is not None
             query = pack_vector(vector, schema.vector.dimensions, schema.vector.field)
         if mode == "vector":
             size = self._matrix_bytes(schema)
+            sizes = f"the vectors take {size} bytes, the budget is {self._exact_bytes_max}"
             if size <= self._exact_bytes_max:
-                allowed = None if expression is None else self._allowed(schema, expression)
-                hits = self.exact(schema).search(query, k, allowed)
-                return Found(
-                    [(hit.key, hit.score) for hit in hits], "exact", f"{size} of {self._exact_bytes_max} bytes"
-                )
-        return self._search_tables(schema, text, query, k, expression, mode)
+                allowed = None if where is None else self._allowed(schema.name, where)
+                return Found(self.exact(schema).search(query, k, allowed), _EXACT, sizes)
+            return Found(self.tables().search_vector(schema.name, query, k, where), _LANCE, sizes)
+        assert text is not None
+        if mode == "text":
+            return Found(self.tables().search_text(schema.name, text, k, where), _LANCE, "text")
+        return Found(self.tables().search_hybrid(schema.name, text, query, k, where), _LANCE, "hybrid")
 
-    def _search_tables(
-        self,
-        schema: CollectionSchema,
-        text: str | None,
-        query: bytes,
-        k: int,
-        expression: Mapping[str, Any] | None,
-        mode: str,
-    ) -> Found:
-        raise NotImplementedError
+    def matcher(
+        self, schema: CollectionSchema, expression: Mapping[str, Any] | None
+    ) -> Callable[[Mapping[str, Any]], bool] | None:
+        """A filter as a function of a record's fields; None if it lets everything pass. Raises InvalidFilter."""
+        where = self._filter(schema, expression)
+        return None if where is None else where.matches
 
-    def predicate(self, schema: CollectionSchema, expression: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], bool]:
-        """A filter as a function of a record's fields. Raises InvalidFilter."""
+    def _filter(self, schema: CollectionSchema, expression: Mapping[str, Any] | None) -> Filter | None:
+        if expression is None:
+            return None
         from edge.storage.filters import parse
 
-        found = parse(expression, schema)
-        return (lambda _: True) if found is None else found.matches
+        return parse(expression, schema)
 
-    def _allowed(self, schema: CollectionSchema, expression: Mapping[str, Any]) -> Callable[[str], bool]:
-        """The same as a function of the key, for candidates that the exact tier proposes."""
-        matches = self.predicate(schema, expression)
+    def _allowed(self, name: str, where: Filter) -> Callable[[str], bool]:
+        """The filter as a function of the key, for candidates that the exact tier proposes."""
 
         def allowed(key: str) -> bool:
-            image = self._log.image(schema.name, key)
+            image = self._log.image(name, key)
             values = None if image is None else image_values(image)
-            return values is not None and matches(values)
+            return values is not None and where.matches(values)
 
         return allowed
 
@@ -118,6 +117,7 @@ class Projections:
     def exact(self, schema: CollectionSchema) -> ExactIndex:
         """The exact tier of a collection, opened with its first use."""
         with self._lock:
+            self._check_open()
             found = self._exact.get(schema.name)
             if found is None or found.spec != schema.vector:
                 from edge.storage.exact import ExactIndex
@@ -127,23 +127,102 @@ class Projections:
                 found = self._exact[schema.name] = ExactIndex(self._directory, self._log, schema)
             return found
 
+    def tables(self) -> LanceTables:
+        """The Lance tier, opened with its first use, and from then on kept up to date in the background."""
+        with self._lock:
+            self._check_open()
+            if self._tables is None:
+                from edge.storage.tables import LanceTables
+
+                self._tables = LanceTables(self._directory, self._log)
+            tables = self._tables
+        self.start()
+        return tables
+
     def lance(self, name: str) -> Any:
-        raise NotImplementedError
+        return self.tables().lance(name)
 
     def to_arrow(self, name: str) -> Any:
-        raise NotImplementedError
+        return self.tables().to_arrow(name)
 
-    def verify(self, schemas: Mapping[str, CollectionSchema]) -> list[str]:
-        return []
+    def position(self) -> int:
+        """Up to here the log has been read by every projection that exists."""
+        log = self._log
+        notes = [log.checkpoint(_LANCE), *(log.checkpoint(f"{_EXACT}:{name}") for name in list(log.schemas))]
+        return min([log.position, *(int(note["position"]) for note in notes if note is not None)])
+
+    # -- care ---------------------------------------------------------------------------------------------------------
+
+    def start(self, *, with_tables: bool = False) -> None:
+        """Start the background thread, unless it runs. It keeps the Lance tables up to date if they are in use, or if
+        ``with_tables`` asks for them (which imports lancedb: 1.5 s and 130 MB, in that thread), and trims the log.
+        """
+        with self._lock:
+            self._check_open()
+            if self._care is None:
+                from edge.storage.care import Care
+
+                self._care = Care(self._log, self._attend, self._flush_interval_ms)
+        if with_tables:
+            self.tables()
+
+    def _attend(self) -> None:
+        """One round of care."""
+        tables = self._tables
+        if tables is not None:
+            tables.flush()
+            while tables.maintain():
+                pass
+        self.trim()
+
+    def trim(self) -> int:
+        """Drop what neither the cloud nor a projection needs of the log. Returns how many rows went."""
+        return self._log.trim(self.position())
+
+    def verify(self) -> list[str]:
+        """Check every projection that exists against the records; what fails is rebuilt. Returns what was wrong."""
+        problems: list[str] = []
+        for name, schema in sorted(self._log.schemas.items()):
+            if schema.vector is not None and self._log.checkpoint(f"{_EXACT}:{name}") is not None:
+                problems += [f"vectors of {name!r}: {problem}; rebuilt" for problem in self.exact(schema).verify()]
+        if self._log.checkpoint(_LANCE) is not None:
+            problems += self.tables().verify()
+        return problems
 
     def status(self) -> dict[str, Any]:
-        return {}
+        """Plain values: where each projection stands, how far behind that is, and what last went wrong."""
+        log = self._log
+        out: dict[str, Any] = {}
+        for name in [_LANCE, *(f"{_EXACT}:{name}" for name in sorted(log.schemas))]:
+            note = log.checkpoint(name)
+            if note is not None:
+                out[name] = {"position": int(note["position"]), "lag": max(0, log.position - int(note["position"]))}
+        care = self._care
+        return {"tiers": out, "running": care is not None and care.running, "problem": care.problem if care else ""}
 
     def close(self) -> None:
+        """Stop the thread, let go of the files. Idempotent."""
         with self._lock:
-            for index in self._exact.values():
-                index.close()
-            self._exact.clear()
+            self._closed = True
+            care, self._care = self._care, None
+        if care is not None:
+            care.stop()
+        problem: AgentDBError | None = None
+        for index in self._exact.values():
+            try:
+                index.close()  # folds what it has in memory: a full disk must not keep the others from closing
+            except AgentDBError as error:
+                problem = error
+        self._exact.clear()
+        if self._tables is not None:
+            self._tables.close()
+            self._tables = None
+        if problem is not None:
+            raise problem
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidValue("the store is closed", hint="open it again")
 
 
 def _mode_of(schema: CollectionSchema, text: Any, vector: Any, mode: str | None) -> str:
@@ -158,7 +237,5 @@ def _mode_of(schema: CollectionSchema, text: Any, vector: Any, mode: str | None)
     if mode != "vector" and not schema.text:
         raise SchemaMismatch(f"collection {schema.name!r} declares no text fields", hint="declare text=['field']")
     if mode != "text" and schema.vector is None:
-        raise SchemaMismatch(
-            f"collection {schema.name!r} has no vector field", hint="declare vector=(field, dimensions)"
-        )
+        raise SchemaMismatch(f"collection {schema.name!r} has no vector field", hint="declare vector=(field, dim)")
     return mode
