@@ -22,11 +22,7 @@ device
 so
   repeating is without effect.
 
-Repair. If the cloud was restored to an earlier time (it knows less than it acknowledged, or its incarnation began
-before
-our cursor), the device pushes its whole state as state segments; merging makes that safe. If the device's store was
-restored or cloned (the cloud knows more than its log, or another segment at the same place), it becomes a new replica
-first, and then does the same.
+What the handshake decides, and when everything is pushed anew, is in ``sync.handshake``.
 """
 
 from __future__ import annotations
@@ -49,6 +45,7 @@ from sync.effects import (
     SessionLimits,
 )
 from sync.errors import AgentDBError, BrokenChain, CorruptStore, ProtocolError, TooLarge, UnsupportedVersion
+from sync.handshake import RENEW, REPAIR, compare, is_pristine
 from sync.keys import unwrap
 from sync.limits import LONG_POLL_MS_MAX
 from sync.messages import (
@@ -70,7 +67,6 @@ from sync.pages import open_baseline, open_page
 from sync.ports import RandomSource
 from sync.schedule import Backoff
 from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, Sealed, seal
-from sync.stamps import incarnation_of
 
 _RENEWALS_MAX = 3
 
@@ -266,7 +262,7 @@ class SyncSession:
     def _plan_pull(self) -> None:
         position, limits = self.position, self._limits
         if position.baseline is not None:
-            everything = not _pristine(position)
+            everything = not is_pristine(position)
             self._send(PULL, PullBaseline(position.replica, position.baseline, everything, position.incarnation))
             return
         behind = position.cursor < self.head
@@ -314,30 +310,23 @@ class SyncSession:
         self.head = welcome.head
         self._sealed = None
         self._push_size = self._limits.push_operations
-        self._compare(welcome)
+        self._follow(welcome)
 
-    def _compare(self, welcome: Welcome) -> None:
-        """Who knows more than the other, and what follows from it."""
+    def _follow(self, welcome: Welcome) -> None:
+        """What the comparison of both sides' knowledge leads to."""
         position = self.position
-        other_cloud = position.incarnation not in (b"", welcome.incarnation)
-        held = (welcome.last_seq, welcome.last_segment)
-        ours = held in (position.acked, position.sent)
-        if welcome.last_seq > position.head_seq or (
-            not ours and not other_cloud and not position.repair and welcome.last_seq >= position.acked[0]
-        ):
+        verdict = compare(position, welcome)
+        if verdict.action == RENEW:
             self._renew()
-            return
-        lost_feed = position.cursor > (welcome.restored_head if other_cloud else welcome.head)
-        lost_ours = welcome.last_seq < position.acked[0] or (other_cloud and not ours)
-        if lost_feed or lost_ours or position.repair:
-            cursor = min(position.cursor, welcome.restored_head, welcome.head) if lost_feed else None
-            self._repair = _Repair(cursor, welcome.incarnation)
+        elif verdict.action == REPAIR:
+            self._repair = _Repair(verdict.cursor, welcome.incarnation)
             if not position.repair:
                 self._effects.append(Persist(repair=True))
-            return
-        self._effects.append(Persist(acked=held, refusals=tuple(welcome.refusals), incarnation=welcome.incarnation))
-        if (welcome.baseline and position.baseline is None) or (other_cloud and position.baseline is not None):
-            self._effects.append(Apply([], None, b""))
+        else:
+            held = (welcome.last_seq, welcome.last_segment)
+            self._effects.append(Persist(acked=held, refusals=tuple(welcome.refusals), incarnation=welcome.incarnation))
+            if verdict.baseline:
+                self._effects.append(Apply([], None, b""))
 
     def _renew(self) -> None:
         """This store was restored or cloned: somebody else wrote under its name. Go on under a new one."""
@@ -433,8 +422,3 @@ class _Repair:
         self.after: tuple[str, str] | None = None
         self.next_after: tuple[str, str] | None = None
         self.last = False
-
-
-def _pristine(position: Position) -> bool:
-    """Whether this device never held anything, so that tombstones tell it nothing."""
-    return position.cursor == 0 and position.head_seq == 0 and incarnation_of(position.replica) == 1

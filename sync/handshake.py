@@ -1,0 +1,48 @@
+"""What follows from a handshake: a pure comparison of what the device remembers with what the cloud holds.
+
+* **renew**: the cloud holds more of this replica than its log has, or another segment at the same place. Somebody else
+  wrote under this name: the store was restored from a copy, or cloned. Go on as a new replica.
+* **repair**: the cloud was restored to an earlier time: it knows less than it acknowledged, or its present life began
+  before our cursor. Push the whole state, which merging makes safe, and read the feed again from where both agree.
+* **adopt**: what the cloud holds is what is acknowledged. That covers a lost ack.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sync.effects import Position
+from sync.messages import Welcome
+from sync.stamps import incarnation_of
+
+RENEW, REPAIR, ADOPT = "renew", "repair", "adopt"
+
+
+class Verdict(NamedTuple):
+    """``cursor``: after a repair, where the feed is read from (None: as it was). ``baseline``: begin one (again)."""
+
+    action: str
+    cursor: int | None = None
+    baseline: bool = False
+
+
+def compare(position: Position, welcome: Welcome) -> Verdict:
+    """Who knows more than the other."""
+    other_life = position.incarnation not in (b"", welcome.incarnation)
+    held = (welcome.last_seq, welcome.last_segment)
+    ours = held in (position.acked, position.sent)
+    if welcome.last_seq > position.head_seq or (
+        not ours and not other_life and not position.repair and welcome.last_seq >= position.acked[0]
+    ):
+        return Verdict(RENEW)
+    lost_feed = position.cursor > (welcome.restored_head if other_life else welcome.head)
+    lost_ours = welcome.last_seq < position.acked[0] or (other_life and not ours)
+    if lost_feed or lost_ours or position.repair:
+        return Verdict(REPAIR, min(position.cursor, welcome.restored_head, welcome.head) if lost_feed else None)
+    wanted = welcome.baseline and position.baseline is None
+    return Verdict(ADOPT, baseline=wanted or (other_life and position.baseline is not None))
+
+
+def is_pristine(position: Position) -> bool:
+    """Whether this device never held anything, so that tombstones tell it nothing."""
+    return position.cursor == 0 and position.head_seq == 0 and incarnation_of(position.replica) == 1
