@@ -12,6 +12,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -55,6 +56,10 @@ class Device:
                     json_bytes += len(_as_json(text["key"], fields))
             child.progress(min(at + BATCH, len(lines)), len(lines))
         return {"seconds": perf_counter() - started, "json_bytes": json_bytes, "texts": len(lines)}
+
+    def warm(self) -> None:
+        """Import lancedb beside what comes next: it takes seconds, and the first text search would wait for it."""
+        threading.Thread(target=import_module, args=("lancedb",), daemon=True).start()
 
     def search(self, text: str, mode: str, k: int = _SEARCH_MAX) -> dict[str, Any]:
         """Titles and scores, best first; ``mode`` is text, vector or hybrid."""
@@ -120,6 +125,7 @@ class Device:
                 child.progress(done, done + progress.pending + progress.behind)
 
         made = self._edge.sync(url=url, timeout_s=timeout_s, on_progress=on_progress)
+        child.progress(made.pushed + made.pulled, made.pushed + made.pulled)
         return {"seconds": perf_counter() - started, **made._asdict()}
 
     def start_sync(self, url: str) -> None:

@@ -2,7 +2,8 @@
 
 It is a process of its own, so what it counts is counted outside the program: all that goes through the sockets, HTTP
 heads included (not the headers of TCP and IP). A cut happens after a number of bytes drawn from a seeded generator for
-each connection, in the middle of whatever is under way, and looks like a pulled plug: both sides get a reset.
+each connection (``least`` until the first cut, so that there is one), in the middle of whatever is under way, and looks
+like a pulled plug: both sides get a reset.
 
     python -m simulations.proxy TARGET_PORT        prints {"port": …}, then answers JSON lines on stdin:
     {"do": "counts"}    {"do": "cut", "seed": 1, "least": 20000, "most": 200000}    {"do": "calm"}
@@ -60,6 +61,8 @@ class Proxy:
         if self._cutting is None:
             return None
         rng, least, most = self._cutting
+        if not self.counts["cuts"]:
+            return least
         return rng.randint(least, most)
 
 

@@ -12,6 +12,7 @@ process before each device. Baseline: the raw codec's bytes, once up and once do
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from statistics import median
 from time import perf_counter
 
@@ -77,7 +78,7 @@ class _Round:
             cloud.init(str(folder / "archive"))
             token = cloud.token(uses=2)
             port = cloud.serve()
-            devices = together(*(lambda name=name: start_device(children, name, folder / name) for name in "ab"))
+            devices = together(*(partial(start_device, children, name, folder / name) for name in "ab"))
             proxies = [Proxy(children, f"proxy-{name}", port) for name in "ab"] if through_proxy else []
             urls = [proxy.url for proxy in proxies] or [f"http://127.0.0.1:{port}"] * 2
             self._transfer(devices[0], devices[1], urls, token, proxies)
