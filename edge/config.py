@@ -1,9 +1,11 @@
 """EdgeConfig: what the owner of a device may choose, from ``<store>/edge.toml`` or a file named to ``Edge.open``.
 
-Read once, when the store is opened, and never changed. Strict: an unknown table or key, a wrong type or an impossible value
-raises InvalidConfig, which names the file, the key and what to do. ``configs/edge.toml`` shows every key.
+Read once, when the store is opened, and never changed. Strict: an unknown table or key, a wrong type or an
+impossible value raises InvalidConfig, which names the file, the key and what to do. ``configs/edge.toml`` shows
+every key.
 
-A store without a configuration file pays nothing for this: ``tomllib`` (25 ms) is imported when there is one to read.
+A store without a configuration file pays nothing for this: ``tomllib`` (25 ms) is imported when there is one to
+read.
 """
 
 from __future__ import annotations
@@ -97,6 +99,6 @@ def _checked(key: _Key, value: Any, path: str) -> Any:
         raise InvalidConfig(f"{where} is {wanted}, not {value!r:.80}")
     if key.choices and value not in key.choices:
         raise InvalidConfig(f"{where} is {value!r:.80}", hint=f"choose one of {', '.join(key.choices)}")
-    if key.kind is int and not key.least <= value <= key.most:
+    if type(value) is int and not key.least <= value <= key.most:
         raise InvalidConfig(f"{where} is {value}", hint=f"choose {key.least} to {key.most}")
     return value

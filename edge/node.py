@@ -4,13 +4,12 @@
         notes = edge.collection("notes", text=["body"])
         notes.put("n1", {"body": "the pump is loud"})
 
-Here everything meets and nothing is decided: the delta log is the truth, the projections are searched, collections are
-what
-the user holds. ``open`` to the first durable ``put`` imports no more than SQLite and msgpack; a test watches that.
+Here everything meets and nothing is decided: the delta log is the truth, the projections are searched, collections
+are what the user holds. ``open`` to the first durable ``put`` imports no more than SQLite and msgpack; a test
+watches that.
 
-What always holds: one process has the store open at a time (``store_lock``); what was acknowledged survives a crash at
-any
-moment; ``close`` loses nothing, and neither does not closing.
+What always holds: one process has the store open at a time (``store_lock``); what was acknowledged survives a crash
+at any moment; ``close`` loses nothing, and neither does not closing.
 """
 
 from __future__ import annotations
@@ -130,9 +129,9 @@ class Edge:
     # -- collections --------------------------------------------------------------------------------------------------
 
     def collection(self, name: str, **declaration: Any) -> Collection:
-        """The collection of that name. A declaration (``sync.schema.declare``: fields, vector, text, conflict, strict)
-        is
-        made known to the fleet if it is new or has changed; without one, an unknown collection is declared plain.
+        """The collection of that name. A declaration (``sync.schema.declare``: fields, vector, text, conflict,
+        strict) is made known to the fleet if it is new or has changed; without one, an unknown collection is
+        declared plain.
 
         Raises InvalidValue, SchemaMismatch (not compatible with what is declared), StorageError.
         """
@@ -187,9 +186,8 @@ class Edge:
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Progress:
         """Push and pull until this device and the cloud have everything of each other. Blocks; reads and writes of
-        other
-        threads go on. Raises NotFound (no fleet joined), Refused, Unauthenticated, or after ``timeout_s`` the last
-        error.
+        other threads go on. Raises NotFound (no fleet joined), Refused, Unauthenticated, or after ``timeout_s`` the
+        last error.
         """
         timeout_ms = None if timeout_s is None else int(timeout_s * 1000)
         if self._live is not None:

@@ -5,8 +5,9 @@ What always holds: the cursor that a baseline ends with is the head at its first
 while the pages were read comes once more by the feed, and merging it again changes nothing. A page is
 answered from its token alone: which records come next, and that cursor. Nothing is kept between pages.
 
-Tombstones are only sent to a device that has something to delete (``everything``). A device that begins to write while
-its baseline is under way gets it from the beginning, with them: a delete that it missed would lose to its write.
+Tombstones are only sent to a device that has something to delete (``everything``). A device that begins to
+write while its baseline is under way gets it from the beginning, with them: a delete that it missed would
+lose to its write.
 """
 
 from __future__ import annotations

@@ -66,10 +66,11 @@ class Answer(NamedTuple):
 
 class Open:
     """A conflict found in a push, until the push is over. ``held_position``: what a writer must have seen
-    to have seen ``held``. ``edits``: D's operations, where ``held`` is a delete.
+    to have seen ``held``. ``edited``: where ``held`` is a delete, the record as if it had not happened,
+    with D's edits.
     """
 
-    __slots__ = ("came", "edits", "field", "held", "held_position", "overtaken", "position")
+    __slots__ = ("came", "edited", "field", "held", "held_position", "overtaken", "position")
 
     def __init__(self, field: str, held: Claim, held_position: int, came: Claim, position: int) -> None:
         self.field = field
@@ -77,7 +78,7 @@ class Open:
         self.held_position = held_position
         self.came = came
         self.position = position
-        self.edits: list[Operation] = []
+        self.edited: Record | None = None
         self.overtaken = False
 
     @property
@@ -147,9 +148,11 @@ class Contest:
             at = self.held.position_of(FLOOR)
             found = Open(FLOOR, held, at, self._claim(operation, {}), position)
             self.found.append(found)
-        shown = {**found.came.value, **operation.fields}
-        found.came = self._claim(operation, shown)
-        found.edits.append(operation)
+        edited = found.edited = found.edited or before_delete(self.held)
+        edited.apply(operation)
+        values = edited.values()
+        fields = {*found.came.value, *operation.shape.names}
+        found.came = self._claim(operation, {name: values.get(name) for name in sorted(fields)})
 
     def _unseen(self, device: bytes, seen: int) -> tuple[Claim, int] | None:
         """What others wrote after ``seen``: the newest stamp of it, the values of all of it; and the
@@ -211,15 +214,12 @@ def show(schema: CollectionSchema, record: Record, values: Mapping[str, Any], cl
     return Answer(Shape(Kind.PUT, schema.name, names, rules), composed)
 
 
-def before_delete(held: Held, edits: list[Operation]) -> Record:
-    """The record as if it had not been deleted, with these edits."""
-    record = Record.decode(held.grave) if held.grave else Record()
-    for operation in edits:
-        record.apply(operation)
-    return record
+def before_delete(held: Held) -> Record:
+    """The record as if it had not been deleted; an empty one if it never was alive, or began a new life."""
+    return Record.decode(held.grave) if held.grave else Record()
 
 
-def bring_back(schema: CollectionSchema, held: Held, edits: list[Operation], cloud: bytes) -> Answer | None:
+def bring_back(schema: CollectionSchema, held: Held, edited: Record | None, cloud: bytes) -> Answer | None:
     """What the record had before its delete and has not now; None if that is nothing."""
     record = held.record
     if not held.grave:
@@ -227,7 +227,7 @@ def bring_back(schema: CollectionSchema, held: Held, edits: list[Operation], clo
     shown = record.values()
     missing = {
         name: value
-        for name, value in before_delete(held, edits).values().items()
+        for name, value in (edited or before_delete(held)).values().items()
         if name not in record.lww and not same(shown.get(name), value)
     }
     for name in list(missing):

@@ -26,6 +26,7 @@ second one with the same id does nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import repeat
 from typing import NamedTuple
 
 import msgpack
@@ -154,12 +155,13 @@ class _Push:
 
     def run(self) -> Ingested:
         self._look_up()
-        take = self._take_state if self._state else self._take
-        for operation in self._opened.operations:
-            try:
-                take(operation)
-            except AgentDBError as error:
-                self._refuse(operation, error)
+        if not self._take_all_fresh():
+            take = self._take_state if self._state else self._take
+            for operation in self._opened.operations:
+                try:
+                    take(operation)
+                except AgentDBError as error:
+                    self._refuse(operation, error)
         changed = not self._state or any(c.held.changed for c in self._contests.values()) or bool(self._fresh)
         feed = self._feed_row() if changed and self._accepted else []
         max_ts = max((operation.ts for operation in self._accepted), default=0)
@@ -185,14 +187,41 @@ class _Push:
         keys: dict[str, list[str]] = {}
         last: Shape | None = None
         wanted: list[str] = []
-        for operation in self._opened.operations:
-            if operation.shape is not last:
-                last = operation.shape
-                wanted = keys.setdefault(last.collection, [])
-            wanted.append(operation.key)
+        for _, _, _, _, shape, key, _ in self._opened.operations:
+            if shape is not last:
+                last = shape
+                wanted = keys.setdefault(shape.collection, [])
+            wanted.append(key)
         for collection, names in keys.items():
             rows = self._tx.lookup(self._context.fleet, collection, names)
             self._rows[collection], self._known[collection] = rows, set(rows)
+
+    def _take_all_fresh(self) -> bool:
+        """The commonest segment by far: first writes of plain records, all of one shape, nothing to
+        refuse. Taken column by column, it costs half of what the general way does. False, and nothing
+        done, if the segment is another.
+        """
+        operations = self._opened.operations
+        shape = operations[0].shape
+        collection = shape.collection
+        if self._state or self._known[collection] or collection == COLLECTIONS:
+            return False
+        _, _, timestamps, _, shapes, keys, values = zip(*operations, strict=True)
+        verdict = self._book.verdict(shape)
+        if shapes.count(shape) != len(shapes) or verdict.error is not None or not verdict.plain:
+            return False
+        if max(timestamps) > self._latest_ts or len(set(keys)) != len(keys):
+            return False
+        if verdict.checks and not self._book.all_fit(shape, verdict, values):
+            return False
+        positions = range(self._position + 1, self._position + len(keys) + 1)
+        images = map(fresh_image, operations)
+        rows = map(RecordRow, repeat(collection), keys, images, positions)
+        self._fresh = {(collection, row.key): row for row in rows}
+        self._position += len(keys)
+        self._living += len(keys)
+        self._accepted = operations
+        return True
 
     def _take(self, operation: Operation) -> None:
         """Raises the error by which the operation is refused."""

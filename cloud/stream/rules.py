@@ -44,8 +44,6 @@ from cloud.stream.conflicts import (
     show,
 )
 from sync.errors import InvalidValue
-from sync.operations import Operation
-from sync.records import Record
 from sync.schema import CollectionSchema
 from sync.stamps import device_of
 
@@ -103,7 +101,7 @@ class Judge:
         """What comes back where an edit won over a delete by its stamp."""
         if found.field != FLOOR or not found.edit_wins:
             return None
-        return bring_back(self._schema, self._held, found.edits, self._fleet.cloud)
+        return bring_back(self._schema, self._held, found.edited, self._fleet.cloud)
 
     def _by_priority(self, found: Open) -> Judged:
         held = self._priority(found.held, found.held_position)
@@ -119,7 +117,7 @@ class Judge:
         elif found.edit_wins:
             answer = self._restore(found)
         else:
-            answer = show(self._schema, self._held.record, self._edited(found.edits, claim), self._fleet.cloud)
+            answer = show(self._schema, self._held.record, self._edited(found, claim), self._fleet.cloud)
         return self._judged(found, winner, answer)
 
     def _by_resolver(self, found: Open, name: str) -> Judged:
@@ -161,10 +159,10 @@ class Judge:
             return None
         return set_field(self._schema.name, field, value)
 
-    def _edited(self, edits: list[Operation], claim: Claim) -> dict[str, Any]:
+    def _edited(self, found: Open, claim: Claim) -> dict[str, Any]:
         """The whole record as the edit would have it."""
-        record: Record = before_delete(self._held, edits)
-        return {**_single(self._schema, record.values()), **(_single(self._schema, claim.value) if not edits else {})}
+        whole = (found.edited or before_delete(self._held)).values()
+        return _given(self._schema, {**whole, **claim.value})
 
     def _priority(self, claim: Claim, position: int) -> int:
         if device_of(claim.replica) != device_of(self._fleet.cloud):
@@ -221,7 +219,7 @@ class Judge:
             claim = conflict.held if winner == "held" else conflict.came
             wanted = claim.value
             if conflict.field == FLOOR and not claim.delete:
-                wanted = {**_single(self._schema, self._whole()), **_single(self._schema, claim.value)}
+                wanted = _given(self._schema, {**self._whole(), **claim.value})
         else:
             raise InvalidValue(f"cannot take {take!r}", hint="winner, loser or value")
         answer = self._write(conflict.field, wanted)
@@ -230,12 +228,18 @@ class Judge:
     def _whole(self) -> dict[str, Any]:
         """What the record shows, or showed before it was deleted."""
         record = self._held.record
-        return record.values() if record.alive else before_delete(self._held, []).values()
+        return record.values() if record.alive else before_delete(self._held).values()
 
 
-def _single(schema: CollectionSchema, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as a writer gives them: of keep-all siblings, the newest."""
-    return {
-        name: value[-1] if schema.rule_letter(name) == "k" and type(value) is list and value else value
-        for name, value in values.items()
-    }
+def _given(schema: CollectionSchema, shown: Mapping[str, Any]) -> dict[str, Any]:
+    """Shown values as a writer gives them: of keep-all siblings the newest, and of merged fields none that
+    is absent.
+    """
+    out: dict[str, Any] = {}
+    for name, value in shown.items():
+        letter = schema.rule_letter(name)
+        if letter == "l":
+            out[name] = value
+        elif value is not None:
+            out[name] = value[-1] if letter == "k" else value
+    return out

@@ -11,10 +11,11 @@ fields, strictness. The verdict on a shape is kept, so that most operations cost
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cloud.ports import Reading
-from sync.errors import AgentDBError, InvalidValue, SchemaMismatch, UnknownCollection
+from sync.errors import AgentDBError, InputError, InvalidValue, SchemaMismatch, UnknownCollection
 from sync.images import image_values
 from sync.operations import Kind, Operation, Shape
 from sync.schema import (
@@ -104,6 +105,23 @@ class SchemaBook:
         schema = self.get(operation.shape.collection)
         for index, field, rule in verdict.checks:
             _check_value(schema, field, rule, operation.values[index])
+
+    def all_fit(self, shape: Shape, verdict: Verdict, values: Sequence[tuple[Any, ...]]) -> bool:
+        """Whether ``check_values`` would take all of them; looks at types column by column."""
+        schema = self.get(shape.collection)
+        for index, field, rule in verdict.checks:
+            types = {type(row[index]) for row in values}
+            if rule.merge == "lww":
+                types.discard(type(None))
+            if types - {_TYPES[rule.type]}:
+                return False
+            if rule.type in ("strings", "vector"):
+                try:
+                    for row in values:
+                        _check_value(schema, field, rule, row[index])
+                except InputError:
+                    return False
+        return True
 
     def check_declaration(self, operation: Operation) -> None:
         """Of an operation on ``_collections``. Raises SchemaMismatch, InvalidValue or TooLarge."""

@@ -68,6 +68,6 @@ class Care:
             if str(error) != self.problem:
                 _log.warning("projection: %s (%s)", error, error.hint)
             self.problem = str(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - logged and shown; a thread that ended would be worse
             _log.exception("projection: unexpected error; trying again")
             self.problem = f"{type(error).__name__}: {error}"

@@ -65,7 +65,8 @@ class Collection:
 
     def put(self, key: str, fields: Mapping[str, Any]) -> None:
         """Store a record; last-writer fields that are not named become absent. A vector is any sequence of numbers,
-        float array or float32 bytes of the declared dimension."""
+        float array or float32 bytes of the declared dimension.
+        """
         self._submit((Write(_PUT, self.name, check_key(key), self._log.schemas[self.name].normalise(fields)),))
 
     def patch(self, key: str, fields: Mapping[str, Any], *, upsert: bool = False) -> None:
@@ -187,7 +188,9 @@ class Collection:
         return hits
 
     def to_arrow(self) -> Any:
-        """The collection as a ``pyarrow.Table``: every acknowledged record, one typed column for each declared field."""
+        """The collection as a ``pyarrow.Table``: every acknowledged record, one typed column for each declared
+        field.
+        """
         return self._projections.to_arrow(self.name)
 
     def _predicate(self, filter: Mapping[str, Any] | None) -> Callable[[Fields], bool] | None:

@@ -1,12 +1,12 @@
-"""Leader–follower group commit: writers that come while a commit is under way share the next one.
+"""Leader-follower group commit: writers that come while a commit is under way share the next one.
 
-The first writer leads: it commits its own job at once, alone, and never waits for company. Those that arrive meanwhile
-queue up; when the leader is done, the first of them leads and takes all the others along. So the number of fsyncs falls as
-the number of writers grows, and nobody chose a delay.
+The first writer leads: it commits its own job at once, alone, and never waits for company. Those that arrive
+meanwhile queue up; when the leader is done, the first of them leads and takes all the others along. So the number
+of fsyncs falls as the number of writers grows, and nobody chose a delay.
 
-What always holds: every job that ``run`` was given is finished exactly once, by a result or an error, whatever its leader
-raises; a leader that is interrupted passes its office on. What a commit is, and which jobs of a group fail alone, is the
-business of the two callbacks, of which one runs at a time.
+What always holds: every job that ``run`` was given is finished exactly once, by a result or an error, whatever its
+leader raises; a leader that is interrupted passes its office on. What a commit is, and which jobs of a group fail
+alone, is the business of the two callbacks, of which one runs at a time.
 
 ``_thread`` rather than ``threading``: the import of the latter is 4 of the 100 ms that a cold put may take.
 """
@@ -38,8 +38,8 @@ class Job:
 
 
 class GroupCommit:
-    """``alone(writes)`` commits one caller's writes and returns the result. ``together(jobs)`` commits several callers' at
-    once and sets ``result`` or ``error`` on every job; if it raises, all of them fail with that.
+    """``alone(writes)`` commits one caller's writes and returns the result. ``together(jobs)`` commits several
+    callers' at once and sets ``result`` or ``error`` on every job; if it raises, all of them fail with that.
     """
 
     def __init__(self, alone: Callable[[Sequence[Any]], Any], together: Callable[[Sequence[Job]], None]) -> None:

@@ -1,8 +1,9 @@
 """Reading the delta log: point reads, scans, counts, and the log's tail.
 
-Reads have a connection of their own, so that none waits for another thread's fsync (WAL: a reader sees the last commit and
-blocks nobody). It is opened with the first read: a process that only puts does not pay for it. Long walks over everything
-(``walk``) take one more connection for their duration, and see one state of the store from beginning to end.
+Reads have a connection of their own, so that none waits for another thread's fsync (WAL: a reader sees the last
+commit and blocks nobody). It is opened with the first read: a process that only puts does not pay for it. Long
+walks over everything (``walk``) take one more connection for their duration, and see one state of the store from
+beginning to end.
 
 What always holds: a read sees every write that was acknowledged before it began. Nothing here writes.
 """
@@ -50,7 +51,9 @@ class DeadLetter(NamedTuple):
 
 
 class LogReader:
-    """``collections`` is the owner's live map of names to ids, ``overlay`` its images that are newer than their table."""
+    """``collections`` is the owner's live map of names to ids, ``overlay`` its images that are newer than their
+    table.
+    """
 
     def __init__(
         self,
@@ -242,7 +245,7 @@ class LogReader:
         rows = self.all(
             "SELECT seq, collection, key, code, reason, at_ms, operation FROM dead_letters ORDER BY at_ms, seq"
         )
-        return [DeadLetter(*row[:-1], unpack_operation(row[-1])) for row in rows]
+        return [DeadLetter._make((*row[:-1], unpack_operation(row[-1]))) for row in rows]
 
     def walk(self, sql: str, bindings: Sequence[Any] = ()) -> Iterator[Any]:
         """Rows of one consistent state, on a connection of its own: a long walk holds up nobody."""
@@ -285,7 +288,9 @@ def unpack_operation(packed: bytes) -> Operation:
 
 
 def _after_prefix(prefix: str) -> str:
-    """The least string above all that start with ``prefix``, in the order of UTF-8 bytes, which is that of code points."""
+    """The least string above all that start with ``prefix``, in the order of UTF-8 bytes, which is that of code
+    points.
+    """
     stem = prefix.rstrip("\U0010ffff")
     if not stem:
         return "\U0010ffff" * 129  # above every key: keys are at most 512 bytes

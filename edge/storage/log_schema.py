@@ -1,11 +1,12 @@
 """The delta log's database: its tables, how a connection to it is opened, and what its errors mean to a caller.
 
-Layout, chosen by measurement of durable single puts (300-B documents and 384-d vectors): rowid tables with 4 KiB pages.
-WITHOUT ROWID puts the images into the key's tree, where 1.5 KB no longer fits a cell and overflows: 4 times slower in
-batches and 15 % in single puts. A put touches a leaf each of ``operations``, ``records`` and, if the key is new, its index.
+Layout, chosen by measurement of durable single puts (300-B documents and 384-d vectors): rowid tables with 4 KiB
+pages. WITHOUT ROWID puts the images into the key's tree, where 1.5 KB no longer fits a cell and overflows: 4 times
+slower in batches and 15 % in single puts. A put touches a leaf each of ``operations``, ``records`` and, if the key
+is new, its index.
 
-What always holds: WAL, and ``synchronous=FULL`` unless the owner asked for ``relaxed``: a commit that returned is on disk.
-SQLite before 3.51.3 could corrupt a WAL with several connections; ``connect`` refuses to run on it.
+What always holds: WAL, and ``synchronous=FULL`` unless the owner asked for ``relaxed``: a commit that returned is
+on disk. SQLite before 3.51.3 could corrupt a WAL with several connections; ``connect`` refuses to run on it.
 """
 
 from __future__ import annotations

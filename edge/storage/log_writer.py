@@ -1,14 +1,15 @@
 """The one writing connection of the delta log, the right to use it, and the images that are not in their table yet.
 
-A put is durable when its operation is in the log; its record's image can wait. So a commit appends operations only, one page
-at its end, and the images they lead to stay in ``overlay`` until enough of them have come together to be written at once, with
-the commit that makes them too many. After a crash the operations after ``folded_seq`` are merged again (``DeltaLog`` does it
-when it opens); merging is idempotent, so it does not matter which of them were in already. Measured: 1 page instead of 3 for
-a put, and a key that is written over and over costs its table nothing.
+A put is durable when its operation is in the log; its record's image can wait. So a commit appends operations only,
+one page at its end, and the images they lead to stay in ``overlay`` until enough of them have come together to be
+written at once, with the commit that makes them too many. After a crash the operations after ``folded_seq`` are
+merged again (``DeltaLog`` does it when it opens); merging is idempotent, so it does not matter which of them were
+in already. Measured: 1 page instead of 3 for a put, and a key that is written over and over costs its table
+nothing.
 
-What always holds: memory changes only after the commit; an error rolls back and leaves everything as it was; one thread
-writes at a time. Readers look into ``overlay`` before the table; entries enter it after their commit, and leave it only
-after the commit that wrote them to the table.
+What always holds: memory changes only after the commit; an error rolls back and leaves everything as it was; one
+thread writes at a time. Readers look into ``overlay`` before the table; entries enter it after their commit, and
+leave it only after the commit that wrote them to the table.
 """
 
 from __future__ import annotations
@@ -101,10 +102,11 @@ class LogWriter:
     def commit(
         self, transaction: Transaction, notes: Mapping[str, Any], *, fold: bool, assumed_new: bool = False
     ) -> bool:
-        """Write the transaction's rows and commit. With ``fold``, or when too many have gathered, the images go to their
-        table as well.
+        """Write the transaction's rows and commit. With ``fold``, or when too many have gathered, the images go to
+        their table as well.
 
-        False, and rolled back, if the transaction was composed as if its records were new (``assumed_new``) and one is not.
+        False, and rolled back, if the transaction was composed as if its records were new (``assumed_new``) and one
+        is not.
         """
         size = self._unfolded_bytes + sum([len(row[8]) for row in transaction.operations])
         fold = fold or self._is_full(transaction, size)

@@ -1,11 +1,11 @@
 """A transaction: what one commit will write, worked out in memory before anything touches the disk.
 
-It turns a caller's ``Write`` into an ``Operation`` (seq, stamp, what the writer had seen), folds it into the record's
-image, and collects the rows. Several callers' writes can share one transaction: each caller's are taken as a whole or not
-at all (``local`` raises and leaves no trace), and later ones see the earlier ones' effect.
+It turns a caller's ``Write`` into an ``Operation`` (seq, stamp, what the writer had seen), folds it into the
+record's image, and collects the rows. Several callers' writes can share one transaction: each caller's are taken as
+a whole or not at all (``local`` raises and leaves no trace), and later ones see the earlier ones' effect.
 
-What always holds: nothing here reads or writes the database except through ``fetch``, and nothing outside changes until
-``DeltaLog`` has committed the rows. So a failed disk leaves no state to undo.
+What always holds: nothing here reads or writes the database except through ``fetch``, and nothing outside changes
+until ``DeltaLog`` has committed the rows. So a failed disk leaves no state to undo.
 """
 
 from __future__ import annotations
@@ -218,7 +218,9 @@ class Transaction:
     # -- remote operations --------------------------------------------------------------------------------------------
 
     def remote(self, operations: Sequence[Operation]) -> int:
-        """Merge operations from elsewhere; their records must have been prefetched. Returns how many records changed."""
+        """Merge operations from elsewhere; their records must have been prefetched. Returns how many records
+        changed.
+        """
         touched, held = self.touched, self.held
         for operation in operations:
             collection = operation[4][1]
@@ -234,7 +236,9 @@ class Transaction:
         return len(touched)
 
     def replay(self, operations: Sequence[Operation]) -> None:
-        """Merge operations that are in the log already: the images they lead to were not written when a process died."""
+        """Merge operations that are in the log already: the images they lead to were not written when a process
+        died.
+        """
         self.remote(operations)
         self.position -= len(self.marks)
         self.marks = []

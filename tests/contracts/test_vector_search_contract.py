@@ -158,6 +158,22 @@ def test_it_sees_each_write_at_once(tier: Tier) -> None:
             _check(tier, _vector(random), 250)
 
 
+def test_a_new_record_that_changes_again_before_it_is_on_disk(tier: Tier) -> None:
+    name, query = tier.schema.name, [1.0] * DIMENSIONS
+    put(tier.log, name, {"old": {"v": [-1.0] * DIMENSIONS}})
+    tier.search(query, 5, None)
+    tier.settle()
+    put(tier.log, name, {key: {"v": query} for key in "abc"})
+    assert [hit.key for hit in tier.search(query, 3, None)] == ["a", "b", "c"]
+    delete(tier.log, name, "a")
+    put(tier.log, name, {"b": {"n": 1}, "c": {"v": [-1.0] * DIMENSIONS}})
+    _check(tier, query, 5)
+    put(tier.log, name, {key: {"v": query} for key in "ba"})
+    _check(tier, query, 5)
+    tier.settle()
+    _check(tier, query, 5)
+
+
 def test_it_survives_being_reopened(tier: Tier) -> None:
     random = Random(3)
     _fill(tier, random, 150)

@@ -1,23 +1,26 @@
 """Filling a new store quickly: records and feed rows, by the batch.
 
-What always holds: the rows are those that ``cloud.storage.fold`` makes of the operations, in order of their positions.
-For speed, rows that were written stay at hand, so that a key is looked up in the store only if it may be there and is
-not at hand; with a bound on what is held, in rows.
+What always holds: the rows are those that ``cloud.storage.fold`` makes of the operations, in order of their
+positions. For speed, rows that were written stay at hand, so that a key is looked up in the store only if it may
+be there and is not at hand; with a bound on what is held, in rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgpack
+
 from cloud.ports import Store, Transaction
 from cloud.rows import FeedRow, RecordRow
-from cloud.storage.fold import fold_all
-from sync.operations import Operation
+from cloud.storage.fold import fold_row, is_plain_write
+from sync.operations import Operation, Shape
 
 HELD_ROWS_MAX = 100_000
 FLUSH_OPERATIONS = 20_000
 
 Place = tuple[str, str]
+_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
 class Rebuilder:
@@ -28,9 +31,11 @@ class Rebuilder:
         self._fleet = fleet
         self._rows: dict[Place, RecordRow] = {}
         self._all_here = True  # nothing in the store that is not in _rows
-        self._changed: set[Place] = set()
+        self._fresh: list[RecordRow] = []  # new since the last flush, in the order of their writes
+        self._changed: set[Place] = set()  # written again since then
         self._feed: list[FeedRow] = []
         self._operations = 0
+        self._plain: dict[Shape, bool] = {}
 
     def load(self, rows: Sequence[RecordRow]) -> None:
         """Rows as they are to be."""
@@ -46,11 +51,31 @@ class Rebuilder:
         """Operations at the positions from ``first``, and the row of the feed that carries them."""
         if not self._all_here:
             self._fetch(operations)
-        self._changed |= fold_all(self._rows, enumerate(operations, first))
+        rows, changed, fresh = self._rows, self._changed, self._fresh
+        for position, operation in enumerate(operations, first):
+            replica, _, ts, _, shape, key, values = operation
+            place = (shape.collection, key)
+            if place not in rows and self._is_plain(shape):
+                # The first write of a plain record, nearly all there is in a baseline: what fold_row does, inline.
+                image = _pack([ts, replica, dict(zip(shape.names, values, strict=True))])
+                rows[place] = new = RecordRow(shape.collection, key, image, position)
+                fresh.append(new)
+                continue
+            folded = fold_row(rows.get(place), operation, position)
+            if folded is not None:
+                rows[place] = folded
+                changed.add(place)
         self._feed.append(row)
         self._operations += len(operations)
         if self._operations >= FLUSH_OPERATIONS:
             self.finish()
+
+    def _is_plain(self, shape: Shape) -> bool:
+        """``cloud.storage.fold.is_plain_write``, asked once for each shape."""
+        plain = self._plain.get(shape)
+        if plain is None:
+            plain = self._plain[shape] = is_plain_write(Operation(b"", 0, 0, 0, shape, "", ()))
+        return plain
 
     def finish(self) -> None:
         """Write what has gathered."""
@@ -58,9 +83,11 @@ class Rebuilder:
             self._flush(tx)
 
     def _flush(self, tx: Transaction) -> None:
+        self._fresh.sort()  # by collection and key: the index is filled page by page
+        tx.put_records(self._fleet, self._fresh)
         tx.put_records(self._fleet, [self._rows[place] for place in sorted(self._changed)])
         tx.append_feed(self._fleet, self._feed)
-        self._changed, self._feed, self._operations = set(), [], 0
+        self._fresh, self._changed, self._feed, self._operations = [], set(), [], 0
         if len(self._rows) > HELD_ROWS_MAX:
             self._rows.clear()
             self._all_here = False
