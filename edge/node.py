@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 from _thread import get_ident
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from edge.ports import SystemClock, SystemRandom
 from edge.storage.collection import Collection
@@ -117,7 +117,7 @@ class Edge:
                 finally:
                     self._lock.release()
 
-    def __enter__(self) -> Edge:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -156,7 +156,7 @@ class Edge:
 
         Reads inside do not see them yet. An exception discards them all. A batch in a batch joins the outer one.
         """
-        return Batch(self)
+        return Batch(self.log, self._batches)
 
     def _submit(self, writes: Sequence[Write]) -> None:
         if self._batches and (batch := self._batches.get(get_ident())) is not None:
@@ -300,21 +300,22 @@ class Edge:
 class Batch:
     """The writes of one thread that become one transaction. See ``Edge.batch``."""
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
+    def __init__(self, log: DeltaLog, batches: dict[int, list[Write]]) -> None:
+        self._log = log
+        self._open = batches
         self._outermost = False
 
-    def __enter__(self) -> Batch:
-        self._outermost = get_ident() not in self._edge._batches
+    def __enter__(self) -> Self:
+        self._outermost = get_ident() not in self._open
         if self._outermost:
-            self._edge._batches[get_ident()] = []
+            self._open[get_ident()] = []
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._outermost:
-            writes = self._edge._batches.pop(get_ident())
+            writes = self._open.pop(get_ident())
             if error is None:
-                self._edge.log.submit(writes)
+                self._log.submit(writes)
 
 
 def _config_of(config: EdgeConfig | str | os.PathLike[str] | None, store: str) -> EdgeConfig:

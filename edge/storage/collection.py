@@ -132,12 +132,17 @@ class Collection:
         return image is not None and image_values(image) is not None
 
     def scan(
-        self, prefix: str = "", filter: Mapping[str, Any] | None = None, limit: int | None = None, *, after: str = ""
+        self,
+        prefix: str = "",
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word users know from every other store
+        limit: int | None = None,
+        *,
+        after: str = "",
     ) -> Iterator[tuple[str, Fields]]:
         """(key, fields) in order of key (UTF-8 bytes), page by page: writes made meanwhile may or may not be seen."""
         _check_text("prefix", prefix)
         _check_text("after", after)
-        allowed = self._predicate(filter)
+        allowed = self._projections.matcher(self.schema, filter)
         left = -1 if limit is None else _check_limit("limit", limit)
         return self._pages(prefix, after, left, allowed)
 
@@ -167,7 +172,7 @@ class Collection:
         text: str | None = None,
         vector: Any = None,
         k: int = 10,
-        filter: Mapping[str, Any] | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - as in scan
         mode: str | None = None,
         explain: bool = False,
     ) -> list[Hit]:
@@ -192,9 +197,6 @@ class Collection:
         field.
         """
         return self._projections.to_arrow(self.name)
-
-    def _predicate(self, filter: Mapping[str, Any] | None) -> Callable[[Fields], bool] | None:
-        return None if filter is None else self._projections.matcher(self.schema, filter)
 
     def _shown(self, values: Fields) -> Fields:
         vector = self._log.schemas[self.name].vector

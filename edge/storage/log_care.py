@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 TRIM_ROWS_MAX = 10_000
 PROBLEMS_MAX = 100
-_ALL_RECORDS = "SELECT c.name, r.key, r.living, r.image FROM collections c JOIN records r ON r.collection = c.id ORDER BY c.name, r.key"
+_ALL_RECORDS = (
+    "SELECT c.name, r.key, r.living, r.image "
+    "FROM collections c JOIN records r ON r.collection = c.id ORDER BY c.name, r.key"
+)
 
 
 def trim(log: DeltaLog, position: int) -> int:
@@ -42,7 +45,8 @@ def trim(log: DeltaLog, position: int) -> int:
             )
             dropped = db.changes()
             db.execute(
-                "DELETE FROM marks WHERE position IN (SELECT position FROM marks WHERE position <= ? ORDER BY position LIMIT ?)",
+                "DELETE FROM marks WHERE position IN "
+                "(SELECT position FROM marks WHERE position <= ? ORDER BY position LIMIT ?)",
                 (position, TRIM_ROWS_MAX),
             )
             dropped += db.changes()
@@ -66,6 +70,7 @@ def snapshot(log: DeltaLog, target: str) -> None:
             copy.execute("PRAGMA journal_mode=DELETE")
             copy.execute("PRAGMA synchronous=FULL")
             copy.execute("INSERT INTO meta VALUES ('copied', X'C3') ON CONFLICT DO NOTHING")
+            copy.execute("DELETE FROM meta WHERE name LIKE 'checkpoint.%'")  # the projections are not copied
         finally:
             copy.close()
             source.close()

@@ -2,8 +2,7 @@
 
 Layout, chosen by measurement of durable single puts (300-B documents and 384-d vectors): rowid tables with 4 KiB
 pages. WITHOUT ROWID puts the images into the key's tree, where 1.5 KB no longer fits a cell and overflows: 4 times
-slower in batches and 15 % in single puts. A put touches a leaf each of ``operations``, ``records`` and, if the key
-is new, its index.
+slower in batches and 15 % in single puts.
 
 What always holds: WAL, and ``synchronous=FULL`` unless the owner asked for ``relaxed``: a commit that returned is
 on disk. SQLite before 3.51.3 could corrupt a WAL with several connections; ``connect`` refuses to run on it.
@@ -33,8 +32,8 @@ CREATE TABLE operations (
     collection INTEGER NOT NULL, key TEXT NOT NULL, kind INTEGER NOT NULL, rules TEXT NOT NULL, fields BLOB NOT NULL);
 CREATE TABLE marks (position INTEGER PRIMARY KEY, collection INTEGER NOT NULL, key TEXT NOT NULL);
 CREATE TABLE records (
-    id INTEGER PRIMARY KEY, collection INTEGER NOT NULL, key TEXT NOT NULL, living INTEGER NOT NULL, image BLOB NOT NULL,
-    UNIQUE (collection, key));
+    id INTEGER PRIMARY KEY, collection INTEGER NOT NULL, key TEXT NOT NULL, living INTEGER NOT NULL,
+    image BLOB NOT NULL, UNIQUE (collection, key));
 CREATE INDEX tombstones ON records (collection) WHERE living = 0;
 CREATE TABLE dead_letters (
     seq INTEGER NOT NULL, replica BLOB NOT NULL, collection TEXT NOT NULL, key TEXT NOT NULL, code TEXT NOT NULL,
