@@ -1,0 +1,134 @@
+"""The command line as a new user meets it: every command, its JSON, and every kind of mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edge.cli import main
+from edge.node import Edge
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    path = str(tmp_path / "store")
+    assert call("init", path).exit_code == 0
+    return path
+
+
+def call(*words: str, said: str | None = None) -> Result:
+    return CliRunner().invoke(main, list(words), input=said)
+
+
+def told(*words: str, said: str | None = None) -> Any:
+    result = call(*words, "--json", said=said)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_a_record_from_put_to_delete(store: str) -> None:
+    assert told("put", store, "notes", "n1", '{"body": "the pump is loud", "n": 1}') == {"seq": 2, "pending": 2}
+    told("patch", store, "notes", "n1", '{"n": 2}')
+    assert told("get", store, "notes", "n1") == {"body": "the pump is loud", "n": 2}
+    told("put", store, "notes", "n2", "-", said='{"body": "quiet"}')
+    assert [row["key"] for row in told("scan", store, "notes", "--where", '{"n": {"$gte": 2}}')] == ["n1"]
+    told("delete", store, "notes", "n1")
+    assert call("get", store, "notes", "n1").exit_code == 2
+    assert told("status", store)["collections"] == {"notes": {"records": 1}}
+    assert told("verify", store)["problems"] == []
+
+
+def test_search_by_vector_and_text(store: str) -> None:
+    with Edge.open(store) as edge:
+        notes = edge.collection("notes", text=["body"], vector=("e", 2))
+        notes.put("loud", {"body": "the pump is loud", "e": [1, 0]})
+        notes.put("quiet", {"body": "a quiet night", "e": [0, 1]})
+    (hit,) = told("search", store, "notes", "--vector", "[1, 0.1]", "-k", "1")
+    assert (hit["key"], hit["fields"]["e"]) == ("loud", [1.0, 0.0])
+    assert [hit["key"] for hit in told("search", store, "notes", "quiet")] == ["quiet"]
+    shown = call("search", store, "notes", "--vector", "[1, 0]", "--explain")
+    assert "loud" in shown.stdout
+    assert "exact" in shown.stdout
+
+
+def test_tables_show_what_was_stored_literally(store: str) -> None:
+    call("put", store, "notes", "[bold]k", '{"body": "[red]not markup[/red]"}')
+    shown = call("scan", store, "notes").stdout
+    assert "[bold]k" in shown
+    assert "[red]not markup" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["get", "STORE", "nothing", "k"], 2, "no collection 'nothing'"),
+        (["put", "STORE", "notes", "k", "{body: 1}"], 2, "not JSON"),
+        (["put", "STORE", "notes", "k", "[1]"], 2, "JSON object"),
+        (["put", "STORE", "no/name", "k", "{}"], 2, "collection name"),
+        (["put", "STORE", "notes", "k" * 600, "{}"], 2, "over 512 bytes"),
+        (["scan", "STORE", "notes", "--where", '{"n": {"$sql": 1}}'], 2, "$sql"),
+        (["status", "STORE-that-is-not"], 2, "no store"),
+        (["sync", "STORE"], 2, "not joined a fleet"),
+        (["init", "STORE", "--join", "agentdb1.broken"], 2, "damaged"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_hint(store: str, words: list[str], code: int, message: str) -> None:
+    call("put", store, "notes", "k", '{"body": "here"}')
+    words = [word.replace("STORE", store) for word in words]
+    result = call(*words)
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.output
+    in_json = json.loads(call(*words, "--json").stderr)
+    assert set(in_json) == {"error", "message", "hint"}
+    assert message in in_json["message"]
+
+
+def test_a_broken_configuration_names_file_and_key(store: str) -> None:
+    Path(store, "edge.toml").write_text("[sync]\nurk = 1\n")
+    result = call("status", store)
+    assert result.exit_code == 2
+    assert "edge.toml" in result.stderr
+    assert "urk" in result.stderr
+
+
+def test_a_store_in_use_says_by_whom(store: str) -> None:
+    with Edge.open(store):
+        code = "import sys; from edge.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, "status", store], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert str(os.getpid()) in done.stderr
+
+
+def test_run_says_what_is_wrong_and_ends_on_a_signal(store: str, tmp_path: Path) -> None:
+    """Without a server: it goes on trying, says so, and stops when asked."""
+    from tests.edge.link.joined import join_nowhere
+
+    join_nowhere(store)
+    code = "from edge.cli import main; main()"
+    with subprocess.Popen([sys.executable, "-c", code, "run", store], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        while "no answer" not in line:
+            assert line, "it ended before it said what is wrong"
+            line = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+
+
+def test_every_command_has_help() -> None:
+    for name, command in main.commands.items():
+        result = call(name, "--help")
+        assert result.exit_code == 0
+        assert command.help, name
