@@ -153,7 +153,7 @@ class ControlPlane:
             version=max(versions),
             time_ms=self._clock.wall_ms(),
             incarnation=head.incarnation,
-            restored_head=head.restored_head,
+            restored_head=head.restored_for(hello.incarnation),
             last_seq=last_seq,
             last_segment=shown_segment(row),
             head=head.position,
@@ -336,4 +336,4 @@ def _wants_baseline(hello: Hello, head: Head) -> bool:
         return head.trimmed > 0 or head.position > head.living
     if hello.cursor < head.trimmed or hello.cursor > head.position:
         return True
-    return hello.incarnation != head.incarnation and hello.cursor > head.restored_head
+    return hello.incarnation != head.incarnation and hello.cursor > head.restored_for(hello.incarnation)

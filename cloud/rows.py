@@ -24,7 +24,8 @@ class Head(NamedTuple):
     ``incarnation`` is random, new with every restore: devices tell by it that the cloud may have
     forgotten. ``generation`` counts incarnations from 1; the cloud's own replica is ``replica_id(service
     device, generation)``. ``restored_head`` is the position at which this incarnation began, 0 for the
-    first. ``trimmed``: feed rows at or below it are no longer held. ``clock`` is the largest timestamp
+    first; it means nothing to a device that knows another incarnation than ``previous``, the one that was
+    restored: what that device has applied may have been lost by a restore in between. ``trimmed``: feed rows at or below it are no longer held. ``clock`` is the largest timestamp
     ever issued or observed. ``living`` counts the records that are alive.
     """
 
@@ -35,6 +36,11 @@ class Head(NamedTuple):
     trimmed: int
     clock: int
     living: int
+    previous: bytes = b""
+
+    def restored_for(self, known: bytes) -> int:
+        """``restored_head`` as a device may use it that knew the incarnation ``known``."""
+        return self.restored_head if known in (self.incarnation, self.previous) else 0
 
 
 class DeviceRow(NamedTuple):

@@ -31,7 +31,7 @@ from sync.errors import NotFound
 from sync.images import is_alive
 from sync.stamps import device_of
 
-_HEAD = """SELECT position, incarnation, generation, restored_head, trimmed, clock, living
+_HEAD = """SELECT position, incarnation, generation, restored_head, trimmed, clock, living, previous
     FROM heads WHERE fleet = ?"""
 _DEVICE = """SELECT fleet, device, signing, exchange, name, priority, enrolled_ms, token_id, revoked_ms
     FROM devices """

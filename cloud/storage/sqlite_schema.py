@@ -27,7 +27,8 @@ _TABLES = """
 CREATE TABLE fleets (fleet BLOB PRIMARY KEY, name TEXT NOT NULL, created_ms INT NOT NULL) WITHOUT ROWID;
 CREATE TABLE heads (
     fleet BLOB PRIMARY KEY, position INT NOT NULL, incarnation BLOB NOT NULL, generation INT NOT NULL,
-    restored_head INT NOT NULL, trimmed INT NOT NULL, clock INT NOT NULL, living INT NOT NULL
+    restored_head INT NOT NULL, trimmed INT NOT NULL, clock INT NOT NULL, living INT NOT NULL,
+    previous BLOB NOT NULL
 ) WITHOUT ROWID;
 
 CREATE TABLE devices (

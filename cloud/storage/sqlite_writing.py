@@ -46,13 +46,13 @@ class SqliteTransaction(SqliteReading):
         if self.fleet(row.fleet) is not None:
             raise InvalidValue(f"fleet {row.fleet.hex()} exists already")
         self._db.execute("INSERT INTO fleets VALUES (?, ?, ?)", row)
-        self._db.execute("INSERT INTO heads VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (row.fleet, *head))
+        self._db.execute("INSERT INTO heads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (row.fleet, *head))
 
     def lock_head(self, fleet: bytes) -> Head:
         return self.head(fleet)
 
     def set_head(self, fleet: bytes, head: Head) -> None:
-        self._db.execute("INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (fleet, *head))
+        self._db.execute("INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (fleet, *head))
 
     # -- identity -------------------------------------------------------------------------------------------------
 

@@ -7,16 +7,18 @@ it can be restored if it is asked for by the number of its manifest.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from cloud.identity.key_service import MemoryKeyService
+from cloud.rows import RecordRow
 from cloud.storage.archive import envelope, manifest
 from cloud.storage.archive.anchor import Anchored, AnchorFile
 from cloud.storage.archive.errors import MissingObject, RolledBack
 from cloud.storage.archive.reader import fleets
+from cloud.storage.archive.rebuild import Rebuilder
 from cloud.storage.archive.restore import restore_fleet
 from cloud.storage.archive.verify import verify
 from cloud.storage.sqlite_store import SqliteStore
@@ -317,10 +319,11 @@ def test_a_damaged_anchor_says_what_to_do(world: ArchiveWorld, tmp_path: Path) -
 
 def test_the_digest_noted_in_a_manifest_is_compared(world: ArchiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A restore that folds wrongly (a bug, a bad memory chip) is not a restore."""
-    monkeypatch.setattr(
-        "cloud.storage.archive.rebuild.fold_all",
-        lambda rows, operations: set(list(rows)[:1]),
-    )
+    def forget_one(rebuilder: Rebuilder, rows: Sequence[RecordRow]) -> None:
+        load(rebuilder, rows[1:])
+
+    load = Rebuilder.load
+    monkeypatch.setattr(Rebuilder, "load", forget_one)
     with pytest.raises(BrokenChain, match="digest"):
         world.restore()
 

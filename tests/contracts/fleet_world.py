@@ -75,7 +75,10 @@ class Cloud:
             tx.set_head(
                 self.fleet,
                 head._replace(
-                    incarnation=self.random.token(16), generation=head.generation + 1, restored_head=head.position
+                    incarnation=self.random.token(16),
+                    generation=head.generation + 1,
+                    restored_head=head.position,
+                    previous=head.incarnation,
                 ),
             )
 

@@ -163,3 +163,28 @@ def test_refusals_whose_ack_was_lost_come_with_the_next_handshake(tmp_path: Path
     assert "k" in device.notes
     assert "early" not in other.notes
     close(cloud, [device, other])
+
+
+def test_a_cloud_restored_twice_while_a_device_was_away(tmp_path: Path) -> None:
+    """The second restore begins after the device's cursor; what the first one lost is noticed all the same."""
+    cloud, (away, other) = fleet(tmp_path, 9, count=2)
+    other.notes.put("kept", {"text": "in the backup"})
+    assert other.sync()
+    first = cloud.backup()
+    other.notes.put("lost", {"text": "away has seen it, the cloud forgets it"})
+    assert other.sync()
+    assert away.sync()
+    assert "lost" in away.notes
+    cloud.restore(first)
+    newcomer = Device(tmp_path / "new", cloud, "newcomer", 44)
+    for n in range(9):
+        newcomer.notes.put(f"filler-{n}", {"text": "moves the head beyond away's cursor"})
+    assert newcomer.sync()
+    cloud.restore(cloud.backup())
+    other.edge.close()  # and never comes back
+    heal(cloud, [away, newcomer])
+    assert "lost" in newcomer.notes
+    assert "filler-0" in away.notes
+    away.edge.close()
+    newcomer.edge.close()
+    cloud.store.close()

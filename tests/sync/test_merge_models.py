@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sync.errors import InvalidValue
+from sync.limits import INT_MAX, INT_MIN
 from sync.operations import Kind, Operation, Shape
 from sync.records import Record, compose, compose_add, compose_increment, compose_remove
 from sync.stamps import NEVER, Stamp
-from sync.values import element_order
+from sync.values import check_value, element_order
 from tests.sync.histories import BASE_TS, FIELDS, LETTERS, Event, fold, letter_of, play
 
 PROGRAMS = st.binary(min_size=8, max_size=64)
@@ -226,3 +229,53 @@ def test_an_edit_later_than_a_delete_it_had_not_seen_survives_alone() -> None:
     patch = Operation(C, 1, BASE_TS + 3, 0, Shape(Kind.PATCH, "things", names, rules), "k", values)
     assert fold([put, delete, patch]).values() == fold([patch, delete, put]).values() == {"g": 1}
     assert Stamp(BASE_TS + 2, B) == fold([put, delete]).stamp
+
+
+def test_a_removal_takes_every_addition_that_its_writer_saw() -> None:
+    record = Record()
+    additions = [write(record, ts, replica, Kind.ADD, "set", ["x"]) for ts, replica in ((1, A), (2, B))]
+    removal = write(record, 3, C, Kind.REMOVE, "set", ["x"])
+    assert record.values() == fold([removal, *additions]).values() == {"f": []}
+
+
+@pytest.mark.parametrize("rule", ["set", "keep-all"])
+def test_replacing_what_was_deleted_meanwhile_leaves_no_trace_of_it(rule: str) -> None:
+    record = Record()
+    first = write(record, 1, A, Kind.PUT, rule, ["x"])
+    delete = write(fold([first]), 5, B, Kind.DELETE, rule, None)
+    unaware = write(fold([first]), 9, C, Kind.PUT, rule, ["y"])
+    orders = [[first, delete, unaware], [first, unaware, delete], [unaware, delete, first], [delete, unaware, first]]
+    assert len({fold(order).encode() for order in orders}) == 1
+    assert list(fold(orders[0]).slots["f", LETTERS[rule]]) == [("y", C) if rule == "set" else C]
+
+
+@pytest.mark.parametrize("rule", ["counter", "max", "min"])
+def test_what_is_shown_of_numbers_does_not_depend_on_the_order_of_arrival(rule: str) -> None:
+    """Floats round differently when they are added in another order, and 1, 1.0 and True compare as equal."""
+    for numbers in ((0.1, 0.2, 0.3), (1, 1.0, 1), (1e308, 1e308, -1e308), (2**62, 2**62, 2**62), (-0.0, 0, 0.0)):
+        operations = [
+            write(Record(), 1, replica, Kind.PATCH, rule, value)
+            for replica, value in zip((A, B, C), numbers, strict=True)
+        ]
+        shown = {repr(fold(list(order)).values()) for order in permutations(operations)}
+        assert len(shown) == 1, numbers
+        check_value("f", fold(operations).values()["f"])
+
+
+def test_a_counter_never_leaves_what_a_value_can_be() -> None:
+    record = Record()
+    write(record, 1, A, Kind.INCREMENT, "counter", INT_MAX)
+    with pytest.raises(InvalidValue):
+        compose_increment(record, "f", 1, A)
+    write(record, 2, B, Kind.INCREMENT, "counter", INT_MAX)
+    assert record.values() == {"f": INT_MAX}
+    with pytest.raises(InvalidValue):
+        compose(record, {"f": INT_MIN}, letter_of("counter"), A, replace=False)
+
+
+def test_a_put_clears_what_was_last_writer_before_the_schema_knew_better() -> None:
+    """A field written before its collection declared it a counter: the PUT that leaves it out must not add None."""
+    record = Record()
+    write(record, 1, A, Kind.PUT, "lww", "text")
+    names, rules, values = compose(record, {"g": 1}, letter_of("counter"), B, replace=True)
+    assert (names, rules, values) == (("f", "g"), "lc", (None, 1))

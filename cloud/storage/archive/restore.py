@@ -140,7 +140,14 @@ class _Restore:
         if self._past.snapshot is None:
             return
         total = self._total
-        for rows in read_snapshot(self._reader, self._past.snapshot, lambda done, _: self._progress(done, total)):
+        # Without anything after it, the digest that is compared at the end is the snapshot's own.
+        parts = read_snapshot(
+            self._reader,
+            self._past.snapshot,
+            lambda done, _: self._progress(done, total),
+            compare=self._operations > 0,
+        )
+        for rows in parts:
             rebuilder.load(rows)
 
     def _load_feed(self, rebuilder: Rebuilder) -> None:
@@ -208,6 +215,7 @@ class _Restore:
             trimmed=past.start,
             clock=self._clock,
             living=living,
+            previous=manifest.incarnation,
         )
         state = ArchiveState(
             number=number,
