@@ -106,8 +106,8 @@ class Proxy:
         found: dict[str, int] = self._child.call("counts")
         return found
 
-    def cut(self, seed: int, least: int, most: int) -> None:
-        self._child.call("cut", seed=seed, least=least, most=most)
+    def cut(self, seed: int, least: int, most: int, times: int) -> None:
+        self._child.call("cut", seed=seed, least=least, most=most, times=times)
 
     def calm(self) -> None:
         self._child.call("calm")

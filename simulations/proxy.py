@@ -2,11 +2,11 @@
 
 It is a process of its own, so what it counts is counted outside the program: all that goes through the sockets, HTTP
 heads included (not the headers of TCP and IP). A cut happens after a number of bytes drawn from a seeded generator for
-each connection (``least`` until the first cut, so that there is one), in the middle of whatever is under way, and looks
-like a pulled plug: both sides get a reset.
+each connection (``least`` until the first cut, so that there is one; at most ``times``, so that there is an end), in
+the middle of whatever is under way, and looks like a pulled plug: both sides get a reset.
 
     python -m simulations.proxy TARGET_PORT        prints {"port": …}, then answers JSON lines on stdin:
-    {"do": "counts"}    {"do": "cut", "seed": 1, "least": 20000, "most": 200000}    {"do": "calm"}
+    {"do": "counts"}    {"do": "cut", "seed": 1, "least": 20000, "most": 200000, "times": 5}    {"do": "calm"}
     {"do": "target", "port": 7701}                 ends with the end of stdin
 """
 
@@ -28,6 +28,7 @@ class Proxy:
         self.target_port = target_port
         self.counts = {"up": 0, "down": 0, "connections": 0, "cuts": 0}
         self._cutting: tuple[random.Random, int, int] | None = None
+        self._cuts_max = 0
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         match request["do"]:
@@ -35,6 +36,7 @@ class Proxy:
                 pass
             case "cut":
                 self._cutting = random.Random(request["seed"]), request["least"], request["most"]
+                self._cuts_max = self.counts["cuts"] + request["times"]
             case "calm":
                 self._cutting = None
             case "target":
@@ -58,7 +60,7 @@ class Proxy:
 
     def budget(self) -> int | None:
         """How many bytes the next connection will carry before it is cut; None if it will not be."""
-        if self._cutting is None:
+        if self._cutting is None or self.counts["cuts"] >= self._cuts_max:
             return None
         rng, least, most = self._cutting
         if not self.counts["cuts"]:

@@ -44,7 +44,7 @@ def restore(cast: Cast, digest: str) -> None:
     screen = cast.screen
     screen.chapter(
         "Restored from the archive and the keys",
-        "Every object is checked by hash, signature and tag before it counts; the digest tells if the state is the same.",
+        "Every object is checked by hash, signature and tag before it counts; the digest tells if it is the same.",
     )
     before = screen.seconds
     options = [part for option in cast.options for part in ("--archive-option", option)]

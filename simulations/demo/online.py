@@ -11,7 +11,7 @@ from simulations.demo.screen import size
 
 SEED = 20_240_229
 _SEGMENT_BYTES_MAX = 1 << 20
-_CUTS_MIN = 2
+_CUTS_MIN, _CUTS_MAX = 2, 5  # together; of each device
 _SHOWN = 34
 
 
@@ -27,7 +27,7 @@ def bad_network(cast: Cast) -> None:
         cast.join(name)
     weight = min(_SEGMENT_BYTES_MAX, cast.tally.json_bytes // 8)  # of what one request may have to carry
     for number, name in enumerate((A, B)):
-        cast.proxies[name].cut(SEED + number, max(1_000, weight // 4), max(8_000, 2 * weight))
+        cast.proxies[name].cut(SEED + number, max(1_000, weight // 4), max(8_000, 2 * weight), _CUTS_MAX)
     before = screen.seconds
     cast.sync_until_equal("syncing")
     cast.tally.times["syncing through the bad network"] = screen.seconds - before
