@@ -57,7 +57,10 @@ def test_everything_comes_back(world: ArchiveWorld) -> None:
         was, now = old.head(fleet), new.head(fleet)
         assert now.incarnation == restored.incarnation != was.incarnation
         assert now == was._replace(
-            incarnation=now.incarnation, generation=was.generation + 1, restored_head=was.position, previous=was.incarnation
+            incarnation=now.incarnation,
+            generation=was.generation + 1,
+            restored_head=was.position,
+            previous=was.incarnation,
         )
 
 
