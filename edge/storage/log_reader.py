@@ -227,7 +227,8 @@ class LogReader:
 
     def _first_seq_after(self, position: int) -> int:
         """The first seq whose position is larger. Both grow together, so a search by halving needs no index."""
-        low, high = self.one("SELECT min(seq), max(seq) + 1 FROM operations")
+        # Two subqueries: SQLite answers a lone min or max from the tree's edge, but reads every row for both at once.
+        low, high = self.one("SELECT (SELECT min(seq) FROM operations), (SELECT max(seq) FROM operations) + 1")
         if low is None:
             return 0
         while low < high:
