@@ -13,7 +13,7 @@ from typing import Any
 import msgpack
 
 from sync.errors import Malformed, TooLarge
-from sync.limits import FIELDS_MAX, KEY_BYTES_MAX, OPERATION_BYTES_MAX, STAMP_MAX
+from sync.limits import KEY_BYTES_MAX, OPERATION_BYTES_MAX, OPERATION_FIELDS_MAX, STAMP_MAX
 from sync.operations import Kind, Shape
 from sync.records import Record
 from sync.slots import LIVE, REMOVED
@@ -31,7 +31,7 @@ def check_shape(kind: Any, collection: Any, names: Any, rules: Any) -> Shape:
     if type(kind) is not int or not Kind.PUT <= kind <= Kind.IMAGE:
         raise Malformed("unknown kind of operation")
     check_collection_name(collection)
-    if type(names) is not list or len(names) > FIELDS_MAX:
+    if type(names) is not list or len(names) > OPERATION_FIELDS_MAX:
         raise Malformed("field names are a list")
     for name in names:
         check_field_name(name)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sync.errors import TooLarge
+from sync.limits import OPERATION_FIELDS_MAX
 from sync.slots import Slots, observed, total
 from sync.values import check_value
 
@@ -37,6 +39,12 @@ def compose(
             if slot[2] is not None:
                 wanted.setdefault(name, None)
     names = tuple(sorted(wanted))
+    if len(names) > OPERATION_FIELDS_MAX:
+        raise TooLarge(
+            f"the record has {len(names)} fields, of which a put must clear those that it does not name; the bound is "
+            f"{OPERATION_FIELDS_MAX}",
+            hint="delete the record, then put it",
+        )
     # What is left out is a last-writer field, even if a newer schema merges the field of that name in another way.
     rules = "".join(rule_letter(name) if name in values else "l" for name in names)
     out: list[Any] = []

@@ -41,7 +41,7 @@ class Learn(NamedTuple):
 
 
 class Persist(NamedTuple):
-    """Whatever is not None: what the cloud acknowledged, what is about to be sent, which cloud and cursor hold from now."""
+    """Whatever is not None: what the cloud acknowledged, what is about to be sent, which cloud and cursor hold now."""
 
     acked: tuple[int, bytes] | None = None
     sent: tuple[int, bytes] | None = None
@@ -69,8 +69,8 @@ Effect = Send | Load | LoadState | Learn | Persist | Apply | NewIncarnation
 class Position(NamedTuple):
     """What the delta log remembers of the link.
 
-    ``sent`` is the last segment noted before sending, ``baseline`` the token of a baseline under way, ``repair`` whether
-    the whole state has still to be pushed.
+    ``sent`` is the last segment noted before sending, ``baseline`` the token of a baseline under way, ``repair``
+    whether the whole state has still to be pushed.
     """
 
     replica: bytes

@@ -15,6 +15,8 @@ KEY_BYTES_MAX = 512
 COLLECTION_NAME_BYTES_MAX = 64
 FIELD_NAME_BYTES_MAX = 64
 FIELDS_MAX = 256
+# A put names the fields that it clears, too, and a record may have gathered fields by patches from several devices.
+OPERATION_FIELDS_MAX = 4096
 VALUE_DEPTH_MAX = 16
 VALUE_ITEMS_MAX = 65_536
 VECTOR_DIMENSIONS_MAX = 8192

@@ -1,7 +1,8 @@
 """Verified feed pages and baseline pages: from an answer's bytes to operations, or an error and nothing.
 
-A page's segments are signed by the fleet's cloud, belong to its present incarnation, and cover feed positions that follow
-one another from the cursor on. A page may leave positions out (the device's own operations, what is out of its scope).
+A page's segments are signed by the fleet's cloud, belong to its present incarnation, and cover feed positions that
+follow one another from the cursor on. A page may leave positions out (the device's own operations, what is out of its
+scope).
 """
 
 from __future__ import annotations
