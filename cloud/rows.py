@@ -25,8 +25,9 @@ class Head(NamedTuple):
     forgotten. ``generation`` counts incarnations from 1; the cloud's own replica is ``replica_id(service
     device, generation)``. ``restored_head`` is the position at which this incarnation began, 0 for the
     first; it means nothing to a device that knows another incarnation than ``previous``, the one that was
-    restored: what that device has applied may have been lost by a restore in between. ``trimmed``: feed rows at or below it are no longer held. ``clock`` is the largest timestamp
-    ever issued or observed. ``living`` counts the records that are alive.
+    restored: what that device has applied may have been lost by a restore in between. ``trimmed``: feed rows at or
+    below it are no longer held. ``clock`` is the largest timestamp ever issued or observed. ``living`` counts the
+    records that are alive.
     """
 
     position: int

@@ -86,16 +86,11 @@ class Edge:
         _make_directory(store)
         lock = StoreLock(os.path.join(store, LOCK_FILE))
         try:
-            device = None
-            if not os.path.exists(log_path):
-                from edge.storage.keystore import create_device_key
-
-                device = create_device_key(store, random).device_id
             log = DeltaLog.open(
                 log_path,
                 clock=clock,
                 random=random,
-                device=device,
+                device=(lambda: _new_device(store, random)) if create else None,
                 vfs=vfs,
                 durability=settings.durability,
             )
@@ -330,6 +325,12 @@ def _config_of(config: EdgeConfig | str | os.PathLike[str] | None, store: str) -
     elif not os.path.exists(config):
         raise InvalidConfig(f"there is no configuration file {config!s}", hint="leave it out to use the defaults")
     return load_config(os.fspath(config))
+
+
+def _new_device(store: str, random: RandomSource) -> bytes:
+    from edge.storage.keystore import create_device_key
+
+    return create_device_key(store, random).device_id
 
 
 def _make_directory(path: str) -> None:

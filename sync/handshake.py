@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from sync.effects import Position
 from sync.messages import Welcome
+from sync.segment import GENESIS
 from sync.stamps import incarnation_of
 
 RENEW, REPAIR, ADOPT = "renew", "repair", "adopt"
@@ -24,6 +25,18 @@ class Verdict(NamedTuple):
     action: str
     cursor: int | None = None
     baseline: bool = False
+
+
+class Repair:
+    """Where a repair by state stands; ``cursor`` is where the feed is read from afterwards (None: as it was)."""
+
+    def __init__(self, cursor: int | None, incarnation: bytes) -> None:
+        self.cursor = cursor
+        self.incarnation = incarnation
+        self.previous = GENESIS
+        self.after: tuple[str, str] | None = None
+        self.next_after: tuple[str, str] | None = None
+        self.last = False
 
 
 def compare(position: Position, welcome: Welcome) -> Verdict:

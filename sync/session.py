@@ -45,7 +45,8 @@ from sync.effects import (
     SessionLimits,
 )
 from sync.errors import AgentDBError, BrokenChain, CorruptStore, ProtocolError, TooLarge, UnsupportedVersion
-from sync.handshake import RENEW, REPAIR, compare, is_pristine
+from sync.flights import Flights
+from sync.handshake import RENEW, REPAIR, Repair, compare, is_pristine
 from sync.keys import unwrap
 from sync.limits import LONG_POLL_MS_MAX
 from sync.messages import (
@@ -93,15 +94,14 @@ class SyncSession:
         self._backoff = Backoff(random)
         self._now_ms = 0
         self._not_before_ms = 0
-        self._numbers = 0
-        self._flying: dict[str, int] = {}
+        self._flights = Flights()
         self._effects: list[Effect] = []
         self._waiting: list[Effect] = []
         self._push_size = self._limits.push_operations
         self._sealed: Sealed | None = None
         self._loading = False
         self._renewals = 0
-        self._repair: _Repair | None = None
+        self._repair: Repair | None = None
 
     # -- what the caller tells ------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class SyncSession:
 
     def receive(self, number: int, answer: Answer) -> None:
         """The answer to the ``Send`` of that number; dropped if it is from before the last handshake."""
-        lane = self._landed(number)
+        lane = self._flights.land(number)
         if lane is None:
             return
         try:
@@ -128,7 +128,7 @@ class SyncSession:
 
     def failed(self, number: int, error: AgentDBError) -> None:
         """No answer came."""
-        if self._landed(number) is not None:
+        if self._flights.land(number) is not None:
             self._disconnect(error, 0)
 
     def loaded(self, operations: Sequence[Operation]) -> None:
@@ -208,7 +208,7 @@ class SyncSession:
 
     def wake_ms(self) -> int | None:
         """How long until ``tick`` + ``ready`` can do something by themselves; None: only an event can."""
-        if self.connected or self._flying:
+        if self.connected or self._flights:
             return None
         return max(0, self._not_before_ms - self._now_ms)
 
@@ -224,14 +224,14 @@ class SyncSession:
             and position.baseline is None
             and position.acked[0] >= position.head_seq
             and position.cursor >= self.head
-            and PUSH not in self._flying
+            and PUSH not in self._flights
         )
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _plan(self) -> None:
         if not self.connected:
-            if not self._flying and self._now_ms >= self._not_before_ms:
+            if not self._flights and self._now_ms >= self._not_before_ms:
                 position = self.position
                 hello = Hello(
                     list(PROTOCOL_VERSIONS),
@@ -245,9 +245,9 @@ class SyncSession:
                 )
                 self._send(PUSH, hello)
             return
-        if PUSH not in self._flying and not self._loading:
+        if PUSH not in self._flights and not self._loading:
             self._plan_push()
-        if PULL not in self._flying and self._repair is None:
+        if PULL not in self._flights and self._repair is None:
             self._plan_pull()
 
     def _plan_push(self) -> None:
@@ -268,17 +268,8 @@ class SyncSession:
         behind = position.cursor < self.head
         if behind or self._live:
             wait_ms = 0 if behind else min(limits.long_poll_ms, LONG_POLL_MS_MAX)
-            self._send(
-                PULL,
-                Pull(
-                    position.replica,
-                    position.cursor,
-                    limits.pull_operations,
-                    limits.pull_bytes,
-                    wait_ms,
-                    position.incarnation,
-                ),
-            )
+            size = (limits.pull_operations, limits.pull_bytes)
+            self._send(PULL, Pull(position.replica, position.cursor, *size, wait_ms, position.incarnation))
 
     def _receive(self, lane: str, answer: Answer) -> None:
         if isinstance(answer, Welcome) and not self.connected:
@@ -319,7 +310,7 @@ class SyncSession:
         if verdict.action == RENEW:
             self._renew()
         elif verdict.action == REPAIR:
-            self._repair = _Repair(verdict.cursor, welcome.incarnation)
+            self._repair = Repair(verdict.cursor, welcome.incarnation)
             if not position.repair:
                 self._effects.append(Persist(repair=True))
         else:
@@ -356,7 +347,7 @@ class SyncSession:
             raise ProtocolError("the cloud refused operations that were not sent")
         self._effects.append(Persist(acked=(ack.last_seq, ack.last_segment), refusals=tuple(ack.refusals)))
 
-    def _repaired(self, repair: _Repair, acked: tuple[int, bytes]) -> None:
+    def _repaired(self, repair: Repair, acked: tuple[int, bytes]) -> None:
         self._repair = None
         self._effects.append(Persist(acked=acked, cursor=repair.cursor, incarnation=repair.incarnation, repair=False))
 
@@ -388,37 +379,16 @@ class SyncSession:
         )
 
     def _send(self, lane: str, message: Message) -> None:
-        self._numbers += 1
-        self._flying[lane] = self._numbers
-        self._effects.append(Send(self._numbers, lane, message))
-
-    def _landed(self, number: int) -> str | None:
-        for lane, flying in self._flying.items():
-            if flying == number:
-                del self._flying[lane]
-                return lane
-        return None
+        self._effects.append(self._flights.depart(lane, message))
 
     def _disconnect(self, error: AgentDBError | None, wait_ms: int) -> None:
         """Forget what is under way; what was emitted to be made durable still is."""
         self.error = error
         self.connected = False
-        self._flying.clear()
+        self._flights.clear()
         self._effects = [effect for effect in self._effects if not isinstance(effect, (Send, Load, LoadState))]
         self._sealed = None
         self._loading = False
         self._repair = None
         if error is not None:
             self._not_before_ms = self._now_ms + self._backoff.next_ms(wait_ms)
-
-
-class _Repair:
-    """Where a repair by state stands; ``cursor`` is where the feed is read from afterwards (None: as it was)."""
-
-    def __init__(self, cursor: int | None, incarnation: bytes) -> None:
-        self.cursor = cursor
-        self.incarnation = incarnation
-        self.previous = GENESIS
-        self.after: tuple[str, str] | None = None
-        self.next_after: tuple[str, str] | None = None
-        self.last = False

@@ -101,9 +101,7 @@ def _check_container(name: str, value: Any, depth: int) -> Any:
     if len(value) > VALUE_ITEMS_MAX:
         raise TooLarge(f"field {name!r}: a list or map has at most {VALUE_ITEMS_MAX} items")
     if kind is not dict:
-        return [
-            item if type(item) is str and item.isascii() else check_value(name, item, depth + 1) for item in value
-        ]
+        return [item if type(item) is str and item.isascii() else check_value(name, item, depth + 1) for item in value]
     for inner in value:
         if type(inner) is not str:
             raise InvalidValue(f"field {name!r}: the keys of a map are strings, not {type(inner).__name__}")

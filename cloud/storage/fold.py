@@ -33,7 +33,7 @@ class Held:
     heard of).
     """
 
-    __slots__ = ("_positions", "changed", "grave", "position", "record", "size")
+    __slots__ = ("_positions", "changed", "grave", "position", "record", "size", "was_alive")
 
     def __init__(self, row: RecordRow | None) -> None:
         self.changed = False
@@ -49,6 +49,7 @@ class Held:
             self.grave = row.grave
             if row.field_positions:
                 self._positions = msgpack.unpackb(row.field_positions)
+        self.was_alive = self.record.alive
 
     def position_of(self, field: str) -> int:
         """The feed position at which this field (``FLOOR``: the delete) got what it holds."""

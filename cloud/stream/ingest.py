@@ -39,7 +39,6 @@ from cloud.stream.conflicts import Contest, Fleet
 from cloud.stream.rules import Judge, Judged, Resolver
 from cloud.stream.schemas import SchemaBook
 from sync.errors import AgentDBError, BrokenChain, InvalidValue, Refused, TooLarge
-from sync.images import is_alive
 from sync.limits import FUTURE_MS_MAX, OPERATION_BYTES_MAX
 from sync.messages import PushAck, Refusal
 from sync.operations import Kind, Operation, Shape
@@ -348,8 +347,7 @@ class _Push:
             held = contest.held
             if not held.changed:
                 continue
-            before = self._rows[collection].get(key)
-            self._living += held.record.alive - (before is not None and is_alive(before.image))
+            self._living += held.record.alive - held.was_alive
             rows[collection, key] = held.row(collection, key)
         self._tx.put_records(self._context.fleet, rows.values())
 

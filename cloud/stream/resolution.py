@@ -35,7 +35,6 @@ def resolve(
         raise Refused(f"conflict {number} is resolved already", hint="write the record on a device")
     row = tx.lookup(fleet, conflict.collection, [conflict.key]).get(conflict.key)
     held = Held(row)
-    was_alive = held.record.alive
     roster = Fleet(
         context.cloud,
         {device.device: device for device in tx.devices(fleet)},
@@ -50,7 +49,7 @@ def resolve(
         tx.put_records(fleet, [held.row(conflict.collection, conflict.key)])
     rows = writer.finish(context.clock.wall_ms())
     tx.append_feed(fleet, rows)
-    living = head.living + held.record.alive - was_alive
+    living = head.living + held.record.alive - held.was_alive
     head = head._replace(position=writer.position, clock=clock.last, living=living)
     tx.set_head(fleet, head)
     settled = judged.conflict._replace(resolution=at or conflict.resolution)

@@ -13,7 +13,8 @@ holds the lock).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -23,6 +24,7 @@ from edge.storage.log_core import LogCore
 from edge.storage.log_reader import DeadLetter, pack_operation
 from edge.storage.log_schema import connect, translate
 from edge.storage.log_writer import Transact
+from sync.errors import CorruptStore, StorageError
 from sync.operations import Operation, Shape
 from sync.ports import Clock, RandomSource
 from sync.records import state_operation
@@ -44,19 +46,25 @@ class DeltaLog(LogCore):
         *,
         clock: Clock,
         random: RandomSource,
-        device: bytes | None = None,
+        device: bytes | Callable[[], bytes] | None = None,
         vfs: str | None = None,
         durability: str = "full",
     ) -> DeltaLog:
-        """Open or create the log at ``path``; ``device`` (12 bytes) is needed to create, and must match if given.
+        """Open the log at ``path``, or create it if ``device`` is given: the id (12 bytes), which must also match that of
+        an existing log, or a function that makes it, called only if there is none.
 
         ``durability="relaxed"`` gives up the fsync: a crash of the machine may lose the last writes, never their order.
         Raises StorageError and its kinds, UnsupportedVersion.
         """
-        db = connect(path, vfs=vfs, durability=durability, create=device is not None)
+        db = connect(path, vfs=vfs, durability=durability, create=device)
         try:
-            log = DeltaLog(db, path, clock=clock, random=random, device=device, vfs=vfs)
-            if log._copied:
+            log = DeltaLog(db, path, clock=clock, random=random, vfs=vfs)
+            if isinstance(device, bytes) and device != device_of(log.replica):
+                raise CorruptStore(
+                    f"{path} belongs to device {device_of(log.replica).hex()}, the keys to {device.hex()}",
+                    hint="put back the keys directory that was created with this store",
+                )
+            if db.execute("SELECT 1 FROM meta WHERE name = 'copied'").get:
                 log.new_incarnation()
             return log
         except apsw.Error as error:
@@ -70,7 +78,8 @@ class DeltaLog(LogCore):
         """Idempotent. What was acknowledged is on disk whether or not this is called."""
         with self.writer.lock:
             if len(self.writer.overlay) > _CLOSE_FOLD_RECORDS:
-                self.fold()
+                with suppress(StorageError):  # nothing is lost: the images are made again at the next start
+                    self.fold()
             self.reader.close()
             self.writer.close()
 
@@ -95,6 +104,8 @@ class DeltaLog(LogCore):
         with writer.transact() as db:
             for refusal in refusals:
                 for refused in self.reader.pending(self.replica, refusal.seq - 1, 1, 0):
+                    if refused.seq != refusal.seq:
+                        continue  # it is not in the log any more
                     db.execute(
                         "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                         (refused.seq, refused.replica, refused.shape.collection, refused.key, refusal.code,
@@ -121,6 +132,7 @@ class DeltaLog(LogCore):
         writer = self.writer
         with writer.lock:
             self.fold()
+            self._settled = False
             replica = replica_id(device_of(self.replica), incarnation_of(self.replica) + step)
             with writer.transact() as db:
                 db.execute("INSERT INTO marks SELECT position, collection, key FROM operations")
@@ -133,8 +145,7 @@ class DeltaLog(LogCore):
                 writer.put_meta("acked", (0, b""))
                 writer.put_meta("sent", (0, b""))
                 writer.put_meta("repair", True)
-            writer.folded_seq = 0
-            self.replica, self.head_seq, self.acked_seq, self.acked_segment = replica, 0, 0, b""
+            self._settle()
         return replica
 
     def set_offset_ms(self, offset_ms: int) -> None:

@@ -4,7 +4,7 @@ This is the half of ``DeltaLog`` that every write goes through; ``delta_log`` ad
 
 What always holds:
 
-* one writing connection, used by one thread at a time; memory changes only after the commit (``_take_over``);
+* one writing connection, used by one thread at a time; memory changes only after the commit (``_finish``);
 * ``seq`` is dense from 1 within a replica, ``position`` dense over all changes, and both grow together;
 * timestamps never run back: the last one is in the log's last operation, or in ``meta`` when something else moved it;
 * an error leaves the store as it was before the call.
@@ -23,12 +23,12 @@ from edge.storage.group_commit import GroupCommit, Job
 from edge.storage.log_reader import LogReader
 from edge.storage.log_writer import LogWriter
 from edge.storage.transaction import ShapeCache, Transaction, Write, plain_put
-from sync.errors import AgentDBError, CorruptStore, SchemaMismatch, UnknownCollection
+from sync.errors import AgentDBError, SchemaMismatch, UnknownCollection
 from sync.images import image_values
 from sync.operations import Kind, Operation
 from sync.ports import Clock, RandomSource
 from sync.schema import COLLECTIONS, CollectionSchema, check_successor
-from sync.stamps import HybridClock, device_of, replica_id
+from sync.stamps import HybridClock
 
 _PUT = int(Kind.PUT)  # comparing with the member of an IntEnum costs four times as much
 
@@ -36,24 +36,17 @@ _PUT = int(Kind.PUT)  # comparing with the member of an IntEnum costs four times
 class LogCore:
     """``listeners`` are called after every commit, in the committing thread: let them be brief."""
 
-    def __init__(
-        self,
-        db: apsw.Connection,
-        path: str,
-        *,
-        clock: Clock,
-        random: RandomSource,
-        device: bytes | None,
-        vfs: str | None,
-    ) -> None:
+    def __init__(self, db: apsw.Connection, path: str, *, clock: Clock, random: RandomSource, vfs: str | None) -> None:
         self.path = path
         self.vfs = vfs
         self.listeners: list[Callable[[], None]] = []
         self.schemas: dict[str, CollectionSchema] = {}
         self.schema_problems: dict[str, str] = {}
+        self.clock = HybridClock(clock)
         self._wall = clock
         self._random = random
         self._declaring = allocate_lock()
+        self._settled = False  # whether memory is known to say what the disk says
         self._expect_new = True
         self._group = GroupCommit(self._commit_one, self._commit_all)
         self._shapes = ShapeCache()
@@ -61,22 +54,15 @@ class LogCore:
         self._plain: dict[str, int] = {}  # the id of collections that have it and whose fields are all last-writer
         self.writer = LogWriter(db, path)
         self.reader = LogReader(path, vfs, self._collections, self.writer.overlay, self._shapes)
-        self._load(db, device)
+        self._settle()
 
-    def _load(self, db: apsw.Connection, device: bytes | None) -> None:
+    def _settle(self) -> None:
+        """Read from the disk where the log stands: at the start, and after a commit of which nobody knows whether it was
+        (a failed disk, an interrupt between the commit and what follows it in memory).
+        """
+        writer, db = self.writer, self.writer.db
         meta = {name: msgpack.unpackb(value) for name, value in db.execute("SELECT name, value FROM meta")}
-        if "replica" not in meta:
-            if device is None:
-                raise CorruptStore(f"{self.path} has no replica id", hint="restore a snapshot, or join again")
-            meta["replica"] = replica_id(device, 1)
-            with self.writer.transact():
-                self.writer.put_meta("replica", meta["replica"])
         self.replica: bytes = meta["replica"]
-        if device is not None and device != device_of(self.replica):
-            raise CorruptStore(
-                f"{self.path} belongs to device {device_of(self.replica).hex()}, the keys to {device.hex()}",
-                hint="put back the keys directory that was created with this store",
-            )
         self._collections.update(db.execute("SELECT name, id FROM collections"))
         seq, position, ts = meta.get("head", (0, 0, 0))
         last = db.execute("SELECT seq, position, ts FROM operations ORDER BY seq DESC LIMIT 1").fetchone()
@@ -88,13 +74,17 @@ class LogCore:
         self.cursor: int = meta.get("cursor", 0)
         self.acked_seq, self.acked_segment = meta.get("acked", (0, b""))
         self.baseline: bytes | None = meta.get("baseline")
-        self.clock = HybridClock(self._wall, ts, meta.get("offset_ms", 0))
-        self.writer.folded_seq = meta.get("folded", 0)
-        if self.writer.folded_seq < seq:
+        self.clock.observe(ts)
+        self.clock.offset_ms = meta.get("offset_ms", 0)
+        folded = meta.get("folded", 0)
+        if folded != writer.folded_seq:
+            writer.overlay.clear()  # the table has it
+            writer.folded_seq = folded
+        self._settled = True
+        if folded < seq:
             self._replay()
         for name, image in self.reader.all_images(db, COLLECTIONS).items():
             self._learn_schema(name, image)
-        self._copied = bool(meta.get("copied"))
 
     def _replay(self) -> None:
         """Merge the operations again whose images were still in memory when the store was last left."""
@@ -133,14 +123,17 @@ class LogCore:
             with writer.lock:
                 writer.check_open()
                 ref = (plain, key)
-                if ref not in writer.overlay and writer.has_room():
+                if self._settled and ref not in writer.overlay and writer.has_room():
                     seq, position, ts = self.head_seq + 1, self.position + 1, self.clock.now()
                     row, image = plain_put(seq, position, ts, self.cursor, ref, payload, self._shapes, self.replica)
+                    self._settled = False
                     self._expect_new = writer.commit_new(row, ref, image)
                     if self._expect_new:
                         self.head_seq, self.position = seq, position
+                        self._settled = True
                         self._notify()
                         return seq
+                    self._settled = True
         job = Job(writes)
         self._commit_all((job,))
         if job.error is not None:
@@ -175,11 +168,7 @@ class LogCore:
                     job.error = error
             if assume_new and not writer.overlay.keys().isdisjoint(transaction.touched):
                 return False
-            if transaction.operations:
-                if not writer.commit(transaction, {}, fold=False, assumed_new=assume_new):
-                    return False
-                self._take_over(transaction)
-            return True
+            return not transaction.operations or self._finish(transaction, {}, assumed_new=assume_new)
         finally:
             writer.abandon()  # nothing, after a commit
 
@@ -228,6 +217,8 @@ class LogCore:
         return changed
 
     def _transaction(self) -> Transaction:
+        if not self._settled:
+            self._settle()
         return Transaction(
             replica=self.replica,
             clock=self.clock,
@@ -240,18 +231,23 @@ class LogCore:
             fetch=self.writer.fetch,
         )
 
-    def _finish(self, transaction: Transaction, notes: Mapping[str, Any], *, fold: bool = False) -> None:
-        self.writer.commit(transaction, notes, fold=fold)
-        self._take_over(transaction)
-
-    def _take_over(self, transaction: Transaction) -> None:
-        """What was committed is true now. The only place where memory follows the disk."""
-        self.head_seq, self.position = transaction.seq, transaction.position
-        if transaction.new_collections:
-            self._collections.update(transaction.new_collections)
-            self._note_plain()
-        for name, image in transaction.declared():
-            self._learn_schema(name, image)
+    def _finish(
+        self, transaction: Transaction, notes: Mapping[str, Any], *, fold: bool = False, assumed_new: bool = False
+    ) -> bool:
+        """Commit, and let memory follow the disk: the only place but for the short cut where it does. False, with
+        nothing done, if the transaction ``assumed_new`` records and one is not.
+        """
+        self._settled = False
+        done = self.writer.commit(transaction, notes, fold=fold, assumed_new=assumed_new)
+        if done:
+            self.head_seq, self.position = transaction.seq, transaction.position
+            if transaction.new_collections:
+                self._collections.update(transaction.new_collections)
+                self._note_plain()
+            for name, image in transaction.declared():
+                self._learn_schema(name, image)
+        self._settled = True
+        return done
 
     def _learn_schema(self, name: str, image: bytes) -> None:
         """A schema that cannot be read (from a newer or faulty peer) shows in ``schema_problems``; the old one

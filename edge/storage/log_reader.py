@@ -19,7 +19,7 @@ import msgpack
 
 from edge.storage.log_schema import connect, translate
 from edge.storage.transaction import Held, Ref, ShapeCache
-from sync.errors import CorruptStore
+from sync.errors import CorruptStore, StorageError
 from sync.images import is_alive
 from sync.operations import Operation, Shape
 
@@ -70,9 +70,11 @@ class LogReader:
         self._shapes = shapes
         self._lock = allocate_lock()
         self._db: apsw.Connection | None = None
+        self._closed = False
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             if self._db is not None:
                 self._db.close()
                 self._db = None
@@ -259,6 +261,8 @@ class LogReader:
             db.close()
 
     def _connect(self) -> apsw.Connection:
+        if self._closed:
+            raise StorageError(f"{self._path} is closed", hint="open the store again")
         self._db = connect(self._path, vfs=self._vfs)
         self._db.execute("PRAGMA query_only=1")
         return self._db

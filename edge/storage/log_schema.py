@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 import apsw
+import msgpack
 
 from sync.errors import AgentDBError, CorruptStore, DiskFull, StorageError, StoreLocked, UnsupportedVersion
+from sync.stamps import replica_id
 
 FORMAT = 1
 APPLICATION_ID = 0x41474442  # "AGDB"
@@ -41,8 +44,15 @@ CREATE TABLE dead_letters (
 """
 
 
-def connect(path: str, *, vfs: str | None = None, durability: str = "full", create: bool = False) -> apsw.Connection:
-    """A connection that may write. ``create`` makes the file and its tables if they are not there.
+def connect(
+    path: str,
+    *,
+    vfs: str | None = None,
+    durability: str = "full",
+    create: bytes | Callable[[], bytes] | None = None,
+) -> apsw.Connection:
+    """A connection that may write. With ``create``, the id of the device or what makes it, a new log is made if there is
+    none: its tables and its first replica id in one transaction, so that it is there whole or not at all.
 
     Raises CorruptStore if the file is missing (without ``create``) or is not a delta log, and the rest of StorageError.
     """
@@ -51,20 +61,19 @@ def connect(path: str, *, vfs: str | None = None, durability: str = "full", crea
             f"this apsw carries SQLite {apsw.sqlite_lib_version()}, which can corrupt a WAL",
             hint="pip install 'apsw>=3.51.3'",
         )
-    flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
+    flags = apsw.SQLITE_OPEN_READWRITE | (0 if create is None else apsw.SQLITE_OPEN_CREATE)
     try:
         db = apsw.Connection(path, flags=flags, vfs=vfs)
     except apsw.Error as error:
         raise translate(error, path) from error
     try:
-        db.set_busy_timeout(
-            2000
-        )  # only against strangers with a SQLite shell; our own writers queue before they come here
+        # Only against strangers with a SQLite shell: our own writers queue before they come here.
+        db.set_busy_timeout(2000)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute(f"PRAGMA synchronous={DURABILITY[durability]}")
         db.execute("PRAGMA cache_size=-8000")
-        if create:
-            _create(db)
+        if create is not None and db.execute("PRAGMA application_id").get == 0:
+            _create(db, create if isinstance(create, bytes) else create())
         _check(db, path)
     except apsw.Error as error:
         db.close(True)
@@ -75,12 +84,13 @@ def connect(path: str, *, vfs: str | None = None, durability: str = "full", crea
     return db
 
 
-def _create(db: apsw.Connection) -> None:
+def _create(db: apsw.Connection, device: bytes) -> None:
     with db:
         if db.execute("SELECT count(*) FROM sqlite_schema").get == 0:
             db.execute(f"PRAGMA application_id={APPLICATION_ID}")
             db.execute(f"PRAGMA user_version={FORMAT}")
             db.execute(TABLES)
+            db.execute("INSERT INTO meta VALUES ('replica', ?)", (msgpack.packb(replica_id(device, 1)),))
 
 
 def _check(db: apsw.Connection, path: str) -> None:

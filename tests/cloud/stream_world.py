@@ -281,11 +281,14 @@ class Device:
             request = PullBaseline(self.replica, token, everything, self.incarnation)
             page = self.fleet.plane.handle(request, self.caller)
             assert isinstance(page, BaselinePage)
-            self.merge(open_baseline(page, token, self._keys(), self.incarnation))
+            self.merge(self.open_baseline(page, token))
             token = page.next
             if not token:
                 self.cursor = page.cursor
                 return page.cursor
+
+    def open_baseline(self, page: BaselinePage, token: bytes) -> list[Operation]:
+        return open_baseline(page, token, self._keys(), self.incarnation)
 
     def _keys(self) -> SessionKeys:
         keys = self.fleet.keys

@@ -74,13 +74,14 @@ def act(device: Device, step: tuple[str, str, str, int]) -> None:
         device.push_state()
 
 
-def replayed(fleet: Fleet) -> dict[tuple[str, str], RecordRow]:
-    """What a restore from the feed alone makes."""
+def replayed(fleet: Fleet, upto: int = 1 << 60) -> dict[tuple[str, str], RecordRow]:
+    """What a restore from the feed alone makes, up to this position."""
     rows: dict[tuple[str, str], RecordRow] = {}
     with fleet.store.reading() as view:
         for row in view.feed(fleet.id, 0, limit=100_000, max_bytes=1 << 30):
             operations: list[Operation] = unpack(row.packed, row.plain_length)
-            fold_all(rows, enumerate(operations, row.first))
+            placed = enumerate(operations, row.first)
+            fold_all(rows, [(position, operation) for position, operation in placed if position <= upto])
     return rows
 
 

@@ -13,4 +13,4 @@ table = lancedb.connect(folder / "raw").open_table("memories")
 for _ in range(10):
     search = table.search(query, vector_column_name="embedding")
     assert isinstance(search, LanceVectorQueryBuilder)
-    assert len(search.distance_type("cosine").limit(10).select(["key"]).to_list()) == 10
+    assert len(search.distance_type("cosine").limit(10).select(["key", "_distance"]).to_list()) == 10

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import lancedb
 import numpy as np
+from lancedb.index import FTS
 
 from edge import Edge, EdgeConfig
 from simulations.vectors import DIMENSIONS, VECTOR_FIELD, vectors
@@ -44,7 +45,7 @@ raw = lancedb.connect(folder / "raw").create_table(
     COLLECTION,
     [{"key": doc.key, **doc.fields, VECTOR_FIELD: row} for doc, row in zip(documents, rows, strict=True)],
 )
-raw.create_fts_index(TEXT_FIELD)
+raw.create_index(TEXT_FIELD, config=FTS())
 np.save(folder / "vectors.npy", rows)
 (folder / "keys.json").write_text(json.dumps([document.key for document in documents]))
 (folder / "query.f32").write_bytes(vectors(1, seed=99)[0].tobytes())
