@@ -90,7 +90,7 @@ class Edge:
                 log_path,
                 clock=clock,
                 random=random,
-                device=(lambda: _new_device(store, random)) if create else None,
+                device=lambda: _new_device(store, random),
                 vfs=vfs,
                 durability=settings.durability,
             )

@@ -50,11 +50,11 @@ class DeltaLog(LogCore):
         vfs: str | None = None,
         durability: str = "full",
     ) -> DeltaLog:
-        """Open the log at ``path``, or create it if ``device`` is given: the id (12 bytes), which must also match that of
-        an existing log, or a function that makes it, called only if there is none.
+        """Open the log at ``path``, or create it if ``device`` is given: the id (12 bytes), which must also match
+        that of an existing log, or a function that makes it, called only if there is none.
 
-        ``durability="relaxed"`` gives up the fsync: a crash of the machine may lose the last writes, never their order.
-        Raises StorageError and its kinds, UnsupportedVersion.
+        ``durability="relaxed"`` gives up the fsync: a crash of the machine may lose the last writes, never their
+        order. Raises StorageError and its kinds, UnsupportedVersion.
         """
         db = connect(path, vfs=vfs, durability=durability, create=device)
         try:

@@ -57,8 +57,8 @@ class LogCore:
         self._settle()
 
     def _settle(self) -> None:
-        """Read from the disk where the log stands: at the start, and after a commit of which nobody knows whether it was
-        (a failed disk, an interrupt between the commit and what follows it in memory).
+        """Read from the disk where the log stands: at the start, and after a commit of which nobody knows whether
+        it was (a failed disk, an interrupt between the commit and what follows it in memory).
         """
         writer, db = self.writer, self.writer.db
         meta = {name: msgpack.unpackb(value) for name, value in db.execute("SELECT name, value FROM meta")}

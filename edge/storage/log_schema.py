@@ -51,10 +51,11 @@ def connect(
     durability: str = "full",
     create: bytes | Callable[[], bytes] | None = None,
 ) -> apsw.Connection:
-    """A connection that may write. With ``create``, the id of the device or what makes it, a new log is made if there is
-    none: its tables and its first replica id in one transaction, so that it is there whole or not at all.
+    """A connection that may write. With ``create``, the id of the device or what makes it, a new log is made if
+    there is none: its tables and its first replica id in one transaction, so that it is there whole or not at all.
 
-    Raises CorruptStore if the file is missing (without ``create``) or is not a delta log, and the rest of StorageError.
+    Raises CorruptStore if the file is missing (without ``create``) or is not a delta log, and the rest of
+    StorageError.
     """
     if apsw.SQLITE_VERSION_NUMBER < _SQLITE_MIN:
         raise StorageError(
