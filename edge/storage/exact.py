@@ -1,7 +1,7 @@
 """ExactIndex: exact vector search over one memory-mapped matrix, without a database.
 
 The collection's vectors lie in one file (``exact_file``), and those that changed since it was written in a small
-array in memory (``overlay``); a search scores both with BLAS and ranks them exactly (``vectors``). It is the faster
+array in memory (``overlay``); a search scores all of them and ranks them exactly (``vectors``). It is the faster
 tier while the matrix fits the memory budget, and the one that works where lancedb has no wheel.
 
 What always holds:
