@@ -40,8 +40,8 @@ class Text(NamedTuple):
     body: str
 
 
-def standard_library(most: int | None = None) -> list[Text]:
-    """Docstrings of at least 40 characters, in order of module and line; ``most`` of them, spread over all modules."""
+def standard_library() -> list[Text]:
+    """Docstrings of at least 40 characters, in order of module and line."""
     root = Path(sysconfig.get_path("stdlib"))
     files = sorted(path for path in root.rglob("*.py") if not _LEFT_OUT.intersection(path.relative_to(root).parts))
     found: dict[str, Text] = {}
@@ -52,9 +52,14 @@ def standard_library(most: int | None = None) -> list[Text]:
     texts = list(found.values())
     if not texts:
         raise CorpusError(f"no sources of the standard library under {root}: give texts of your own with --input")
-    if most is not None and len(texts) > most:
-        texts = [texts[place * len(texts) // most] for place in range(most)]
     return texts
+
+
+def spread(texts: list[Text], most: int) -> list[Text]:
+    """``most`` of the texts, taken evenly from all of them."""
+    if len(texts) <= most:
+        return texts
+    return [texts[place * len(texts) // most] for place in range(most)]
 
 
 def read_path(path: Path) -> list[Text]:

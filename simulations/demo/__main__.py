@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from simulations.corpus import CorpusError, Text, read_path, standard_library
+from simulations.corpus import CorpusError, Text, read_path, spread, standard_library
 from simulations.demo import disaster, offline, online
 from simulations.demo.cast import Cast, DemoFailed
 from simulations.demo.screen import Screen, size
@@ -70,7 +70,7 @@ def _play(screen: Screen, folder: Path, children: Children, options: argparse.Na
 
 
 def _read(path: Path | None) -> list[Text]:
-    texts = standard_library(TEXTS_MAX) if path is None else read_path(path)
+    texts = spread(standard_library(), TEXTS_MAX) if path is None else read_path(path)
     if len(texts) < offline.TEXTS_MIN:
         raise CorpusError(f"{path} holds {len(texts)} texts; the story needs at least {offline.TEXTS_MIN}")
     return texts
