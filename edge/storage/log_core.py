@@ -23,7 +23,7 @@ from edge.storage.group_commit import GroupCommit, Job
 from edge.storage.log_reader import LogReader
 from edge.storage.log_writer import LogWriter
 from edge.storage.transaction import ShapeCache, Transaction, Write, plain_put
-from sync.errors import AgentDBError, SchemaMismatch, UnknownCollection
+from sync.errors import AgentDBError, Malformed, SchemaMismatch, UnknownCollection
 from sync.images import image_values
 from sync.operations import Kind, Operation
 from sync.ports import Clock, RandomSource
@@ -253,14 +253,14 @@ class LogCore:
         """A schema that cannot be read (from a newer or faulty peer) shows in ``schema_problems``; the old one
         serves.
         """
-        values = image_values(image)
         try:
+            values = image_values(image)
             if values is None:
                 self.schemas.pop(name, None)
             else:
                 self.schemas[name] = CollectionSchema.from_document(name, values.get("spec"))
             self.schema_problems.pop(name, None)
-        except SchemaMismatch as error:
+        except (SchemaMismatch, Malformed) as error:
             self.schema_problems[name] = str(error)
         self._note_plain()
 
