@@ -319,6 +319,7 @@ def test_a_damaged_anchor_says_what_to_do(world: ArchiveWorld, tmp_path: Path) -
 
 def test_the_digest_noted_in_a_manifest_is_compared(world: ArchiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A restore that folds wrongly (a bug, a bad memory chip) is not a restore."""
+
     def forget_all(rebuilder: Rebuilder, rows: Sequence[RecordRow]) -> None:
         load(rebuilder, rows[:0])
 
