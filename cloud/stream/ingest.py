@@ -25,7 +25,7 @@ second one with the same id does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import NamedTuple
 
@@ -48,7 +48,9 @@ from sync.schema import COLLECTIONS
 from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, Opened, Packed, SegmentHeader, pack
 from sync.stamps import HybridClock, check_not_future, timestamp_of
 
-_RELEASE_HINT = "say hello again: the answer tells what the cloud holds"
+# 65,536 refusals without their reasons take 2 MiB of the 4 that a message may have.
+_REASONS_BYTES_MAX = 1 << 20
+_HELLO_HINT = "say hello again: the answer tells what the cloud holds"
 
 
 class Context(NamedTuple):
@@ -86,12 +88,12 @@ def admit(view: Reading, header: SegmentHeader, fleet: bytes, segment: bytes | N
         return segment is None or segment != last_segment
     if header.last_seq <= last_seq:
         if header.last_seq == last_seq and segment not in (None, last_segment):
-            raise BrokenChain("another segment is held in this place", hint=_RELEASE_HINT)
+            raise BrokenChain("another segment is held in this place", hint=_HELLO_HINT)
         return False
     if header.first_seq != last_seq + 1:
-        raise BrokenChain(f"the segment starts at {header.first_seq}; {last_seq} is held", hint=_RELEASE_HINT)
+        raise BrokenChain(f"the segment starts at {header.first_seq}; {last_seq} is held", hint=_HELLO_HINT)
     if header.previous != last_segment:
-        raise BrokenChain("the segment does not continue the one that is held", hint=_RELEASE_HINT)
+        raise BrokenChain("the segment does not continue the one that is held", hint=_HELLO_HINT)
     if bound is not None and header.last_seq > bound:
         raise Refused("this device was revoked", hint="ask whoever runs the fleet")
     return True
@@ -105,10 +107,21 @@ def acknowledge(view: Reading, fleet: bytes, header: SegmentHeader, time_ms: int
     return PushAck(
         row.last_seq if row else 0,
         shown_segment(row),
-        [Refusal(letter.seq, letter.code, letter.reason) for letter in refused],
+        refusals(refused),
         view.head(fleet).position,
         time_ms,
     )
+
+
+def refusals(letters: Sequence[DeadLetter]) -> list[Refusal]:
+    """As an answer carries them: all of them, with their reasons as long as there is room in a message."""
+    out = []
+    room = _REASONS_BYTES_MAX
+    for letter in letters:
+        reason = letter.reason if room > 0 else ""
+        room -= 4 * len(reason)
+        out.append(Refusal(letter.seq, letter.code, reason))
+    return out
 
 
 def shown_segment(row: ReplicaRow | None) -> bytes:
@@ -175,8 +188,8 @@ class _Push:
         head = self._head._replace(position=writer.position, clock=clock.last, living=self._living)
         self._tx.set_head(self._context.fleet, head)
         row = self._move_replica()
-        refusals = [Refusal(letter.seq, letter.code, letter.reason) for letter in self._letters]
-        ack = PushAck(row.last_seq, shown_segment(row), refusals, head.position, self._now_ms)
+        refused = refusals(self._letters)
+        ack = PushAck(row.last_seq, shown_segment(row), refused, head.position, self._now_ms)
         return Ingested(ack, head, self._book, feed)
 
     # -- taking -----------------------------------------------------------------------------------------------------
@@ -229,7 +242,7 @@ class _Push:
         shape = operation.shape
         verdict = self._book.verdict(shape)
         if verdict.error is not None:
-            raise verdict.error
+            raise verdict.error.with_traceback(None)  # it is kept: a trace would grow with every operation
         if verdict.checks:
             self._book.check_values(operation, verdict)
         collection, key = shape.collection, operation.key

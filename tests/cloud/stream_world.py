@@ -14,7 +14,8 @@ from typing import Any
 from cloud.control_plane import ControlPlane
 from cloud.identity.key_service import MemoryKeyService
 from cloud.ports import Caller
-from cloud.rows import Conflict
+from cloud.rows import Conflict, RecordRow
+from cloud.storage.fold import fold_all
 from cloud.storage.sqlite_store import SqliteStore
 from cloud.stream.rules import Resolver
 from sync.digest import StateDigest
@@ -25,8 +26,8 @@ from sync.operations import Kind, Operation, Shape
 from sync.pages import open_baseline, open_page
 from sync.records import Record, compose, compose_increment, fold, state_operation
 from sync.schema import COLLECTIONS, COLLECTIONS_SCHEMA, CollectionSchema, declare
-from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, Sealed, seal
-from sync.stamps import HybridClock, device_of, replica_id, timestamp_of
+from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, Sealed, seal, unpack
+from sync.stamps import HybridClock, replica_id, timestamp_of
 from tests.cloud.identity_world import SeededRandom, SetClock, enroll_request
 
 Place = tuple[str, str]
@@ -300,5 +301,12 @@ def future(fleet: Fleet, ahead_ms: int) -> int:
     return timestamp_of(fleet.clock.now_ms + ahead_ms)
 
 
-def of_device(operation: Operation, device: Device) -> bool:
-    return device_of(operation.replica) == device.key.device_id
+def replayed(fleet: Fleet, upto: int = 1 << 60) -> dict[tuple[str, str], RecordRow]:
+    """What a restore from the feed alone makes, up to this position."""
+    rows: dict[tuple[str, str], RecordRow] = {}
+    with fleet.store.reading() as view:
+        for row in view.feed(fleet.id, 0, limit=100_000, max_bytes=1 << 30):
+            operations: list[Operation] = unpack(row.packed, row.plain_length)
+            placed = enumerate(operations, row.first)
+            fold_all(rows, [(position, operation) for position, operation in placed if position <= upto])
+    return rows

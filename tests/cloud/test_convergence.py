@@ -12,11 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud.rows import Claim, RecordRow
-from cloud.storage.fold import fold_all
-from sync.operations import Operation
-from sync.segment import unpack
-from tests.cloud.stream_world import Device, Fleet
+from cloud.rows import Claim
+from tests.cloud.stream_world import Device, Fleet, replayed
 from tests.conftest import CI
 
 NAMES = ("a", "b", "c")
@@ -72,17 +69,6 @@ def act(device: Device, step: tuple[str, str, str, int]) -> None:
     elif what == "repair" and device.images:
         device.push()
         device.push_state()
-
-
-def replayed(fleet: Fleet, upto: int = 1 << 60) -> dict[tuple[str, str], RecordRow]:
-    """What a restore from the feed alone makes, up to this position."""
-    rows: dict[tuple[str, str], RecordRow] = {}
-    with fleet.store.reading() as view:
-        for row in view.feed(fleet.id, 0, limit=100_000, max_bytes=1 << 30):
-            operations: list[Operation] = unpack(row.packed, row.plain_length)
-            placed = enumerate(operations, row.first)
-            fold_all(rows, [(position, operation) for position, operation in placed if position <= upto])
-    return rows
 
 
 @settings(max_examples=400 if CI else 80)

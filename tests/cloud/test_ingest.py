@@ -12,7 +12,8 @@ import pytest
 
 from sync.errors import BrokenChain, Refused
 from sync.keys import DeviceKey
-from sync.messages import Push
+from sync.limits import MESSAGE_BYTES_MAX, SEGMENT_OPERATIONS_MAX
+from sync.messages import Push, encode
 from sync.operations import Kind, Shape
 from sync.segment import FLAG_FEED, FLAG_STATE, GENESIS, unpack
 from sync.stamps import replica_id
@@ -145,6 +146,21 @@ def test_a_segment_of_refused_operations_only(fleet: Fleet) -> None:
     van.declare("notes")
     [ack] = van.push()
     assert (ack.last_seq, ack.head) == (2, 1)
+
+
+def test_refusals_without_number_still_fit_an_answer(fleet: Fleet) -> None:
+    van = fleet.device("van")
+    shape = Shape(Kind.PUT, "n" * 60, ("n",), "l")
+    start = van._append(shape, "k", (1,))
+    count = SEGMENT_OPERATIONS_MAX
+    flood = [start._replace(seq=1 + n, ts=start.ts + n, key=f"k{n}") for n in range(count)]
+    sealed = van.seal(flood)
+    for _ in range(2):
+        ack = van.send(sealed.data)
+        assert len(ack.refusals) == count
+        assert len(encode(ack)) < MESSAGE_BYTES_MAX
+        assert ack.refusals[0].reason
+        assert {refusal.code for refusal in ack.refusals} == {"unknown-collection"}
 
 
 def test_an_incompatible_declaration_is_refused_and_an_extension_taken(fleet: Fleet) -> None:
