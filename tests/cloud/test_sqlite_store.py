@@ -1,0 +1,65 @@
+"""What only the SQLite store can get wrong: a full disk, a locked file, a reader that outlives the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+import pytest
+
+from cloud.storage import sqlite_schema
+from cloud.storage.sqlite_store import SqliteStore
+from sync.errors import DiskFull, StoreLocked, UnsupportedVersion
+from tests.cloud.stream_world import Fleet
+
+
+def test_a_full_disk_refuses_a_push_and_loses_nothing(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    van = fleet.device("van")
+    van.declare("notes")
+    van.push()
+    before = (fleet.head(), fleet.digest())
+    for n in range(50):
+        van.put("notes", f"n{n}", text="x" * 2_000)
+    sealed = van.seal(van.log[1:])
+    db = fleet.store._db
+    db.pragma("max_page_count", db.pragma("page_count"))
+    with pytest.raises(DiskFull) as full:
+        van.send(sealed.data)
+    assert full.value.retryable
+    assert (fleet.head(), fleet.digest()) == before
+    db.pragma("max_page_count", 1 << 30)
+    assert van.send(sealed.data).last_seq == 51
+    fleet.close()
+
+
+def test_a_file_that_another_process_writes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_schema, "BUSY_MS", 20)
+    store = SqliteStore.open(tmp_path / "cloud.db")
+    other = apsw.Connection(str(tmp_path / "cloud.db"))
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreLocked), store.writing():
+        pass
+    assert store.is_empty(), "reading goes on"
+    other.execute("ROLLBACK")
+    with store.writing():
+        pass
+    other.close()
+    store.close()
+
+
+def test_a_newer_format_is_left_alone(tmp_path: Path) -> None:
+    SqliteStore.open(tmp_path / "cloud.db").close()
+    db = apsw.Connection(str(tmp_path / "cloud.db"))
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(UnsupportedVersion):
+        SqliteStore.open(tmp_path / "cloud.db")
+
+
+def test_closing_while_somebody_reads(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path / "cloud.db")
+    with store.reading() as view:
+        store.close()
+        assert view.fleets() == []
+    assert store._readers.empty()
