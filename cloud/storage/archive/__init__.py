@@ -15,8 +15,8 @@ module          answers
 ``anchor``      what the key holder remembers of it
 ``reader``      how an object is verified
 ``chain``       which objects make up the past
-``restore``     how they become a store again
-``verify``      whether all of them are whole
+``restore``     how they become a store again; ``rebuild`` how quickly, ``restore_file`` under which name
+``verify``      whether all of them are whole; ``errors`` what is said if not
 ==============  ==============================================================================================
 
 Objects are immutable, manifests are the commit points, and restore needs the bucket and the keys, nothing else
