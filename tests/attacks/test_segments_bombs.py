@@ -104,7 +104,8 @@ def test_msgpack_that_we_do_not_write(plain: bytes) -> None:
 
 def test_the_same_inside_a_value() -> None:
     """Where a column carries values as they are, they are checked as strictly."""
-    nan, deep = float("nan"), [[]]
+    nan = float("nan")
+    deep: list[Any] = []
     for _ in range(40):
         deep = [deep]
     for value in (nan, {"a": nan}, [float("inf")], deep, {1: 2}, msgpack.Timestamp(1), msgpack.ExtType(4, b"")):
