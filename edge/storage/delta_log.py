@@ -22,7 +22,7 @@ import msgpack
 
 from edge.storage.log_core import LogCore
 from edge.storage.log_reader import DeadLetter, pack_operation
-from edge.storage.log_schema import connect, translate
+from edge.storage.log_schema import close, connect, translate
 from edge.storage.log_writer import Transact
 from sync.errors import CorruptStore, StorageError
 from sync.operations import Operation, Shape
@@ -68,10 +68,10 @@ class DeltaLog(LogCore):
                 log.new_incarnation()
             return log
         except apsw.Error as error:
-            db.close(True)
+            close(db)
             raise translate(error, path) from error
         except BaseException:
-            db.close(True)
+            close(db)
             raise
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import apsw
 
 from edge.storage.log_reader import unpack_fields
-from edge.storage.log_schema import connect, sync_directory, translate
+from edge.storage.log_schema import close, connect, sync_directory, translate
 from sync.digest import StateDigest
 from sync.errors import AgentDBError, InvalidValue, StorageError
 from sync.images import is_alive
@@ -72,8 +72,8 @@ def snapshot(log: DeltaLog, target: str) -> None:
             copy.execute("INSERT INTO meta VALUES ('copied', X'C3') ON CONFLICT DO NOTHING")
             copy.execute("DELETE FROM meta WHERE name LIKE 'checkpoint.%'")  # the projections are not copied
         finally:
-            copy.close()
-            source.close()
+            close(copy)
+            close(source)
         os.replace(part, target)
         sync_directory(os.path.dirname(os.path.abspath(target)))
     except (apsw.Error, OSError) as error:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import apsw
 import msgpack
 
-from edge.storage.log_schema import connect, translate
+from edge.storage.log_schema import close, connect, translate
 from edge.storage.transaction import Held, Ref, ShapeCache
 from sync.errors import CorruptStore, StorageError
 from sync.images import is_alive
@@ -76,7 +76,7 @@ class LogReader:
         with self._lock:
             self._closed = True
             if self._db is not None:
-                self._db.close()
+                close(self._db)
                 self._db = None
 
     def one(self, sql: str, *bindings: Any) -> Any:
@@ -258,7 +258,7 @@ class LogReader:
         except apsw.Error as error:
             raise translate(error, self._path) from error
         finally:
-            db.close()
+            close(db)
 
     def _connect(self) -> apsw.Connection:
         if self._closed:

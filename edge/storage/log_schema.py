@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 import apsw
 import msgpack
@@ -77,10 +78,10 @@ def connect(
             _create(db, create if isinstance(create, bytes) else create())
         _check(db, path)
     except apsw.Error as error:
-        db.close(True)
+        close(db)
         raise translate(error, path) from error
     except BaseException:
-        db.close(True)
+        close(db)
         raise
     return db
 
@@ -102,6 +103,14 @@ def _check(db: apsw.Connection, path: str) -> None:
         raise UnsupportedVersion(
             f"{path} has store format {version}; this build reads {FORMAT}", hint="install a newer agentdb-edge"
         )
+
+
+def close(db: apsw.Connection) -> None:
+    """Close a connection. The last one to close makes a checkpoint; if the disk refuses that, nothing is lost: the
+    write-ahead log stays, and has everything.
+    """
+    with suppress(apsw.Error, OSError):
+        db.close(True)
 
 
 def translate(error: Exception, path: str) -> AgentDBError:

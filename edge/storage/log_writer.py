@@ -22,7 +22,7 @@ from typing import Any
 import apsw
 import msgpack
 
-from edge.storage.log_schema import translate
+from edge.storage.log_schema import close, translate
 from edge.storage.transaction import Held, OperationRow, Ref, Transaction
 from sync.errors import StorageError
 
@@ -57,7 +57,7 @@ class LogWriter:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self.db.close()
+            close(self.db)
 
     def check_open(self) -> None:
         if self._closed:

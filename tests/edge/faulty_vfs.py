@@ -1,0 +1,76 @@
+"""A SQLite VFS whose disk fills up, fails, or loses what was not synced, when the test says so."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import apsw
+
+
+class Faults:
+    """``writes_left``: how many writes still succeed (None: all); the next one then fails as ``kind`` says.
+
+    ``kind``: "full" (SQLite is told there is no space), "short" (half of it is written, then no space), "io", "sync"
+    (writes succeed and fsync fails).
+    """
+
+    def __init__(self) -> None:
+        self.writes_left: int | None = None
+        self.kind = "full"
+        self.failed = 0
+        self.writes = 0
+
+    def spend(self) -> bool:
+        """Whether this write is to fail."""
+        self.writes += 1
+        if self.writes_left is None:
+            return False
+        if self.writes_left > 0:
+            self.writes_left -= 1
+            return False
+        self.failed += 1
+        return True
+
+
+class _FaultyFile(apsw.VFSFile):
+    def __init__(self, base: str, name: Any, flags: list[int], faults: Faults) -> None:
+        self._faults = faults
+        super().__init__(base, name, flags)
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - apsw's name
+        faults = self._faults
+        if faults.kind != "sync" and faults.spend():
+            if faults.kind == "short":
+                super().xWrite(bytes(data)[: len(data) // 2], offset)
+                raise OSError(errno.ENOSPC, "No space left on device")
+            raise apsw.FullError("disk full") if faults.kind == "full" else apsw.IOError("input/output error")
+        super().xWrite(data, offset)
+
+    def xSync(self, flags: int) -> None:  # noqa: N802 - apsw's name
+        if self._faults.kind == "sync" and self._faults.spend():
+            raise apsw.IOError("fsync failed")
+        super().xSync(flags)
+
+
+class FaultyVFS(apsw.VFS):
+    def __init__(self, name: str, faults: Faults) -> None:
+        self.name = name
+        self._faults = faults
+        super().__init__(name, base="")
+
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - apsw's name
+        return _FaultyFile("", name, flags, self._faults)
+
+
+@contextmanager
+def faulty_vfs() -> Iterator[tuple[str, Faults]]:
+    """(name to give as ``vfs=``, the faults to set)."""
+    faults = Faults()
+    vfs = FaultyVFS(f"faulty-{id(faults)}", faults)
+    try:
+        yield vfs.name, faults
+    finally:
+        vfs.unregister()

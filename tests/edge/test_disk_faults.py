@@ -1,0 +1,178 @@
+"""A disk that is full, or fails, in the middle of a write: a typed error, nothing changed, and then it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge import Collection, Edge
+from edge.storage import log_writer
+from sync.errors import DiskFull, StorageError
+from sync.operations import Operation, Shape
+from sync.stamps import replica_id
+from tests.edge.faulty_vfs import Faults, faulty_vfs
+from tests.edge.stores import SeededRandom, TickingClock
+
+# What the faulty disk raises where SQLite ignores errors (a checkpoint) has nowhere to go.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+FAR = replica_id(b"another-one!", 1)
+
+
+class World:
+    def __init__(self, folder: Path, vfs: str, faults: Faults) -> None:
+        self.folder, self.vfs, self.faults = folder, vfs, faults
+        self.edge = self.open()
+        self.notes = self.edge.collection("notes")
+
+    def open(self) -> Edge:
+        return Edge.open(self.folder, clock=TickingClock(), random=SeededRandom(), vfs=self.vfs)
+
+    def state(self) -> tuple[Any, ...]:
+        log = self.edge.log
+        return log.head_seq, log.position, self.records(), log.changes(0, 10_000), log.acked_seq, log.cursor
+
+    def records(self) -> dict[str, Any]:
+        return dict(self.notes.scan())
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with faulty_vfs() as (vfs, faults):
+        world = World(tmp_path / "store", vfs, faults)
+        yield world
+        faults.writes_left = None
+        world.edge.close()
+
+
+def _put(notes: Collection) -> None:
+    notes.put("new", {"text": "x" * 2000})
+
+
+def _overwrite(notes: Collection) -> None:
+    notes.put("k1", {"text": "y" * 3000})
+
+
+def _patch(notes: Collection) -> None:
+    notes.patch("k2", {"more": "z" * 3000})
+
+
+def _delete(notes: Collection) -> None:
+    notes.delete("k3")
+
+
+WRITES = [_put, _overwrite, _patch, _delete]
+
+
+@pytest.mark.parametrize("kind", ["full", "short", "io", "sync"])
+@pytest.mark.parametrize("write", WRITES)
+def test_a_failed_write_changes_nothing(world: World, write: Any, kind: str) -> None:
+    for number in range(20):
+        world.notes.put(f"k{number}", {"text": "x" * 200})
+    before = world.state()
+    world.faults.kind = kind
+    for allowed in range(12):  # fail at the first, the second, … write of the transaction
+        world.faults.writes_left = allowed
+        failed = world.faults.failed
+        try:
+            write(world.notes)
+        except StorageError as error:
+            assert isinstance(error, DiskFull) == (kind in ("full", "short"))
+            assert error.hint or kind in ("io", "sync")
+            world.faults.writes_left = None
+            assert world.state() == before
+        else:
+            world.faults.writes_left = None
+            if write is _delete:
+                world.notes.put("k3", {"text": "x" * 200})
+            before = world.state()
+            if world.faults.failed == failed:
+                break
+    assert world.faults.failed > 0
+    world.notes.put("after", {"text": "the disk has space again"})
+    assert world.edge.verify() == []
+    again = world.records()
+    world.edge.close()
+    world.edge = world.open()
+    world.notes = world.edge.collection("notes")
+    assert world.records() == again
+    assert world.edge.verify() == []
+
+
+@pytest.mark.parametrize("kind", ["full", "io"])
+def test_a_failed_batch_and_a_failed_page_change_nothing(world: World, kind: str) -> None:
+    for number in range(20):
+        world.notes.put(f"k{number}", {"text": "x" * 200})
+    names = ("text",)
+    page = [
+        Operation(FAR, n + 1, 1000 + n, 0, Shape(1, "notes", names, "l"), f"r{n}", ("far" * 90,)) for n in range(700)
+    ]
+    before = world.state()
+    world.faults.kind = kind
+    for allowed in (0, 1, 2, 5, 17, 40):
+        world.faults.writes_left = allowed
+        with pytest.raises(StorageError), world.edge.batch():
+            for number in range(700):
+                world.notes.put(f"b{number}", {"text": "x" * 300})
+        world.faults.writes_left = allowed
+        with pytest.raises(StorageError):
+            world.edge.log.apply(page, cursor=700)
+        world.faults.writes_left = 0
+        with pytest.raises(StorageError):
+            world.edge.log.acknowledge(5, b"i" * 32)
+        world.faults.writes_left = None
+        assert world.state() == before
+    with world.edge.batch():
+        for number in range(700):
+            world.notes.put(f"b{number}", {"text": "x" * 300})
+    assert world.edge.log.apply(page, cursor=700) == 700
+    assert world.notes.count() == 1420
+    assert world.edge.verify() == []
+
+
+def test_a_failed_fold_keeps_what_is_in_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_writer, "FOLD_RECORDS_MAX", 10)
+    for number in range(10):
+        world.notes.put(f"k{number}", {"n": number})
+    before = world.state()
+    world.faults.writes_left = 1
+    with pytest.raises(DiskFull):
+        world.notes.put("k10", {"n": 10})
+    world.faults.writes_left = None
+    assert world.state() == before
+    for number in range(10, 25):
+        world.notes.put(f"k{number}", {"n": number})
+    assert {key: fields["n"] for key, fields in world.records().items()} == {f"k{n}": n for n in range(25)}
+    assert world.edge.verify() == []
+
+
+def test_closing_on_a_full_disk_loses_nothing(world: World) -> None:
+    for number in range(100):
+        world.notes.put(f"k{number}", {"n": number})
+    world.faults.writes_left = 0
+    world.edge.close()
+    world.faults.writes_left = None
+    world.edge = world.open()
+    world.notes = world.edge.collection("notes")
+    assert world.notes.count() == 100
+    assert world.edge.verify() == []
+
+
+def test_a_store_that_could_not_be_made_is_made_the_next_time(tmp_path: Path) -> None:
+    with faulty_vfs() as (vfs, faults):
+        for allowed in range(60):
+            faults.writes_left = allowed
+            try:
+                Edge.open(tmp_path / "s", vfs=vfs).close()
+            except StorageError:
+                continue
+            finally:
+                faults.writes_left = None
+            break
+        assert faults.failed > 3
+        with Edge.open(tmp_path / "s", vfs=vfs) as edge:
+            edge.collection("notes").put("a", {"x": 1})
+            assert edge.verify() == []
