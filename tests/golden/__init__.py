@@ -1,0 +1,1 @@
+"""Files of released formats, and the test that they stay readable."""

@@ -1,0 +1,67 @@
+"""Bytes of released formats stay readable, and are still what is written. See ``generate.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+
+from sync import columns
+from sync.column_codecs import ADDS, GENERIC
+from sync.messages import decode, encode
+from sync.records import Record
+from sync.segment import FLAG_FEED, expect, open_segment
+from sync.tokens import parse_token
+from tests.golden.generate import CLOUD, CLOUD_KEY, DEVICE_KEY, FLEET, HERE, RING, A, operations, plain_files, record
+
+PLAIN = plain_files()
+
+
+@pytest.mark.parametrize("name", sorted(PLAIN))
+def test_what_is_written_has_not_changed(name: str) -> None:
+    assert PLAIN[name] == (HERE / name).read_bytes(), "a change of format needs a new version, and new golden files"
+
+
+def test_golden_columns_and_images_are_read() -> None:
+    assert columns.decode((HERE / "columns.v1.bin").read_bytes()) == operations()
+    image = (HERE / "image.v1.bin").read_bytes()
+    assert Record.decode(image).values() == record().values()
+    assert Record.decode(image).encode() == image
+
+
+@pytest.mark.parametrize("name", ["hello.v1.bin", "welcome.v1.bin", "pull.v1.bin"])
+def test_golden_messages_are_read(name: str) -> None:
+    data = (HERE / name).read_bytes()
+    assert encode(decode(data)) == data
+
+
+def test_the_golden_token_is_read() -> None:
+    assert parse_token((HERE / "token.v1.txt").read_text()).url == "https://cloud.example"
+
+
+def test_golden_segments_open() -> None:
+    push = open_segment(
+        (HERE / "push.v1.seg").read_bytes(),
+        identity=lambda _: DEVICE_KEY.public,
+        ring=RING,
+        check=expect(fleet=FLEET, stream=A, replica=A, first_seq=1),
+    )
+    assert push.operations == operations()
+    feed = open_segment(
+        (HERE / "feed.v1.seg").read_bytes(),
+        identity=lambda _: CLOUD_KEY.public,
+        ring=RING,
+        check=expect(fleet=FLEET, stream=CLOUD),
+    )
+    assert (feed.operations, feed.header.flags, feed.clear) == (operations(), FLAG_FEED, b"\x91\xcc\x8c")
+
+
+def test_the_golden_operations_use_every_column_tag() -> None:
+    def tags(column: Any) -> set[int]:
+        inner = [part for part in column[1:] if isinstance(part, list) and part and column[0] != GENERIC]
+        return {column[0]}.union(*map(tags, inner))
+
+    top = msgpack.unpackb((HERE / "columns.v1.bin").read_bytes())
+    all_columns = [*top[3:8], *(column for group in top[8] for column in [group[4], *group[5]])]
+    assert set().union(*map(tags, all_columns)) == set(range(ADDS + 1))
