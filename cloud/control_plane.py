@@ -21,9 +21,10 @@ from cloud.identity.enrollment import Enrollment, wrapped_keys
 from cloud.identity.key_service import FleetKeys
 from cloud.ports import Caller, Reading, Store
 from cloud.rows import Conflict, DeadLetter, DeviceRow, FleetRow, Head
+from cloud.stream.admission import acknowledge, admit, shown_segment
 from cloud.stream.baseline import baseline_page
 from cloud.stream.feed import PageBuilder, RowCache, Scope, Sealer
-from cloud.stream.ingest import Context, Ingested, acknowledge, admit, ingest, shown_segment
+from cloud.stream.ingest import Context, Ingested, ingest
 from cloud.stream.resolution import resolve
 from cloud.stream.rules import Resolver
 from cloud.stream.schemas import SchemaBook

@@ -4,7 +4,7 @@ for everybody.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,8 @@ import pytest
 from cloud.rows import Claim
 from cloud.stream.conflicts import OVERTAKEN
 from sync.errors import InvalidValue, NotFound, Refused, SchemaMismatch
-from tests.cloud.stream_world import Device, Fleet
-
-
-def longest(collection: str, key: str, field: str, left: Claim, right: Claim, context: Mapping[str, Any]) -> Any:
-    if not field:
-        return {**context["record"], "text": "kept"}
-    if "raise" in (left.value, right.value):
-        raise ValueError("cannot say")
-    if "bad" in (left.value, right.value):
-        return object()
-    return max(left.value, right.value, key=len)
+from tests.cloud.conflict_world import longest, pair, settle
+from tests.cloud.stream_world import Fleet
 
 
 @pytest.fixture
@@ -31,28 +22,6 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     fleet = Fleet(tmp_path, resolvers={"longest": longest})
     yield fleet
     fleet.close()
-
-
-def pair(fleet: Fleet, rule: str = "latest", **fields: str) -> tuple[Device, Device]:
-    """Two devices that both have the record notes/k, with text "old" and n 1; the van has the higher
-    priority.
-    """
-    van, kiosk = fleet.device("van", priority=2), fleet.device("kiosk", priority=1)
-    van.declare("notes", conflict=rule, fields=fields)
-    kiosk.schemas = van.schemas
-    van.put("notes", "k", text="old", n=1)
-    van.push()
-    kiosk.pull()
-    return van, kiosk
-
-
-def settle(fleet: Fleet) -> dict[str, Any] | None:
-    """Everybody has everything, and all agree; what they show of notes/k."""
-    fleet.exchange()
-    assert {device.digest() for device in fleet.devices.values()} == {fleet.digest()}
-    shown = {str(device.get("notes", "k")) for device in fleet.devices.values()}
-    assert shown == {str(fleet.shown("notes", "k"))}
-    return fleet.shown("notes", "k")
 
 
 def test_what_the_writer_had_seen_is_no_conflict(fleet: Fleet) -> None:
@@ -226,142 +195,6 @@ def test_a_decision_must_make_sense(fleet: Fleet) -> None:
     with pytest.raises(SchemaMismatch):
         fleet.plane.resolve(fleet.id, 1, take="value", value=5)
     assert (fleet.head(), fleet.digest(), fleet.conflicts()) == before
-
-
-# -- delete against update ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("first", ["van", "kiosk"])
-def test_an_edit_that_wins_over_a_delete_brings_the_whole_record_back(fleet: Fleet, first: str) -> None:
-    van, kiosk = pair(fleet)
-    van.delete("notes", "k")
-    edit = kiosk.patch("notes", "k", text="edited")
-    for device in (van, kiosk) if first == "van" else (kiosk, van):
-        device.push()
-    [conflict] = fleet.conflicts()
-    assert (conflict.field, conflict.rule, conflict.state) == ("", "latest", "resolved")
-    sides = {"held": conflict.held, "came": conflict.came}
-    assert sides[conflict.winner].value == {"text": "edited"}
-    assert sides[conflict.winner].ts == edit.ts
-    loser = sides["held" if conflict.winner == "came" else "came"]
-    assert (loser.device, loser.delete, loser.value) == ("van", True, None)
-    assert conflict.resolution == fleet.head()
-    assert settle(fleet) == {"text": "edited", "n": 1}
-
-
-@pytest.mark.parametrize("first", ["van", "kiosk"])
-def test_a_delete_that_wins_over_an_edit_leaves_nothing(fleet: Fleet, first: str) -> None:
-    van, kiosk = pair(fleet)
-    kiosk.patch("notes", "k", text="edited")
-    van.delete("notes", "k")
-    for device in (van, kiosk) if first == "van" else (kiosk, van):
-        device.push()
-    [conflict] = fleet.conflicts()
-    assert (conflict.field, conflict.state, conflict.resolution) == ("", "resolved", 0)
-    assert (conflict.held if conflict.winner == "held" else conflict.came).delete
-    assert settle(fleet) is None
-
-
-def test_everything_comes_back_whatever_merges_it(fleet: Fleet) -> None:
-    van, kiosk = pair(fleet, tags="set", seen="counter", best="max", notes="keep-all")
-    for device in (van, kiosk):
-        device.patch("notes", "k", tags=[device.name], best=len(device.name), notes=device.name)
-        device.increment("notes", "k", "seen", 2)
-        device.push()
-        device.pull()
-    van.pull()
-    kiosk.pull()
-    before = fleet.shown("notes", "k")
-    assert before is not None
-    assert before["notes"] == ["van", "kiosk"]
-    assert (before["seen"], before["best"], len(before["tags"])) == (4, 5, 2)
-    van.delete("notes", "k")
-    kiosk.patch("notes", "k", text="edited")
-    kiosk.push()
-    van.push()
-    # Of several siblings one comes back: the cloud is one replica, and a replica has one value of a
-    # keep-all field.
-    assert settle(fleet) == {**before, "text": "edited", "notes": ["kiosk"]}
-
-
-def test_a_later_edit_of_an_old_field_wins_over_the_value_that_came_back(fleet: Fleet) -> None:
-    van, kiosk = pair(fleet)
-    third = fleet.device("third")
-    third.pull()
-    third.schemas = van.schemas
-    van.delete("notes", "k")
-    third.patch("notes", "k", n=7)
-    kiosk.patch("notes", "k", text="edited")
-    van.push()
-    kiosk.push()
-    assert fleet.shown("notes", "k") == {"text": "edited", "n": 1}
-    third.push()
-    assert [conflict.field for conflict in fleet.conflicts()] == ["", ""]
-    assert settle(fleet) == {"text": "edited", "n": 7}
-
-
-def test_a_record_made_anew_by_someone_who_knew_does_not_inherit(fleet: Fleet) -> None:
-    van, kiosk = pair(fleet)
-    third = fleet.device("third")
-    third.pull()
-    third.schemas = van.schemas
-    van.delete("notes", "k")
-    van.push()
-    kiosk.pull()
-    kiosk.put("notes", "k", text="new life")
-    kiosk.push()
-    third.patch("notes", "k", m=5)
-    third.push()
-    [conflict] = fleet.conflicts()
-    assert (conflict.field, conflict.winner) == ("", "came")
-    assert settle(fleet) == {"text": "new life", "m": 5}
-
-
-@pytest.mark.parametrize("first", ["van", "kiosk"])
-@pytest.mark.parametrize("deletes", ["van", "kiosk"])
-@pytest.mark.parametrize("later", ["van", "kiosk"])
-def test_priority_between_delete_and_edit(fleet: Fleet, first: str, deletes: str, later: str) -> None:
-    van, kiosk = pair(fleet, "priority")
-    for device in (van, kiosk) if later == "kiosk" else (kiosk, van):
-        if device.name == deletes:
-            device.delete("notes", "k")
-        else:
-            device.patch("notes", "k", text=f"edited by the {device.name}")
-    for device in (van, kiosk) if first == "van" else (kiosk, van):
-        device.push()
-    [conflict] = fleet.conflicts()
-    assert (conflict.held if conflict.winner == "held" else conflict.came).device == "van"
-    assert settle(fleet) == (None if deletes == "van" else {"text": "edited by the van", "n": 1})
-
-
-@pytest.mark.parametrize("first", ["van", "kiosk"])
-def test_a_resolver_between_delete_and_edit(fleet: Fleet, first: str) -> None:
-    van, kiosk = pair(fleet, "resolver:longest")
-    kiosk.patch("notes", "k", text="edited")
-    van.delete("notes", "k")
-    for device in (van, kiosk) if first == "van" else (kiosk, van):
-        device.push()
-    [conflict] = fleet.conflicts()
-    assert (conflict.field, conflict.state, conflict.winner) == ("", "resolved", "resolved")
-    assert settle(fleet) == {"text": "kept"}
-
-
-@pytest.mark.parametrize("wins", ["delete", "edit"])
-@pytest.mark.parametrize("first", ["van", "kiosk"])
-def test_a_person_between_delete_and_edit(fleet: Fleet, wins: str, first: str) -> None:
-    van, kiosk = pair(fleet, "manual")
-    if wins == "edit":
-        van.delete("notes", "k")
-    kiosk.patch("notes", "k", text="edited")
-    if wins == "delete":
-        van.delete("notes", "k")
-    for device in (van, kiosk) if first == "van" else (kiosk, van):
-        device.push()
-    whole = {"text": "edited", "n": 1}
-    assert fleet.shown("notes", "k") == (whole if wins == "edit" else None)
-    assert [conflict.state for conflict in fleet.conflicts()] == ["open"]
-    fleet.plane.resolve(fleet.id, 1, take="loser")
-    assert settle(fleet) == (None if wins == "edit" else whole)
 
 
 # -- a device's last word -----------------------------------------------------------------------------------------

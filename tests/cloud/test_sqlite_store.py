@@ -9,7 +9,7 @@ import pytest
 
 from cloud.storage import sqlite_schema
 from cloud.storage.sqlite_store import SqliteStore
-from sync.errors import DiskFull, StoreLocked, UnsupportedVersion
+from sync.errors import AgentDBError, CorruptStore, DiskFull, StoreLocked, UnsupportedVersion
 from tests.cloud.stream_world import Fleet
 
 
@@ -63,3 +63,11 @@ def test_closing_while_somebody_reads(tmp_path: Path) -> None:
         store.close()
         assert view.fleets() == []
     assert store._readers.empty()
+
+
+def test_a_file_that_is_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_bytes(b"not a database, but long enough to be looked at closely" * 40)
+    with pytest.raises(CorruptStore):
+        SqliteStore.open(tmp_path / "text.db")
+    with pytest.raises(AgentDBError):
+        SqliteStore.open(tmp_path / "missing" / "cloud.db")

@@ -24,7 +24,7 @@ from cloud.rows import (
     TokenRow,
 )
 from cloud.storage.sqlite_store import SqliteStore
-from sync.errors import AgentDBError, CorruptStore, InvalidValue, NotFound, StorageError
+from sync.errors import CorruptStore, InvalidValue, NotFound, StorageError
 from sync.operations import Kind, Operation, Shape
 from sync.records import Record, fresh_image
 from sync.stamps import replica_id
@@ -391,11 +391,3 @@ def test_what_was_committed_is_there_after_reopening(tmp_path: Path) -> None:
     with again.reading() as view:
         assert view.lookup(FLEET, "notes", ["k"])["k"].image == image("x")
     again.close()
-
-
-def test_a_file_that_is_something_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.db").write_bytes(b"not a database, but long enough to be looked at closely" * 40)
-    with pytest.raises(CorruptStore):
-        SqliteStore.open(tmp_path / "text.db")
-    with pytest.raises(AgentDBError):
-        SqliteStore.open(tmp_path / "missing" / "cloud.db")
