@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edge.storage.vectors import Floats, Places
     from sync.schema import CollectionSchema
 
-FETCH_MARGIN = 16
+FETCH_MARGIN = 6
 FETCH_GROWTH = 4
 TEXT_FETCH_MAX = 10_000
 _IMAGES_PER_READ = 1000
