@@ -115,14 +115,15 @@ class Device:
 
     def sync(self, url: str, timeout_s: float = 60.0) -> dict[str, Any]:
         started = perf_counter()
-        before = 0
+        before = total = 0
 
         def on_progress(progress: Any) -> None:
-            nonlocal before
+            nonlocal before, total
             done = progress.pushed + progress.pulled
+            total = total or done + progress.pending + progress.behind  # as the first answer lets it expect
             if done - before >= BATCH:
                 before = done
-                child.progress(done, done + progress.pending + progress.behind)
+                child.progress(min(done, total), total)
 
         made = self._edge.sync(url=url, timeout_s=timeout_s, on_progress=on_progress)
         child.progress(made.pushed + made.pulled, made.pushed + made.pulled)

@@ -10,10 +10,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_WIDTH = 110
+_INDENT = 3
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -35,14 +38,14 @@ class Screen:
     def chapter(self, title: str, sentence: str) -> None:
         self._chapter += 1
         self.console.print(f"\n[bold cyan]{self._chapter}. {escape(title)}[/]  [dim]{self.seconds:.0f} s[/]")
-        self.console.print(f"   {escape(sentence)}", style="italic")
+        self._print(Text(sentence, style="italic"))
 
     def say(self, text: str) -> None:
-        self.console.print(f"   {escape(text)}")
+        self._print(Text(text))
 
     def proved(self, text: str) -> None:
         """Something that was checked and holds."""
-        self.console.print(f"   [green]✓[/] {escape(text)}")
+        self._print(Text.assemble(("✓ ", "green"), text))
 
     def failed(self, text: str) -> None:
         self.console.print(f"\n[bold red]The demo failed:[/] {escape(text)}")
@@ -56,7 +59,11 @@ class Screen:
         for row in rows:
             table.add_row(*(escape(str(cell)) for cell in row))
         self.console.print()
-        self.console.print(table)
+        self._print(table)
+
+    def _print(self, shown: Text | Table) -> None:
+        """Indented, continued lines too."""
+        self.console.print(Padding(shown, (0, 0, 0, _INDENT)))
 
     @contextmanager
     def bars(self, *names: str) -> Iterator[dict[str, Report]]:
