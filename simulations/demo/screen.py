@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-PLAIN_WIDTH = 110
+PLAIN_WIDTH = 120
 _INDENT = 3
 Report = Callable[[dict[str, Any]], None]
 
@@ -63,7 +63,7 @@ class Screen:
 
     def _print(self, shown: Text | Table) -> None:
         """Indented, continued lines too."""
-        self.console.print(Padding(shown, (0, 0, 0, _INDENT)))
+        self.console.print(Padding(shown, (0, 0, 0, _INDENT), expand=False))
 
     @contextmanager
     def bars(self, *names: str) -> Iterator[dict[str, Report]]:
