@@ -47,7 +47,6 @@ class ServerConfig(_Section, frozen=True):
     allow_plain_http: bool = False
     access_log: bool = False
     body_timeout_s: float = 30.0
-    connections_max: int = 4096
     polls_max: int = 10_000
     shutdown_timeout_s: float = 20.0
 
@@ -79,7 +78,6 @@ class ServerConfig(_Section, frozen=True):
             found.append(("url", f"{self.url!r} is no address", "https://host, or http://host:port"))
         found += _bounds("body_timeout_s", self.body_timeout_s, 0.1, 600)
         found += _bounds("shutdown_timeout_s", self.shutdown_timeout_s, 0.1, 600)
-        found += _bounds("connections_max", self.connections_max, 1, 1_000_000)
         found += _bounds("polls_max", self.polls_max, 1, 1_000_000)
         return found
 

@@ -26,7 +26,6 @@ class EdgeConfig(NamedTuple):
     exact_mib_max: int = 150
     flush_interval_ms: int = 2_000
     sync_url: str = ""
-    sync_interval_ms: int = 5_000
     sync_allow_plain_http: bool = False
 
 
@@ -47,7 +46,6 @@ _KEYS = (
     _Key("search", "exact_mib_max", "exact_mib_max", int, 0, 65_536),
     _Key("projection", "flush_interval_ms", "flush_interval_ms", int, 50, 3_600_000),
     _Key("sync", "url", "sync_url", str),
-    _Key("sync", "interval_ms", "sync_interval_ms", int, 100, 86_400_000),
     _Key("sync", "allow_plain_http", "sync_allow_plain_http", bool),
 )
 

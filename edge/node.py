@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from edge.ports import SystemClock, SystemRandom
 from edge.storage.collection import Collection
 from edge.storage.delta_log import DeltaLog
-from edge.storage.log_schema import sync_directory, translate
+from edge.storage.log_schema import sqlite_version, sync_directory, translate
 from edge.storage.projections import Projections
 from edge.storage.store_lock import StoreLock
 from edge.storage.transaction import Write
@@ -347,9 +347,7 @@ def _versions() -> dict[str, str]:
     import platform
     from importlib import metadata
 
-    import apsw
-
-    out = {"python": platform.python_version(), "sqlite": apsw.sqlite_lib_version()}
+    out = {"python": platform.python_version(), "sqlite": sqlite_version()}
     for name in ("agentdb-edge", "lancedb", "numpy"):
         try:
             out[name] = metadata.version(name)

@@ -160,3 +160,8 @@ def sync_directory(path: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sqlite_version() -> str:
+    """Of the SQLite that apsw brings with it."""
+    return apsw.sqlite_lib_version()

@@ -39,7 +39,6 @@ def test_no_file_is_the_defaults(tmp_path: Path) -> None:
         ("[server]\nurl = 'ftp://x'", "url"),
         ("[server]\nbody_timeout_s = nan", "body_timeout_s"),
         ("[server]\nshutdown_timeout_s = inf", "shutdown_timeout_s"),
-        ("[server]\nconnections_max = 0", "connections_max"),
         ("[archive]\nurl = ''", "url"),
         ("[archive]\ninterval_s = 0", "interval_s"),
         ("[archive.options]\nregion = 5", "archive.options"),
