@@ -35,6 +35,13 @@ class World:
         log = self.edge.log
         return log.head_seq, log.position, self.records(), log.changes(0, 10_000), log.acked_seq, log.cursor
 
+    def error_of(self, write: Any) -> StorageError | None:
+        try:
+            write(self.notes)
+        except StorageError as error:
+            return error
+        return None
+
     def records(self) -> dict[str, Any]:
         return dict(self.notes.scan())
 
@@ -64,6 +71,12 @@ def _delete(notes: Collection) -> None:
     notes.delete("k3")
 
 
+def _put_many(world: World) -> None:
+    with world.edge.batch():
+        for number in range(700):
+            world.notes.put(f"b{number}", {"text": "x" * 300})
+
+
 WRITES = [_put, _overwrite, _patch, _delete]
 
 
@@ -77,15 +90,13 @@ def test_a_failed_write_changes_nothing(world: World, write: Any, kind: str) -> 
     for allowed in range(12):  # fail at the first, the second, … write of the transaction
         world.faults.writes_left = allowed
         failed = world.faults.failed
-        try:
-            write(world.notes)
-        except StorageError as error:
+        error = world.error_of(write)
+        world.faults.writes_left = None
+        if error is not None:
             assert isinstance(error, DiskFull) == (kind in ("full", "short"))
             assert error.hint or kind in ("io", "sync")
-            world.faults.writes_left = None
             assert world.state() == before
         else:
-            world.faults.writes_left = None
             if write is _delete:
                 world.notes.put("k3", {"text": "x" * 200})
             before = world.state()
@@ -114,9 +125,8 @@ def test_a_failed_batch_and_a_failed_page_change_nothing(world: World, kind: str
     world.faults.kind = kind
     for allowed in (0, 1, 2, 5, 17, 40):
         world.faults.writes_left = allowed
-        with pytest.raises(StorageError), world.edge.batch():
-            for number in range(700):
-                world.notes.put(f"b{number}", {"text": "x" * 300})
+        with pytest.raises(StorageError):
+            _put_many(world)
         world.faults.writes_left = allowed
         with pytest.raises(StorageError):
             world.edge.log.apply(page, cursor=700)
@@ -125,9 +135,7 @@ def test_a_failed_batch_and_a_failed_page_change_nothing(world: World, kind: str
             world.edge.log.acknowledge(5, b"i" * 32)
         world.faults.writes_left = None
         assert world.state() == before
-    with world.edge.batch():
-        for number in range(700):
-            world.notes.put(f"b{number}", {"text": "x" * 300})
+    _put_many(world)
     assert world.edge.log.apply(page, cursor=700) == 700
     assert world.notes.count() == 1420
     assert world.edge.verify() == []
