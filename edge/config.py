@@ -94,7 +94,7 @@ def _checked(key: _Key, value: Any, path: str) -> Any:
     where = f"{path}: {key.key} in [{key.table}]"
     if type(value) is not key.kind:
         wanted = {int: "a whole number", str: "a string", bool: "true or false"}[key.kind]
-        raise InvalidConfig(f"{where} is {wanted}, not {value!r:.80}")
+        raise InvalidConfig(f"{where} is {wanted}, not {value!r:.80}", hint="see configs/edge.toml for an example")
     if key.choices and value not in key.choices:
         raise InvalidConfig(f"{where} is {value!r:.80}", hint=f"choose one of {', '.join(key.choices)}")
     if type(value) is int and not key.least <= value <= key.most:

@@ -44,7 +44,7 @@ class Persist(NamedTuple):
     """Whatever is not None: what the cloud acknowledged, what is about to be sent, which cloud and cursor hold now."""
 
     acked: tuple[int, bytes] | None = None
-    sent: tuple[int, bytes] | None = None
+    sent: tuple[tuple[int, bytes], ...] | None = None
     refusals: tuple[Refusal, ...] = ()
     incarnation: bytes | None = None
     cursor: int | None = None
@@ -69,14 +69,15 @@ Effect = Send | Load | LoadState | Learn | Persist | Apply | NewIncarnation
 class Position(NamedTuple):
     """What the delta log remembers of the link.
 
-    ``sent`` is the last segment noted before sending, ``baseline`` the token of a baseline under way, ``repair``
-    whether the whole state has still to be pushed.
+    ``sent`` are the segments noted before sending, as (last seq, id), since the last ack: a request that was given up
+    may still arrive, so any of them may be what the cloud holds. ``baseline`` is the token of a baseline under way,
+    ``repair`` says that the whole state has still to be pushed.
     """
 
     replica: bytes
     head_seq: int
     acked: tuple[int, bytes]
-    sent: tuple[int, bytes]
+    sent: tuple[tuple[int, bytes], ...]
     cursor: int
     incarnation: bytes
     baseline: bytes | None

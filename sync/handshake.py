@@ -43,7 +43,7 @@ def compare(position: Position, welcome: Welcome) -> Verdict:
     """Who knows more than the other."""
     other_life = position.incarnation not in (b"", welcome.incarnation)
     held = (welcome.last_seq, welcome.last_segment)
-    ours = held in (position.acked, position.sent)
+    ours = held == position.acked or held in position.sent
     if welcome.last_seq > position.head_seq or (
         not ours and not other_life and not position.repair and welcome.last_seq >= position.acked[0]
     ):

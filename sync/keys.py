@@ -29,6 +29,7 @@ from sync.stamps import DEVICE_BYTES
 KEY_ID_BYTES = 8
 EPOCH_KEY_BYTES = 32
 _SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
+_PROBE = X25519PrivateKey.from_private_bytes(bytes(range(32)))  # any key: with small order each shared secret is zero
 _P = 2**255 - 19
 _D = -121665 * pow(121666, _P - 2, _P) % _P
 
@@ -41,13 +42,21 @@ class PublicIdentity(NamedTuple):
 
     @staticmethod
     def checked(signing: bytes, exchange: bytes) -> PublicIdentity:
-        """Raises Malformed for wrong lengths and for Ed25519 points of small order, which verify forged signatures."""
+        """Raises Malformed for wrong lengths and for points of small order.
+
+        With an Ed25519 key of small order forged signatures verify; with an X25519 key of small order nothing can be
+        wrapped.
+        """
         if len(signing) != 32 or len(exchange) != 32:
             raise Malformed("public keys are 32 bytes each")
         if _is_weak_point(signing):
             raise Malformed(
                 "this Ed25519 public key has small order or is not canonical", hint="create a new device key"
             )
+        try:
+            _PROBE.exchange(X25519PublicKey.from_public_bytes(exchange))
+        except ValueError as error:
+            raise Malformed("this X25519 public key has small order", hint="create a new device key") from error
         return PublicIdentity(signing, exchange)
 
     @property

@@ -70,6 +70,7 @@ from sync.schedule import Backoff
 from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, Sealed, seal
 
 _RENEWALS_MAX = 3
+_NOTED_MAX = 16
 
 
 class SyncSession:
@@ -148,7 +149,8 @@ class SyncSession:
             return
         self._sealed = sealed
         self._push_size = min(self._limits.push_operations, self._push_size * 2)
-        self._effects.append(Persist(sent=(sealed.header.last_seq, sealed.id)))
+        noted = (*position.sent[1 - _NOTED_MAX :], (sealed.header.last_seq, sealed.id))
+        self._effects.append(Persist(sent=noted))
 
     def loaded_state(self, operations: Sequence[Operation], after: tuple[str, str] | None) -> None:
         """The answer to ``LoadState``; ``after`` is None with the last part."""
@@ -175,7 +177,7 @@ class SyncSession:
         """The answer to ``NewIncarnation``: a replica id that no segment was ever sent under. The note that the state
         has to be pushed (``Position.repair``) must be made durable together with it.
         """
-        self.position = self.position._replace(replica=replica, head_seq=0, acked=(0, b""), sent=(0, b""), repair=True)
+        self.position = self.position._replace(replica=replica, head_seq=0, acked=(0, b""), sent=(), repair=True)
 
     # -- what the caller does ---------------------------------------------------------------------------------------
 
@@ -194,7 +196,7 @@ class SyncSession:
         if isinstance(effect, Persist):
             position = position._replace(
                 acked=effect.acked or position.acked,
-                sent=effect.sent or position.sent,
+                sent=position.sent if effect.sent is None else effect.sent,
                 incarnation=position.incarnation if effect.incarnation is None else effect.incarnation,
                 cursor=position.cursor if effect.cursor is None else effect.cursor,
                 repair=position.repair if effect.repair is None else effect.repair,
@@ -315,7 +317,9 @@ class SyncSession:
                 self._effects.append(Persist(repair=True))
         else:
             held = (welcome.last_seq, welcome.last_segment)
-            self._effects.append(Persist(acked=held, refusals=tuple(welcome.refusals), incarnation=welcome.incarnation))
+            sent = None if held == position.acked else ()
+            refusals = tuple(welcome.refusals)
+            self._effects.append(Persist(held, sent, refusals, welcome.incarnation))
             if verdict.baseline:
                 self._effects.append(Apply([], None, b""))
 
@@ -345,11 +349,13 @@ class SyncSession:
         first, last = sealed.header.first_seq, sealed.header.last_seq
         if not all(first <= refusal.seq <= last for refusal in ack.refusals):
             raise ProtocolError("the cloud refused operations that were not sent")
-        self._effects.append(Persist(acked=(ack.last_seq, ack.last_segment), refusals=tuple(ack.refusals)))
+        self._effects.append(Persist(acked=(ack.last_seq, ack.last_segment), sent=(), refusals=tuple(ack.refusals)))
 
     def _repaired(self, repair: Repair, acked: tuple[int, bytes]) -> None:
         self._repair = None
-        self._effects.append(Persist(acked=acked, cursor=repair.cursor, incarnation=repair.incarnation, repair=False))
+        self._effects.append(
+            Persist(acked=acked, sent=(), cursor=repair.cursor, incarnation=repair.incarnation, repair=False)
+        )
 
     def _pulled(self, page: PullPage) -> None:
         position = self.position

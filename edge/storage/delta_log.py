@@ -143,7 +143,7 @@ class DeltaLog(LogCore):
                 writer.put_meta("folded", 0)
                 # What the cloud holds is to be learned anew, and it has to be given this store's state (link_state).
                 writer.put_meta("acked", (0, b""))
-                writer.put_meta("sent", (0, b""))
+                writer.put_meta("sent", [])
                 writer.put_meta("repair", True)
             self._settle()
         return replica

@@ -15,12 +15,11 @@ from sync.operations import Operation
 
 def load_position(log: DeltaLog) -> Position:
     """Where the link stands, for a new session."""
-    sent = log.meta_get("sent") or (0, b"")
     return Position(
         replica=log.replica,
         head_seq=log.head_seq,
         acked=(log.acked_seq, log.acked_segment),
-        sent=(sent[0], sent[1]),
+        sent=tuple((seq, segment) for seq, segment in log.meta_get("sent") or ()),
         cursor=log.cursor,
         incarnation=log.meta_get("incarnation") or b"",
         baseline=log.baseline,

@@ -31,7 +31,7 @@ from sync.effects import (
 )
 from sync.errors import AgentDBError, Unreachable
 from sync.keys import KeyRing, unwrap
-from sync.messages import Answer, Enroll, Enrolled, Failure, decode, encode, enroll_proof
+from sync.messages import Answer, Enroll, Enrolled, Failure, Message, decode, encode, enroll_proof
 from sync.session import SyncSession
 from tests.cloud.identity_world import NOW_MS, SeededRandom, SetClock
 
@@ -114,6 +114,7 @@ class Device:
         self.random = SeededRandom(seed)
         self.rng = random.Random(seed)
         self.lose_next_answer_to = ""
+        self.delayed: list[Message] = []
         self.open()
         enrolled = cloud.enroll(self.edge, name)
         self.key = self.edge.device_key()
@@ -174,11 +175,15 @@ class Device:
             session.advance(effect)
 
     def _exchange(self, session: SyncSession, send: Send, loss: float) -> None:
-        if self.rng.random() < loss:
-            session.failed(send.number, Unreachable("the request was lost"))
-            return
         request = decode(encode(send.message))
         caller = Caller(self.cloud.fleet, self.key.device_id, self.key.public)
+        if self.delayed and self.rng.random() < loss:
+            self._answer(self.delayed.pop(), caller)  # given up long ago, it arrives now; nobody hears the answer
+        if self.rng.random() < loss:
+            if self.rng.random() < 0.5:
+                self.delayed.append(send.message)
+            session.failed(send.number, Unreachable("the request was lost"))
+            return
         answer = self._answer(request, caller)
         if self.rng.random() < loss:
             answer = self._answer(request, caller)  # delivered twice
@@ -187,7 +192,7 @@ class Device:
             self.lose_next_answer_to = "" if unlucky else self.lose_next_answer_to
             session.failed(send.number, Unreachable("the answer was lost"))
             return
-        received = decode(encode(answer))  # type: ignore[arg-type]
+        received = decode(encode(answer))
         session.receive(send.number, received)  # type: ignore[arg-type]
 
     def _answer(self, request: object, caller: Caller) -> Answer:

@@ -53,7 +53,7 @@ class Wire:
         random = FixedRandom()
         self.device, self.cloud = DeviceKey.generate(random), DeviceKey.generate(random)
         self.ring = ring if ring is not None else KeyRing({1: b"k" * 32})
-        start = Position(REPLICA, 0, (0, b""), (0, b""), 0, b"", None)._replace(**position)  # type: ignore[arg-type]
+        start = Position(REPLICA, 0, (0, b""), (), 0, b"", None)._replace(**position)  # type: ignore[arg-type]
         keys = SessionKeys(FLEET, self.device, self.cloud.public, self.ring)
         self.session = SyncSession(start, keys, random, live=live)
         self.sends: dict[str, Send] = {}
@@ -130,7 +130,7 @@ def words(effect: Effect) -> str:
     if isinstance(effect, Persist):
         parts = [
             f"acked {effect.acked[0]}" if effect.acked else "",
-            f"sent {effect.sent[0]}" if effect.sent else "",
+            f"sent {effect.sent[-1][0]}" if effect.sent else "",
             f"refused {[refusal.seq for refusal in effect.refusals]}" if effect.refusals else "",
             f"life {effect.incarnation.decode()[0]}" if effect.incarnation else "",
             f"cursor {effect.cursor}" if effect.cursor is not None else "",

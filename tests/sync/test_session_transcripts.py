@@ -31,7 +31,7 @@ from sync.messages import (
     WrappedKey,
 )
 from sync.operations import Kind, Operation, Shape
-from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, open_segment, parse_header, seal
+from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, open_segment, parse_header, seal, segment_id
 from tests.sync.session_wire import (
     FLEET,
     LIFE1,
@@ -75,7 +75,7 @@ def test_a_write_is_noted_before_it_is_sent_and_acknowledged_after() -> None:
 
 
 def test_segments_of_one_replica_are_chained() -> None:
-    wire = Wire(head_seq=2, acked=(1, b"x" * 32), sent=(1, b"x" * 32), incarnation=LIFE1)
+    wire = Wire(head_seq=2, acked=(1, b"x" * 32), sent=((1, b"x" * 32),), incarnation=LIFE1)
     wire.connect(last_seq=1, last_segment=b"x" * 32)
     assert wire.step() == ["load after 1"]
     wire.session.loaded([operation(REPLICA, 2, "b")])
@@ -101,6 +101,31 @@ def test_a_lost_ack_costs_nothing_and_its_refusals_come_with_the_welcome() -> No
     refusal = Refusal(1, "future-stamp", "ahead")
     wire.answer("push", wire.welcome(last_seq=1, last_segment=ack.last_segment, head=1, refusals=[refusal]))
     assert wire.step() == ["learn time 5 epochs []", "persist acked 1 refused [1] life 1"]
+
+
+def test_a_request_that_was_given_up_and_arrives_later_is_recognised() -> None:
+    """The first push is slow, not lost: the cloud takes it after the device has sealed the same operations anew."""
+    wire = Wire(head_seq=1)
+    wire.connect()
+    wire.step()
+    wire.session.loaded([operation(REPLICA, 1, "a")])
+    wire.step()
+    wire.step()
+    slow = wire.pushed().segment
+    wire.session.failed(wire.sends["push"].number, Unreachable("slow"))
+    wire.session.tick(60_000)
+    wire.connect()
+    assert wire.step() == ["load after 0"]
+    wire.session.loaded([operation(REPLICA, 1, "a")])
+    assert wire.step() == ["persist sent 1"]
+    wire.step()
+    assert wire.pushed().segment != slow
+    wire.answer("push", Failure("broken-chain", "held already", "", False))
+    wire.session.tick(120_000)
+    assert wire.connect(last_seq=1, last_segment=segment_id(slow)) == [
+        "learn time 5 epochs []",
+        "persist acked 1 life 1",
+    ]
 
 
 def test_the_late_answer_of_an_earlier_connection_is_dropped() -> None:
@@ -165,7 +190,7 @@ def test_a_baseline_continues_where_it_was_and_ends_with_the_cursor_of_its_first
 
 
 def test_a_cloud_restored_to_before_our_cursor_is_given_the_whole_state() -> None:
-    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=(3, b"x" * 32), cursor=8, incarnation=LIFE1)
+    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=((3, b"x" * 32),), cursor=8, incarnation=LIFE1)
     said = wire.connect(incarnation=LIFE2, restored_head=5, head=6, last_seq=2, last_segment=b"w" * 32)
     assert said == ["learn time 5 epochs []", "persist repair True"]
     assert wire.step() == ["load state after None"]
@@ -185,7 +210,7 @@ def test_a_cloud_restored_to_before_our_cursor_is_given_the_whole_state() -> Non
 
 
 def test_a_cloud_restored_completely_needs_no_repair() -> None:
-    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=(3, b"x" * 32), cursor=8, incarnation=LIFE1)
+    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=((3, b"x" * 32),), cursor=8, incarnation=LIFE1)
     said = wire.connect(incarnation=LIFE2, restored_head=8, head=8, last_seq=3, last_segment=b"x" * 32)
     assert said == ["learn time 5 epochs []", "persist acked 3 life 2"]
     assert wire.session.idle
@@ -193,7 +218,7 @@ def test_a_cloud_restored_completely_needs_no_repair() -> None:
 
 @pytest.mark.parametrize(("last_seq", "last_segment"), [(9, b"s" * 32), (3, b"s" * 32)], ids=["rolled back", "cloned"])
 def test_a_store_that_somebody_else_went_on_with_becomes_a_new_replica(last_seq: int, last_segment: bytes) -> None:
-    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=(3, b"x" * 32), cursor=4, incarnation=LIFE1)
+    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=((3, b"x" * 32),), cursor=4, incarnation=LIFE1)
     assert wire.connect(last_seq=last_seq, last_segment=last_segment, head=9) == [
         "learn time 5 epochs []",
         "new incarnation",
@@ -226,7 +251,7 @@ def test_a_cloud_that_claims_every_name_is_not_believed_for_ever() -> None:
 
 
 def test_an_interrupted_repair_begins_again() -> None:
-    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=(3, b"x" * 32), cursor=4, incarnation=LIFE1, repair=True)
+    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=((3, b"x" * 32),), cursor=4, incarnation=LIFE1, repair=True)
     wire.connect(last_seq=3, last_segment=b"other" + bytes(27), head=4)
     assert wire.step() == ["load state after None"]
 

@@ -1,0 +1,409 @@
+"""Edge as its users meet it: opening, the lock, batches, snapshots, status; and what opening and putting may import."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+from array import array
+from pathlib import Path
+
+import pytest
+
+import edge as package
+from edge import Collection, Edge, EdgeConfig
+from edge.storage import keystore
+from sync.errors import (
+    CorruptStore,
+    InvalidConfig,
+    InvalidValue,
+    NotFound,
+    StorageError,
+    StoreLocked,
+    UnknownCollection,
+)
+from tests.edge.stores import SeededRandom, TickingClock
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(script: str, *args: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# -- what it costs ----------------------------------------------------------------------------------------------------
+
+
+def test_open_put_and_get_import_next_to_nothing(tmp_path: Path) -> None:
+    with Edge.open(tmp_path / "store") as edge:
+        edge.collection("notes", vector=("v", 3)).put("a", {"x": 1, "v": [1, 2, 3]})
+    imported = run(
+        """
+        import sys
+        from edge import Edge
+        edge = Edge.open(sys.argv[1])
+        notes = edge.collection("notes")
+        notes.put("b", {"x": 2, "v": [4, 5, 6]})
+        assert notes.get("b")["x"] == 2
+        with edge.batch():
+            notes.patch("a", {"x": 3})
+        assert notes.count() == 2
+        edge.close()
+        print(*sorted(sys.modules))
+        """,
+        tmp_path / "store",
+    ).split()
+    heavy = {
+        *("lancedb", "lance", "numpy", "pyarrow", "aiohttp", "cryptography", "asyncio", "pandas", "click", "rich"),
+        *("dataclasses", "inspect", "json", "logging", "msgspec", "pathlib", "threading", "tomllib", "zstandard"),
+    }
+    assert not heavy & set(imported)
+
+
+def test_the_package_is_lazy_and_complete() -> None:
+    assert run("import sys, edge; print('edge.node' in sys.modules, 'typing' in sys.modules)").startswith("False")
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+    assert set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = package.Nonsense
+
+
+# -- opening ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_store_has_keys_that_make_its_device_id(tmp_path: Path) -> None:
+    with Edge.open(tmp_path / "a" / "b" / "store") as edge:
+        store, device = Path(edge.path), edge.device
+        assert edge.device_key().device_id == device
+        assert edge.log.replica == device + (1).to_bytes(4, "big")
+    keys = store / "keys"
+    assert keys.stat().st_mode & 0o777 == 0o700
+    assert (keys / "device.key").stat().st_mode & 0o777 == 0o600
+    with Edge.open(store) as again:
+        assert again.device == device
+    assert Edge.open(store, random=SeededRandom()).device == device, "closed by nobody, and it does not matter"
+
+
+def test_keys_of_an_attempt_that_was_cut_short_are_used(tmp_path: Path) -> None:
+    key = keystore.create_device_key(str(tmp_path), SeededRandom())
+    with Edge.open(tmp_path, random=SeededRandom(2)) as edge:
+        assert edge.device == key.device_id
+
+
+def test_a_store_whose_making_was_cut_short_is_made(tmp_path: Path) -> None:
+    (tmp_path / "log.db").touch()
+    with Edge.open(tmp_path, create=False) as edge:
+        edge.collection("notes").put("a", {"x": 1})
+        assert edge.verify() == []
+
+
+def test_keys_that_are_missing_damaged_or_open_to_others(tmp_path: Path) -> None:
+    with Edge.open(tmp_path) as edge:
+        path = tmp_path / "keys" / "device.key"
+        path.chmod(0o644)
+        with pytest.raises(StorageError, match="read by others"):
+            edge.device_key()
+        path.chmod(0o600)
+        path.write_bytes(b"short")
+        with pytest.raises(CorruptStore, match="damaged"):
+            edge.device_key()
+        path.unlink()
+        with pytest.raises(CorruptStore, match="missing"):
+            edge.device_key()
+        edge.collection("notes").put("a", {"x": 1})
+    with Edge.open(tmp_path) as edge:
+        assert edge.collection("notes").get("a") == {"x": 1}, "the records do not need the keys"
+
+
+def test_no_store_and_no_wish_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as caught:
+        Edge.open(tmp_path / "none", create=False)
+    assert "agentdb-edge init" in caught.value.hint
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="cannot be written"):
+        Edge.open(tmp_path / "store")
+
+
+def test_a_file_in_the_place_of_the_store(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError):
+        Edge.open(tmp_path / "file")
+
+
+# -- one process at a time --------------------------------------------------------------------------------------------
+
+
+def test_the_second_one_is_told_who_holds_the_store(tmp_path: Path) -> None:
+    with Edge.open(tmp_path) as edge:
+        edge.collection("notes").put("a", {"x": 1})
+        with pytest.raises(StoreLocked, match=str(os.getpid())):
+            Edge.open(tmp_path)
+        said = run(
+            """
+            import sys
+            from edge import Edge
+            from sync.errors import StoreLocked
+            try:
+                Edge.open(sys.argv[1])
+            except StoreLocked as error:
+                print(error, error.retryable)
+            """,
+            tmp_path,
+        )
+        assert said == f"the store at {tmp_path} is open in process {os.getpid()} True"
+    run("import sys; from edge import Edge; Edge.open(sys.argv[1]).close()", tmp_path)
+
+
+def test_a_lock_vanishes_with_its_process(tmp_path: Path) -> None:
+    run("import sys, os; from edge import Edge; edge = Edge.open(sys.argv[1]); os._exit(0)", tmp_path)
+    with Edge.open(tmp_path) as edge:
+        assert edge.verify() == []
+
+
+def _put_in_child(edge: Edge, pipe: multiprocessing.connection.Connection) -> None:
+    try:
+        edge.collection("notes").put("child", {"x": 1})
+        pipe.send("written")
+    except StorageError as error:
+        pipe.send(str(error))
+
+
+def test_a_forked_child_must_not_write(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    with Edge.open(tmp_path) as edge:
+        edge.collection("notes").put("a", {"x": 1})
+        here, there = context.Pipe()
+        child = context.Process(target=_put_in_child, args=(edge, there))
+        child.start()
+        assert "fork" in here.recv()
+        child.join()
+        edge.collection("notes").put("b", {"x": 1})
+        assert "child" not in edge.collection("notes")
+
+
+# -- collections ------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_collection_can_do(tmp_path: Path) -> None:
+    with Edge.open(tmp_path, clock=TickingClock()) as edge:
+        notes = edge.collection(
+            "notes",
+            fields={"n": "counter", "tags": "set", "high": ("int", "max"), "said": "keep-all"},
+            vector=("v", 2),
+        )
+        notes.put("a", {"n": 1, "tags": ["x"], "high": 3, "said": "hello", "v": (1, 2), "free": {"deep": [1]}})
+        notes.increment("a", "n", 4)
+        notes.add("a", "tags", "y", 7)
+        notes.remove("a", "tags", "x", "never there")
+        notes.patch("a", {"high": 1, "free": None})
+        assert notes.get("a") == {
+            "high": 3,
+            "n": 5,
+            "said": ["hello"],
+            "tags": [7, "y"],
+            "v": array("f", [1.0, 2.0]),
+        }
+        assert "a" in notes
+        assert notes.get("b") is None
+        notes.increment("c", "n", upsert=True)
+        notes.add("d", "tags", "z", upsert=True)
+        notes.patch("e", {"x": 1}, upsert=True)
+        notes.delete("a")
+        assert "a" not in notes
+        assert [key for key, _ in notes.scan()] == ["c", "d", "e"]
+        assert notes.count() == 3
+        assert edge.collection("notes") is notes
+        assert edge.collections() == ["notes"]
+
+
+def test_scan_pages_filters_and_limits(tmp_path: Path) -> None:
+    with Edge.open(tmp_path) as edge:
+        notes = edge.collection("notes")
+        with edge.batch():
+            for number in range(1200):
+                notes.put(f"{number:04}", {"n": number, "even": number % 2 == 0})
+        assert len(list(notes.scan())) == 1200
+        assert [key for key, _ in notes.scan(filter={"even": True, "n": {"$gte": 1190}})] == [
+            *("1190", "1192", "1194", "1196", "1198")
+        ]
+        assert [key for key, _ in notes.scan("11", limit=2)] == ["1100", "1101"]
+        assert [key for key, _ in notes.scan(after="1197")] == ["1198", "1199"]
+
+
+def test_a_declaration_can_grow(tmp_path: Path) -> None:
+    with Edge.open(tmp_path) as edge:
+        edge.collection("notes", fields={"a": "int"})
+        head = edge.log.head_seq
+        edge.collection("notes", fields={"a": "int"})
+        assert edge.log.head_seq == head
+        notes = edge.collection("notes", fields={"a": "int", "n": "counter"})
+        notes.put("x", {"a": 1, "n": 2})
+        notes.increment("x", "n")
+        assert notes.get("x") == {"a": 1, "n": 3}
+    with Edge.open(tmp_path) as edge:
+        assert set(edge.collection("notes").schema.fields) == {"a", "n"}
+
+
+def test_batches(tmp_path: Path) -> None:
+    with Edge.open(tmp_path) as edge:
+        notes = edge.collection("notes")
+        seen = edge.log.writer.db.total_changes()
+        with edge.batch():
+            notes.put("a", {"x": 1})
+            assert notes.get("a") is None, "not before the end"
+            with edge.batch():
+                notes.put("b", {"x": 1})
+            assert notes.get("b") is None, "it joined the outer one"
+            notes.patch("a", {"y": 2})
+        assert notes.get("a") == {"x": 1, "y": 2}
+        assert edge.log.writer.db.total_changes() > seen
+
+        def broken() -> None:
+            with edge.batch():
+                notes.put("c", {"x": 1})
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            broken()
+        assert notes.get("c") is None
+        notes.put("c", {"x": 2})
+        with edge.batch():
+            pass
+
+
+# -- searching --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pumps(tmp_path: Path) -> Collection:
+    edge = Edge.open(tmp_path)
+    pumps = edge.collection("pumps", text=["body"], vector=("v", 2, "l2"))
+    for number in range(20):
+        pumps.put(f"p{number:02}", {"body": f"pump {number} is loud", "v": [number, 0], "n": number})
+    return pumps
+
+
+def test_a_search_sees_every_acknowledged_write(pumps: Collection) -> None:
+    assert [hit.key for hit in pumps.search(vector=[3, 0], k=1)] == ["p03"]
+    pumps.put("new", {"v": [3, 0.1], "n": 99})
+    pumps.delete("p03")
+    (hit,) = pumps.search(vector=[3, 0], k=1, explain=True)
+    assert (hit.key, hit.tier, hit.fields["n"]) == ("new", "exact", 99)
+    assert hit.fields["v"] == array("f", [3, 0.1])
+    assert "budget" in hit.why
+    assert pumps.search(vector=[3, 0], k=1)[0].why == ""
+    filtered = pumps.search(vector=[3, 0], k=3, filter={"n": {"$gt": 10, "$lt": 50}})
+    assert [hit.key for hit in filtered] == ["p11", "p12", "p13"]
+
+
+@pytest.mark.slow
+def test_text_and_hybrid_are_served_by_the_other_tier(pumps: Collection, tmp_path: Path) -> None:
+    pumps.put("odd", {"body": "a valve squeaks", "v": [100, 0], "n": 1})
+    (hit,) = pumps.search("valve", explain=True)
+    assert (hit.key, hit.tier) == ("odd", "lance")
+    hits = pumps.search("valve", [5, 0], k=2)
+    assert {hit.key for hit in hits} == {"odd", "p05"}
+    assert pumps.to_arrow().num_rows == 21
+
+
+@pytest.mark.slow
+def test_vectors_above_the_budget_are_served_by_the_other_tier(tmp_path: Path) -> None:
+    with Edge.open(tmp_path, config=EdgeConfig(exact_mib_max=0)) as edge:
+        pumps = edge.collection("pumps", vector=("v", 2))
+        pumps.put("a", {"v": [1, 0]})
+        pumps.put("b", {"v": [0, 1]})
+        (hit,) = pumps.search(vector=[0.1, 1], k=1)
+        assert (hit.key, hit.tier) == ("b", "lance")
+        assert edge.status()["projections"]["running"]
+        with pytest.raises(UnknownCollection):
+            edge.lance("nothing")
+        assert edge.lance("pumps").count_rows() == 2
+        assert edge.verify() == []
+    assert not edge.log.listeners, "nobody listens to a closed store"
+
+
+# -- the store as a whole ---------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_opens_as_a_replica_of_the_same_device(tmp_path: Path) -> None:
+    with Edge.open(tmp_path / "store") as edge:
+        notes = edge.collection("notes", vector=("v", 2))
+        notes.put("a", {"x": 1, "v": [1, 0]})
+        notes.search(vector=[1, 0])
+        edge.snapshot(tmp_path / "copy")
+        notes.put("later", {"x": 1})
+        with pytest.raises(InvalidValue):
+            edge.snapshot(tmp_path / "copy")
+        with Edge.open(tmp_path / "copy") as copy:
+            assert copy.device == edge.device == copy.device_key().device_id
+            assert copy.log.replica != edge.log.replica
+            assert copy.collection("notes").search(vector=[1, 0])[0].key == "a"
+            assert "later" not in copy.collection("notes")
+            assert copy.verify() == []
+    assert (tmp_path / "copy" / "keys" / "device.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_status_says_what_there_is_to_know(tmp_path: Path) -> None:
+    with Edge.open(tmp_path) as edge:
+        notes = edge.collection("notes", vector=("v", 2))
+        notes.put("a", {"v": [1, 0]})
+        notes.search(vector=[1, 0])
+        said = edge.status()
+        assert said["store"] == str(tmp_path)
+        assert said["device"] == edge.device.hex()
+        assert said["collections"] == {"notes": {"records": 1}}
+        assert said["log"]["head_seq"] == said["log"]["pending"] == 2
+        assert said["log"]["bytes"] > 0
+        assert said["projections"]["tiers"]["exact:notes"]["position"] == 2
+        assert said["dead_letters"] == []
+        assert {"python", "sqlite", "numpy"} <= set(said["versions"])
+
+
+def test_two_stores_with_the_same_records_have_the_same_digest(tmp_path: Path) -> None:
+    with Edge.open(tmp_path / "a") as a, Edge.open(tmp_path / "b") as b:
+        a.collection("notes").put("x", {"n": 1})
+        b.log.apply(a.log.state_operations(None, 10))
+        assert a.digest() == b.digest()
+        a.collection("notes").put("y", {"n": 1})
+        assert a.digest() != b.digest()
+
+
+# -- configuration ----------------------------------------------------------------------------------------------------
+
+
+def test_configuration_from_the_store_from_a_file_and_as_an_object(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "edge.toml").write_text('[store]\ndurability = "relaxed"\n')
+    other = tmp_path / "other.toml"
+    other.write_text("[search]\nexact_mib_max = 7\n")
+    with Edge.open(store) as edge:
+        assert edge.config.durability == "relaxed"
+        assert edge.log.writer.db.execute("PRAGMA synchronous").get == 1
+    with Edge.open(store, config=other) as edge:
+        assert (edge.config.exact_mib_max, edge.config.durability) == (7, "full")
+        assert edge.log.writer.db.execute("PRAGMA synchronous").get == 2
+    with Edge.open(store, config=EdgeConfig(flush_interval_ms=77)) as edge:
+        assert edge.config.flush_interval_ms == 77
+    with pytest.raises(InvalidConfig, match="no configuration file"):
+        Edge.open(store, config=tmp_path / "missing.toml")
+    (store / "edge.toml").write_text("[store\n")
+    with pytest.raises(InvalidConfig, match="not valid TOML"):
+        Edge.open(store)
