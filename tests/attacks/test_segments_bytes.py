@@ -25,7 +25,7 @@ from sync.segment import (
     segment_id,
 )
 from tests.sync.operations import B
-from tests.sync.sealing import DEVICE, EXPECTED, OTHER, a_few, opened, sealed
+from tests.sync.sealing import DEVICE, OTHER, a_few, opened, sealed
 
 SEGMENT = sealed(a_few(), clear=b"clear meta")
 DATA = SEGMENT.data
@@ -144,14 +144,13 @@ def test_a_header_that_says_something_else(change: dict[str, Any], error: type[E
 
 
 def test_the_header_of_one_segment_on_the_body_of_another() -> None:
-    other = sealed([operation._replace(values=(0, "hello 9")) for operation in a_few()], clear=b"clear meta")
+    other = sealed([operation._replace(ts=operation.ts + 7) for operation in a_few()], clear=b"clear meta")
     assert len(other.data) == len(DATA)
     assert parse_header(other.data).body_length == SEGMENT.header.body_length
     for cut in (HEADER_BYTES, PREFIX, PREFIX + 56, SIGNED):
         mixed = DATA[:cut] + other.data[cut:]
-        if mixed not in (DATA, other.data):
-            with pytest.raises(DataError):
-                opened(mixed, check=EXPECTED)
-        if cut > PREFIX and cut < SIGNED:
+        with pytest.raises(BadSignature):
+            opened(mixed)
+        if cut < SIGNED:
             with pytest.raises(DecryptionFailed):
-                opened(resigned(mixed[:SIGNED]), check=EXPECTED)
+                opened(resigned(mixed[:SIGNED]))
