@@ -132,7 +132,7 @@ def main(store: Path, kills: int, seed: int) -> None:
             finally:
                 os._exit(70)
         os.close(theirs)
-        time.sleep(rng.choice([0.002, 0.01, 0.03, 0.06]) * rng.random() + 0.001)
+        time.sleep(rng.choice([0.01, 0.05, 0.1, 0.2]) * rng.random() + 0.002)
         os.kill(child, signal.SIGKILL)
         acknowledged = reported(ours)
         os.close(ours)
@@ -144,7 +144,7 @@ def main(store: Path, kills: int, seed: int) -> None:
             expect(models[writer], writer, turn)
             turns[writer] += 1
         check(store, models, turns)
-    print(f"{kills} kills, {sum(turns)} writes, {alone} before the first one")
+    sys.stdout.write(f"{kills} kills, {sum(turns)} writes, {alone} before the first one\n")
 
 
 if __name__ == "__main__":
