@@ -60,5 +60,5 @@ clean:  ## Remove what make and the tools have made
 	@touch $@
 
 .venv/package.stamp: .venv/lock.stamp pyproject.toml
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	@touch $@

@@ -23,7 +23,7 @@ from edge.ports import SystemClock, SystemRandom
 from edge.storage.collection import Collection
 from edge.storage.delta_log import DeltaLog
 from edge.storage.log_schema import sqlite_version, sync_directory, translate
-from edge.storage.projections import Projections
+from edge.storage.projections import TRIM_OPERATIONS, Projections
 from edge.storage.store_lock import StoreLock
 from edge.storage.transaction import Write
 from sync.errors import InvalidConfig, InvalidValue, NotFound, TooLarge, UnknownCollection
@@ -187,13 +187,16 @@ class Edge:
         timeout_ms = None if timeout_s is None else int(timeout_s * 1000)
         if self._live is not None:
             return self._live.wait_idle(timeout_ms, self._clock)
-        return self._link().sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
+        done = self._link().sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
+        self.projections.trim(TRIM_OPERATIONS)
+        return done
 
     def start_sync(self, *, url: str | None = None, on_progress: Callable[[Progress], None] | None = None) -> None:
         """Stay in sync in the background, through every loss of the network, until ``stop_sync`` or ``close``."""
         from edge.link.runner import LiveLink
 
         if self._live is None:
+            self.projections.start()  # the log is trimmed as the cloud acknowledges it
             self._live = LiveLink(self._link(), url=url, on_progress=on_progress)
 
     def stop_sync(self) -> None:

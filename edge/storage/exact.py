@@ -121,16 +121,15 @@ class ExactIndex:
                 self._rebuild("")
                 return
             living = [slot for slot, key in enumerate(overlay.keys) if key]
+            keys, rows = [overlay.keys[slot] for slot in living], overlay.rows[living].tobytes()
             try:
-                file.extend(
-                    self._dead,
-                    [overlay.keys[slot] for slot in living],
-                    overlay.rows[living].tobytes(),
-                    overlay.position,
-                )
-            except OSError as error:
-                raise storage_error(f"writing the vectors of {self.schema.name!r}", error) from error
-            self._adopt(file)
+                file.extend(self._dead, keys, rows, overlay.position)
+                self._adopt(file)
+            except BaseException as error:
+                self._file = None  # the next use returns to what the log notes
+                if isinstance(error, OSError):
+                    raise storage_error(f"writing the vectors of {self.schema.name!r}", error) from error
+                raise
 
     def verify(self) -> list[str]:
         """Check all rows, against their CRCs and against the record images; rebuild if anything is wrong.

@@ -27,15 +27,15 @@ from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edge.storage.durable import storage_error
 from edge.storage.filters import Filter
 from edge.storage.overlay import LogTrimmed, Overlay, changes_after
 from edge.storage.search import Scored, depth_for, fuse
+from edge.storage.tables_errors import Unreadable, reading
 from edge.storage.tables_schema import KEY
 from edge.storage.tables_search import TableSearch
-from edge.storage.tables_table import LANCE_ERRORS, ROWS_PER_BATCH, LanceTable
+from edge.storage.tables_table import ROWS_PER_BATCH, LanceTable
 from edge.storage.vectors import Query
-from sync.errors import SchemaMismatch, UnknownCollection
+from sync.errors import SchemaMismatch, StorageError, UnknownCollection
 from sync.images import image_values
 from sync.schema import CollectionSchema
 
@@ -284,20 +284,22 @@ class LanceTables:
             table = self._table(collection)
             generation = table.generation
         try:
-            return work(table)
-        except LANCE_ERRORS as error:
+            with reading():
+                return work(table)
+        except Unreadable as error:
             first = error
         with self._lock:
             table = self._table(collection)
             if table.generation == generation:
                 problems = table.check_files()
                 if not problems:
-                    raise storage_error(f"reading the table of {collection!r}", first) from first
+                    raise StorageError(f"reading the table of {collection!r}: {first}") from first
                 table.rebuild(problems[0])
             try:
-                return work(table)
-            except LANCE_ERRORS as error:
-                raise storage_error(f"reading the table of {collection!r}", error) from error
+                with reading():
+                    return work(table)
+            except Unreadable as error:
+                raise StorageError(f"reading the table of {collection!r}: {error}") from error
 
     def _build_all(self, reason: str) -> int:
         """Bring all tables up to the log by writing them from the images. Returns the position they then have."""

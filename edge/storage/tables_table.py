@@ -25,7 +25,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.storage.durable import Files, damage, fsync_path, list_files, remove_files, seal, storage_error
+from edge.storage.durable import Files, damage, fsync_path, list_files, remove_files, seal
+from edge.storage.tables_errors import Unreadable, changing, reading
 from edge.storage.tables_schema import (
     EXTRA,
     KEY,
@@ -54,8 +55,6 @@ HINT = "_versions/latest_version_hint.json"
 OPEN_CHECK_BYTES_MAX = 64 << 20
 ROWS_PER_BATCH = 1000
 SAMPLE_ROWS = 64
-# What lancedb raises when the disk or a file is at fault; which of them is a matter of chance.
-LANCE_ERRORS = (OSError, RuntimeError, ValueError, NotImplementedError)
 _NO_VECTOR = "null"  # to lancedb a record without a vector is a bad vector, unless it is told otherwise
 _FOREVER = timedelta(days=36_500)
 _AT_ONCE = timedelta(milliseconds=1)  # 0 makes lancedb warn of concurrent readers of old versions, which we do not have
@@ -126,29 +125,36 @@ class LanceTable:
             return "the table is newer than the log: the store was rolled back"
         if note["columns"] != self._signature():
             return ""
-        files: Files = {name: (size, digest) for name, (size, digest) in note["files"].items()}
         try:
-            present = list_files(self._folder)
-            remove_files(self._folder, [name for name in present if name not in files])
-            if note["settling"]:  # old versions were being removed: those of their files that are gone, are gone
-                files = {name: files[name] for name in files if name in present}
-            problems = damage(self._folder, files, hash_bytes_max=OPEN_CHECK_BYTES_MAX, first=_is_manifest)
+            with reading():
+                return self._load(note)
+        except Unreadable as error:
+            return str(error)
+        except BaseException:
+            self.reset()
+            raise
+
+    def _load(self, note: Mapping[str, Any]) -> str | None:
+        files: Files = {name: (size, digest) for name, (size, digest) in note["files"].items()}
+        present = list_files(self._folder)
+        remove_files(self._folder, [name for name in present if name not in files])
+        if note["settling"]:  # old versions were being removed: those of their files that are gone, are gone
+            files = {name: files[name] for name in files if name in present}
+        problems = damage(self._folder, files, hash_bytes_max=OPEN_CHECK_BYTES_MAX, first=_is_manifest)
+        if problems:
+            return problems[0]
+        self._handle = self._connect(self.generation > 0).open_table(self.name)
+        self._files = files
+        self._rows, self.position = note["rows"], note["position"]
+        if self._handle.version != note["version"]:
+            return f"version {note['version']} was noted, version {self._handle.version} opens"
+        if (rows := self._handle.count_rows()) != self._rows:
+            return f"{rows} rows instead of {self._rows}"
+        if note["settling"]:
+            problems = self.compare()
             if problems:
                 return problems[0]
-            self._handle = self._connect(self.generation > 0).open_table(self.name)
-            self._files = files
-            self._rows, self.position = note["rows"], note["position"]
-            if self._handle.version != note["version"]:
-                return f"version {note['version']} was noted, version {self._handle.version} opens"
-            if (rows := self._handle.count_rows()) != self._rows:
-                return f"{rows} rows instead of {self._rows}"
-            if note["settling"]:
-                problems = self.compare()
-                if problems:
-                    return problems[0]
-                self._commit(self.position)
-        except LANCE_ERRORS as error:
-            return f"{type(error).__name__}: {str(error)[:200]}"
+            self._commit(self.position)
         return None
 
     def _signature(self) -> list[Any]:
@@ -171,7 +177,7 @@ class LanceTable:
                 gone.append(key)
             else:
                 rows.append((key, position, values))
-        try:
+        with changing(f"writing the table of {self.name!r}", self.reset):
             if rows:
                 merge = self.handle.merge_insert(KEY).when_matched_update_all().when_not_matched_insert_all()
                 merge.execute(record_batch(self.columns, rows), on_bad_vectors=_NO_VECTOR)
@@ -180,9 +186,6 @@ class LanceTable:
 
                 self.handle.delete(col(KEY).isin([lit(key) for key in gone]))
             self._commit(max(self.position, *changes.values()))
-        except LANCE_ERRORS as error:
-            self.reset()
-            raise storage_error(f"writing the table of {self.name!r}", error) from error
 
     def _commit(self, position: int, *, settling: bool = False) -> None:
         """Make all that Lance has written durable, and note it."""
@@ -214,7 +217,7 @@ class LanceTable:
         self.reset()
         position = self._log.position
         self._log.set_checkpoint(self._note_name, {"position": 0})
-        try:
+        with changing(f"rebuilding the table of {self.name!r}", self.reset):
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             self._handle = self._create(position)
@@ -222,9 +225,6 @@ class LanceTable:
             self._index_text()
             self._commit(position)
             fsync_path(self._folder.parent.parent)
-        except LANCE_ERRORS as error:
-            self.reset()
-            raise storage_error(f"rebuilding the table of {self.name!r}", error) from error
 
     def _create(self, position: int) -> Table:
         import pyarrow as pa
@@ -269,17 +269,16 @@ class LanceTable:
         """
         seen: set[str] = set()
         suspects: dict[str, str] = {}
-        names = [KEY, POSITION, *(column.name for column in self.columns), EXTRA, MISFIT]
         try:
-            for batch in self.handle.search().select(names).to_batches(ROWS_PER_BATCH):
+            for batch in self._batches():
                 keys = batch.column(KEY).to_pylist()
                 for key in keys:
                     if key in seen:
                         suspects[key] = "has two rows"
                     seen.add(key)
-                suspects.update(self._differing(keys, batch.select(names)))
-        except LANCE_ERRORS as error:
-            return [f"cannot be read: {type(error).__name__}: {str(error)[:200]}"]
+                suspects.update(self._differing(keys, batch))
+        except Unreadable as error:
+            return [f"cannot be read: {error}"]
         after = ""
         while page := self._log.scan(self.name, after=after, limit=ROWS_PER_BATCH):
             after = page[-1][0]
@@ -288,15 +287,23 @@ class LanceTable:
 
     def sample(self) -> list[str]:
         """Compare some rows, evenly spread over the table, with their images. Returns what is wrong."""
-        names = [KEY, POSITION, *(column.name for column in self.columns), EXTRA, MISFIT]
         places = list(range(0, self._rows, max(1, self._rows // SAMPLE_ROWS)))
         wrong: dict[str, str] = {}
         try:
-            for batch in self.handle.take_offsets(places).select(names).to_arrow().to_batches() if places else ():
-                wrong.update(self._differing(batch.column(KEY).to_pylist(), batch.select(names)))
-        except LANCE_ERRORS as error:
-            return [f"cannot be read: {type(error).__name__}: {str(error)[:200]}"]
+            for batch in self._batches(places):
+                wrong.update(self._differing(batch.column(KEY).to_pylist(), batch))
+        except Unreadable as error:
+            return [f"cannot be read: {error}"]
         return _unexcused(wrong, self._dirty)
+
+    def _batches(self, places: list[int] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows, or those at ``places``, with all columns in their order. Raises Unreadable."""
+        names = [KEY, POSITION, *(column.name for column in self.columns), EXTRA, MISFIT]
+        with reading():
+            if places is None:
+                yield from self.handle.search().select(names).to_batches(ROWS_PER_BATCH)
+            elif places:
+                yield from self.handle.take_offsets(places).select(names).to_arrow().to_batches()
 
     def _differing(self, keys: Sequence[str], stored: pa.RecordBatch) -> dict[str, str]:
         """Those of the rows that are not what their records' images say."""
@@ -333,16 +340,13 @@ class LanceTable:
 
         In two steps, each noted: the checkpointed version stays on disk until its successor is durable and noted.
         """
-        try:
+        with changing(f"compacting the table of {self.name!r}", self.reset):
             self.handle.optimize(cleanup_older_than=_FOREVER)
             self._commit(self.position)
             self._commit(self.position, settling=True)
             self.generation += 1
             self.handle.optimize(cleanup_older_than=_AT_ONCE, delete_unverified=True)
             self._commit(self.position)
-        except LANCE_ERRORS as error:
-            self.reset()
-            raise storage_error(f"compacting the table of {self.name!r}", error) from error
         return self.sample()
 
 

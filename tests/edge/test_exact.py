@@ -15,7 +15,9 @@ from edge.storage.exact import ExactIndex
 from edge.storage.exact_file import BLOCK_ROWS
 from edge.storage.overlay import LogTrimmed, changes_after
 from edge.storage.search import Scored
-from sync.errors import SchemaMismatch
+from edge.storage.vectors import Query, row_of
+from sync.errors import DiskFull, SchemaMismatch
+from sync.images import image_values
 from sync.schema import declare, pack_vector
 from tests.edge.stores import delete, open_log, put
 
@@ -54,6 +56,19 @@ def _answers(log: DeltaLog, folder: Path) -> list[Scored]:
     for name, note in notes.items():
         log.meta_set("checkpoint." + name, note)
     return answer
+
+
+def _answers_without_files(log: DeltaLog) -> list[Scored]:
+    """The same by brute force."""
+    spec = SCHEMA.vector
+    assert spec is not None
+    query = Query(spec, QUERY)
+    scored = []
+    for key, image in log.scan("mem", limit=100_000):
+        row = row_of(spec, (image_values(image) or {}).get("v"))
+        if row is not None:
+            scored.append(Scored(key, float(query.exact(row.reshape(1, -1))[0])))
+    return sorted(scored, key=lambda hit: (-hit.score, hit.key))[:50]
 
 
 def test_a_collection_without_vectors_has_no_index(tmp_path: Path, log: DeltaLog) -> None:
@@ -237,6 +252,35 @@ def test_a_log_that_was_trimmed_too_far_means_a_rebuild(tmp_path: Path, log: Del
     assert index.search(QUERY, 50) == _answers(log, tmp_path / "other")
     assert len(index.rebuilds) == 1
     assert changes_after(log, log.position, 100) == []
+
+
+@pytest.mark.parametrize("where", ["files", "note"])
+def test_a_full_disk_while_folding_loses_nothing(
+    tmp_path: Path, log: DeltaLog, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    index = ExactIndex(tmp_path, log, SCHEMA)
+    index.refresh()
+    before = index.position
+    put(log, "mem", {"new": {"v": [1.0, -0.5, 0.25, 0, 0.1, 0.9, -1, 0.3]}, "k00001": {"n": 1}})
+    index.refresh()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device") if where == "files" else DiskFull("full")
+
+    with monkeypatch.context() as patch:
+        if where == "files":
+            patch.setattr("edge.storage.exact_file.replace_file", full)
+        else:
+            patch.setattr(log, "set_checkpoint", full)
+        with pytest.raises(DiskFull):
+            index.fold()
+        assert index.search(QUERY, 50) == _answers_without_files(log)
+    assert index.position == before
+    index.fold()
+    assert index.position == log.position
+    assert index.search(QUERY, 50) == _answers(log, tmp_path / "other")
+    assert index.rebuilds == []
+    assert index.verify() == []
 
 
 def test_another_metric_is_another_file(tmp_path: Path, log: DeltaLog) -> None:

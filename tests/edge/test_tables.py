@@ -18,6 +18,7 @@ from edge.storage.filters import parse
 from edge.storage.overlay import LogTrimmed
 from edge.storage.search import Scored, depth_for, fuse
 from edge.storage.tables import OVERLAY_ROWS_MAX, LanceTables
+from edge.storage.tables_search import TableSearch
 from sync.errors import DiskFull, SchemaMismatch, StorageError, UnknownCollection
 from sync.images import image_values
 from sync.schema import declare, pack_vector
@@ -285,26 +286,69 @@ def test_trimming_up_to_the_position_costs_nothing(tables: LanceTables, log: Del
     assert not issubclass(LogTrimmed, SchemaMismatch)
 
 
-def test_a_full_disk_is_said_and_survived(tables: LanceTables, log: DeltaLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    import edge.storage.tables_table as module
+@pytest.mark.parametrize("where", ["files", "note", "panic"])
+def test_a_full_disk_is_said_and_survived(
+    tmp_path: Path, tables: LanceTables, log: DeltaLog, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    class RustPanicError(Exception):
+        """As pyo3 raises them: not importable, and of no kind but Exception."""
+
+    error: Exception = {
+        "files": OSError(28, "No space left on device"),
+        "note": DiskFull("full"),
+        "panic": RustPanicError("rust future panicked"),
+    }[where]
+
+    def full(*_args: object, **_kwargs: object) -> None:
+        raise error
 
     _fill(log, 20)
     tables.flush()
     put(log, "notes", {"new": {"n": 1, "body": "zebra"}})
-
-    def full(*_args: object, **_kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
-
+    delete(log, "notes", "k0001")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "seal", full)
-        with pytest.raises(DiskFull):
-            tables.flush()
+        if where == "note":
+            patch.setattr(log, "set_checkpoint", full)
+        else:
+            patch.setattr("edge.storage.tables_table.seal", full)
+        for _ in range(2):
+            with pytest.raises(StorageError if where == "panic" else DiskFull):
+                tables.flush()
         assert tables.position < log.position
         with pytest.raises(StorageError):
             tables.search_text("notes", "zebra", 5)
     assert [hit.key for hit in tables.search_text("notes", "zebra", 5)] == ["new"]
-    assert tables.rebuilds == {}
-    _agrees(tables, log)
+    assert tables.position == log.position
+    again = LanceTables(tmp_path, log)
+    _agrees(again, log)
+    assert tables.rebuilds == again.rebuilds == {}
+
+
+def test_a_panic_in_a_search_is_a_damaged_table_or_an_error(
+    tables: LanceTables, log: DeltaLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fill(log, 20)
+    tables.flush()
+    real, calls = TableSearch.text, []
+
+    def panics_once(self: TableSearch, *args: Any) -> list[Scored]:
+        calls.append(1)
+        if len(calls) == 1:
+            (path,) = (tables._folder / "notes.lance" / "data").iterdir()
+            path.write_bytes(bytes(path.stat().st_size))
+            raise Exception("rust future panicked")  # noqa: TRY002 - it comes as no better class
+        return real(self, *args)
+
+    monkeypatch.setattr(TableSearch, "text", panics_once)
+    assert len(tables.search_text("notes", "word1 word2 word3", 5)) == 5
+    assert len(tables.rebuilds["notes"]) == 1
+
+    def panics(self: TableSearch, *args: Any) -> list[Scored]:
+        raise Exception("rust future panicked")  # noqa: TRY002
+
+    monkeypatch.setattr(TableSearch, "text", panics)
+    with pytest.raises(StorageError, match="panicked"):
+        tables.search_text("notes", "word1", 5)
 
 
 def test_searches_beside_writes_flushes_and_compaction(tables: LanceTables, log: DeltaLog) -> None:
