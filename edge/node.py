@@ -23,7 +23,7 @@ from edge.ports import SystemClock, SystemRandom
 from edge.storage.collection import Collection
 from edge.storage.delta_log import DeltaLog
 from edge.storage.log_schema import sqlite_version, sync_directory, translate
-from edge.storage.projections import TRIM_OPERATIONS, Projections
+from edge.storage.projections import TRIM_ROWS, Projections
 from edge.storage.store_lock import StoreLock
 from edge.storage.transaction import Write
 from sync.errors import InvalidConfig, InvalidValue, NotFound, TooLarge, UnknownCollection
@@ -188,7 +188,7 @@ class Edge:
         if self._live is not None:
             return self._live.wait_idle(timeout_ms, self._clock)
         done = self._link().sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
-        self.projections.trim(TRIM_OPERATIONS)
+        self.projections.trim(TRIM_ROWS)
         return done
 
     def start_sync(self, *, url: str | None = None, on_progress: Callable[[Progress], None] | None = None) -> None:

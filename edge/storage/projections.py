@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MODES = ("vector", "text", "hybrid")
 FLOAT_BYTES = 4
-TRIM_OPERATIONS = 1_000  # fewer acknowledged ones are not worth the commits of a trim
+TRIM_ROWS = 1_000  # fewer are not worth the commits of a trim
 _EXACT, _LANCE = "exact", "lance"
 
 
@@ -55,7 +55,7 @@ class Projections:
         self._tables: LanceTables | None = None
         self._care: Care | None = None
         self._closed = False
-        self._trimmed_seq = 0
+        self._trimmed = 0
 
     # -- searching ----------------------------------------------------------------------------------------------------
 
@@ -183,18 +183,18 @@ class Projections:
             tables.flush()
             while tables.maintain():
                 pass
-        self.trim(TRIM_OPERATIONS)
+        self.trim(TRIM_ROWS)
 
     def trim(self, least: int = 1) -> int:
-        """Drop what neither the cloud nor a projection needs of the log, if the cloud has acknowledged ``least``
-        operations since it was last done. Returns how many rows went.
+        """Drop what neither the cloud nor a projection needs of the log, if the two have got on by ``least`` rows since
+        it was last done. Returns how many rows went.
         """
-        acked = self._log.acked_seq
-        if acked - self._trimmed_seq < least and acked >= self._trimmed_seq:
+        position = self.position()
+        reached = self._log.acked_seq + position
+        if 0 <= reached - self._trimmed < least:
             return 0
-        dropped = self._log.trim(self.position())
-        self._trimmed_seq = acked
-        return dropped
+        self._trimmed = reached
+        return self._log.trim(position)
 
     def verify(self) -> list[str]:
         """Check every projection that exists against the records; what fails is rebuilt. Returns what was wrong."""

@@ -385,6 +385,24 @@ def test_two_stores_with_the_same_records_have_the_same_digest(tmp_path: Path) -
         assert a.digest() != b.digest()
 
 
+def test_the_log_is_trimmed_when_nobody_needs_it(tmp_path: Path) -> None:
+    with Edge.open(tmp_path) as edge:
+        notes = edge.collection("notes", vector=("v", 2))
+        with edge.batch():
+            for number in range(50):
+                notes.put(f"k{number}", {"v": [1, number]})
+        assert edge.projections.trim(100) == 0, "not worth it"
+        assert edge.projections.trim() == 0, "the cloud has nothing yet"
+        edge.log.acknowledge(edge.log.head_seq, b"i" * 32)
+        notes.search(vector=[1, 0])
+        notes.put("later", {"v": [1, 0]})
+        assert edge.projections.trim() == 51, "the projection has not read the last one"
+        assert edge.projections.trim() == 0
+        assert [key for _, _, key in edge.log.changes(51, 10)] == ["later"]
+        assert notes.search(vector=[1, 0], k=1)[0].key == "k0"
+        assert edge.verify() == []
+
+
 # -- configuration ----------------------------------------------------------------------------------------------------
 
 
