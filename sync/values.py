@@ -6,6 +6,7 @@ whatever is passed in, the only errors raised are InvalidValue, TooLarge and Sch
 
 from __future__ import annotations
 
+import struct
 from array import array
 from math import isfinite
 from typing import Any
@@ -152,7 +153,9 @@ def pack_vector(value: Any, dimensions: int, name: str = "vector") -> bytes:
                 raise InvalidValue(
                     f"field {name!r}: a vector is one-dimensional and of floats, not {view.ndim}-d {view.format!r}"
                 )
-            floats = array("f", view.tobytes()) if view.format == "f" else array("f", view.tolist())
+            # Not view.tolist(): Python 3.11 cannot read half floats ("e") that way.
+            data = view.tobytes()
+            floats = array("f", data if view.format == "f" else struct.unpack(f"{len(view)}{view.format}", data))
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidValue(f"field {name!r}: not a vector of floats: {error}") from error
     if len(floats) != dimensions:

@@ -121,7 +121,7 @@ def test_bytes_that_were_never_a_message(data: bytes) -> None:
     checked(b"\x92\xa4Push" + data)
 
 
-JUNK = (
+JUNK: tuple[Any, ...] = (
     None,
     True,
     -1,
