@@ -83,13 +83,12 @@ def _encode_floats(values: Sequence[float], _budget: Budget) -> list[Any]:
 def _encode_ints(values: Sequence[int], _budget: Budget) -> list[Any]:
     """Constant, linear, or the narrower of values and differences, as byte planes."""
     first = values[0]
+    if first == values[-1] and values.count(first) == len(values):
+        return [CONST, first]
     deltas = list(map(sub, values[1:], values))
-    step_low, step_high = min(deltas, default=0), max(deltas, default=0)
-    if step_low == step_high:
-        if not step_low:
-            return [CONST, first]
-        if INT_MIN <= step_low <= INT_MAX:
-            return [LINEAR, first, step_low]
+    step_low, step_high = min(deltas), max(deltas)
+    if step_low == step_high and INT_MIN <= step_low <= INT_MAX:
+        return [LINEAR, first, step_low]
     low, high = (first, values[-1]) if step_low >= 0 else (min(values), max(values))
     width, step_width = width_of(low, high), width_of(step_low, step_high)
     if step_width < width:
