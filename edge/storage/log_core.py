@@ -4,7 +4,7 @@ This is the half of ``DeltaLog`` that every write goes through; ``delta_log`` ad
 
 What always holds:
 
-* one writing connection, used by one thread at a time; memory changes only after the commit (``_finish``);
+* one writing connection, used by one thread at a time; memory changes only after the commit (``_follow``);
 * ``seq`` is dense from 1 within a replica, ``position`` dense over all changes, and both grow together;
 * timestamps never run back: the last one is in the log's last operation, or in ``meta`` when something else moved it;
 * an error leaves the store as it was before the call.
@@ -21,7 +21,7 @@ import msgpack
 
 from edge.storage.group_commit import GroupCommit, Job
 from edge.storage.log_reader import LogReader
-from edge.storage.log_writer import LogWriter
+from edge.storage.log_writer import ROWS_MAX, LogWriter
 from edge.storage.transaction import ShapeCache, Transaction, Write, plain_put
 from sync.errors import AgentDBError, Malformed, SchemaMismatch, UnknownCollection
 from sync.images import image_values
@@ -127,7 +127,7 @@ class LogCore:
                     seq, position, ts = self.head_seq + 1, self.position + 1, self.clock.now()
                     row, image = plain_put(seq, position, ts, self.cursor, ref, payload, self._shapes, self.replica)
                     self._settled = False
-                    self._expect_new = writer.commit_new(row, ref, image)
+                    self._expect_new = writer.commit_new((row,), {ref: image})
                     if self._expect_new:
                         self.head_seq, self.position = seq, position
                         self._settled = True
@@ -145,32 +145,55 @@ class LogCore:
         """One transaction for all these jobs; a job whose writes cannot be composed fails by itself."""
         with self.writer.lock:
             puts = self._expect_new and all(write[0] == _PUT for job in jobs for write in job.writes)
-            if not (puts and self._commit_jobs(jobs, assume_new=True)):
-                self._commit_jobs(jobs, assume_new=False)
+            if not (puts and self._commit_as_new(jobs)):
+                self._commit_jobs(jobs)
         self._notify()
 
-    def _commit_jobs(self, jobs: Sequence[Job], *, assume_new: bool) -> bool:
-        """Composed with the records as they are; or, to save the reading, as if they were new, which SQLite then
-        checks.
+    def _commit_as_new(self, jobs: Sequence[Job]) -> bool:
+        """Composed as if the records were new, which saves reading them; SQLite then checks that they are. False, with
+        nothing done, if one is not.
         """
+        writer = self.writer
+        writer.check_open()
+        transaction = self._transaction()
+        self._compose(transaction, jobs)
+        rows = transaction.operations
+        if not writer.overlay.keys().isdisjoint(transaction.touched):
+            return False
+        if not rows:
+            return True
+        if len(rows) <= ROWS_MAX and writer.has_room(len(rows)) and not transaction.new_collections:
+            self._settled = False
+            self._expect_new = writer.commit_new(rows, transaction.touched)
+            return self._follow(transaction, self._expect_new)
+        writer.begin()
+        try:
+            self._expect_new = self._finish(transaction, {}, assumed_new=True)
+            return self._expect_new
+        finally:
+            writer.abandon()  # nothing, after a commit
+
+    def _commit_jobs(self, jobs: Sequence[Job]) -> None:
+        """Composed with the records as they are."""
         writer = self.writer
         writer.begin()
         try:
             transaction = self._transaction()
-            if not assume_new:
-                transaction.prefetch([(write[1], write[2]) for job in jobs for write in job.writes])
-                self._expect_new = not transaction.held
-            for job in jobs:
-                job.error = None
-                try:
-                    job.result = transaction.local(job.writes)
-                except AgentDBError as error:
-                    job.error = error
-            if assume_new and not writer.overlay.keys().isdisjoint(transaction.touched):
-                return False
-            return not transaction.operations or self._finish(transaction, {}, assumed_new=assume_new)
+            transaction.prefetch([(write[1], write[2]) for job in jobs for write in job.writes])
+            self._expect_new = not transaction.held
+            self._compose(transaction, jobs)
+            if transaction.operations:
+                self._finish(transaction, {})
         finally:
             writer.abandon()  # nothing, after a commit
+
+    def _compose(self, transaction: Transaction, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            job.error = None
+            try:
+                job.result = transaction.local(job.writes)
+            except AgentDBError as error:
+                job.error = error
 
     def declare(self, schema: CollectionSchema) -> None:
         """Make a collection known to the fleet; nothing happens if it already is, with this schema.
@@ -234,11 +257,12 @@ class LogCore:
     def _finish(
         self, transaction: Transaction, notes: Mapping[str, Any], *, fold: bool = False, assumed_new: bool = False
     ) -> bool:
-        """Commit, and let memory follow the disk: the only place but for the short cut where it does. False, with
-        nothing done, if the transaction ``assumed_new`` records and one is not.
-        """
+        """Commit. False, with nothing done, if the transaction ``assumed_new`` records and one is not."""
         self._settled = False
-        done = self.writer.commit(transaction, notes, fold=fold, assumed_new=assumed_new)
+        return self._follow(transaction, self.writer.commit(transaction, notes, fold=fold, assumed_new=assumed_new))
+
+    def _follow(self, transaction: Transaction, done: bool) -> bool:
+        """Let memory follow the disk. The only place where it does, but for the short cut of one put."""
         if done:
             self.head_seq, self.position = transaction.seq, transaction.position
             if transaction.new_collections:
