@@ -33,9 +33,9 @@ FOLD_RECORDS_MAX = 512
 FOLD_OPERATIONS_MAX = 4096
 FOLD_BYTES_MAX = 4 << 20
 _META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
-# Rows in one statement. A statement is one call into SQLite, during which the interpreter is free for other threads; a
-# call for each row would hand it to and fro as often, which costs 16 writers more than the rows do. Above 50 it does not
-# get faster.
+# Rows in one statement. A statement is one call into SQLite, during which the interpreter is free for other threads;
+# a call for each row would hand it to and fro as often, which costs 16 writers more than the rows do. Above 50 it does
+# not get faster.
 ROWS_MAX = 50
 _OPERATION = "INSERT INTO operations VALUES "
 _OPERATION_COLUMNS = 9
@@ -264,9 +264,11 @@ def _new_operations(rows: int) -> str:
             "INSERT INTO operations SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 "
             "WHERE NOT EXISTS (SELECT 1 FROM records WHERE collection = ?5 AND key = ?6)"
         )
-    return (
-        "WITH new (seq, position, ts, seen, collection, key, kind, rules, fields) AS (VALUES "
-        + _values(_OPERATION_COLUMNS, rows)
-        + ") INSERT INTO operations SELECT * FROM new WHERE NOT EXISTS "
-        "(SELECT 1 FROM new AS n CROSS JOIN records AS r WHERE r.collection = n.collection AND r.key = n.key)"
+    return "".join(
+        (
+            "WITH new (seq, position, ts, seen, collection, key, kind, rules, fields) AS (VALUES ",
+            _values(_OPERATION_COLUMNS, rows),
+            ") INSERT INTO operations SELECT * FROM new WHERE NOT EXISTS ",
+            "(SELECT 1 FROM new AS n CROSS JOIN records AS r WHERE r.collection = n.collection AND r.key = n.key)",
+        )
     )
