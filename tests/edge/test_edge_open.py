@@ -1,0 +1,194 @@
+"""Opening a store: what it may import, its keys, its lock, and that one process has it at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import edge as package
+from edge import Edge
+from edge.storage import keystore
+from sync.errors import (
+    CorruptStore,
+    NotFound,
+    StorageError,
+    StoreLocked,
+)
+from tests.edge.stores import SeededRandom
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(script: str, *args: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# -- what it costs ----------------------------------------------------------------------------------------------------
+
+
+def test_open_put_and_get_import_next_to_nothing(tmp_path: Path) -> None:
+    with Edge.open(tmp_path / "store") as edge:
+        edge.collection("notes", vector=("v", 3)).put("a", {"x": 1, "v": [1, 2, 3]})
+    imported = run(
+        """
+        import sys
+        from edge import Edge
+        edge = Edge.open(sys.argv[1])
+        notes = edge.collection("notes")
+        notes.put("b", {"x": 2, "v": [4, 5, 6]})
+        assert notes.get("b")["x"] == 2
+        with edge.batch():
+            notes.patch("a", {"x": 3})
+        assert notes.count() == 2
+        edge.close()
+        print(*sorted(sys.modules))
+        """,
+        tmp_path / "store",
+    ).split()
+    heavy = {
+        *("lancedb", "lance", "numpy", "pyarrow", "aiohttp", "cryptography", "asyncio", "pandas", "click", "rich"),
+        *("dataclasses", "inspect", "json", "logging", "msgspec", "pathlib", "threading", "tomllib", "zstandard"),
+    }
+    assert not heavy & set(imported)
+
+
+def test_the_package_is_lazy_and_complete() -> None:
+    assert run("import sys, edge; print('edge.node' in sys.modules, 'typing' in sys.modules)").startswith("False")
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+    assert set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = package.Nonsense
+
+
+# -- opening ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_store_has_keys_that_make_its_device_id(tmp_path: Path) -> None:
+    with Edge.open(tmp_path / "a" / "b" / "store") as edge:
+        store, device = Path(edge.path), edge.device
+        assert edge.device_key().device_id == device
+        assert edge.log.replica == device + (1).to_bytes(4, "big")
+    keys = store / "keys"
+    assert keys.stat().st_mode & 0o777 == 0o700
+    assert (keys / "device.key").stat().st_mode & 0o777 == 0o600
+    with Edge.open(store) as again:
+        assert again.device == device
+    assert Edge.open(store, random=SeededRandom()).device == device, "closed by nobody, and it does not matter"
+
+
+def test_keys_of_an_attempt_that_was_cut_short_are_used(tmp_path: Path) -> None:
+    key = keystore.create_device_key(str(tmp_path), SeededRandom())
+    with Edge.open(tmp_path, random=SeededRandom(2)) as edge:
+        assert edge.device == key.device_id
+
+
+def test_a_store_whose_making_was_cut_short_is_made(tmp_path: Path) -> None:
+    (tmp_path / "log.db").touch()
+    with Edge.open(tmp_path, create=False) as edge:
+        edge.collection("notes").put("a", {"x": 1})
+        assert edge.verify() == []
+
+
+def test_keys_that_are_missing_damaged_or_open_to_others(tmp_path: Path) -> None:
+    with Edge.open(tmp_path) as edge:
+        path = tmp_path / "keys" / "device.key"
+        path.chmod(0o644)
+        with pytest.raises(StorageError, match="read by others"):
+            edge.device_key()
+        path.chmod(0o600)
+        path.write_bytes(b"short")
+        with pytest.raises(CorruptStore, match="damaged"):
+            edge.device_key()
+        path.unlink()
+        with pytest.raises(CorruptStore, match="missing"):
+            edge.device_key()
+        edge.collection("notes").put("a", {"x": 1})
+    with Edge.open(tmp_path) as edge:
+        assert edge.collection("notes").get("a") == {"x": 1}, "the records do not need the keys"
+
+
+def test_no_store_and_no_wish_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as caught:
+        Edge.open(tmp_path / "none", create=False)
+    assert "agentdb-edge init" in caught.value.hint
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="cannot be written"):
+        Edge.open(tmp_path / "store")
+
+
+def test_a_file_in_the_place_of_the_store(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError):
+        Edge.open(tmp_path / "file")
+
+
+# -- one process at a time --------------------------------------------------------------------------------------------
+
+
+def test_the_second_one_is_told_who_holds_the_store(tmp_path: Path) -> None:
+    with Edge.open(tmp_path) as edge:
+        edge.collection("notes").put("a", {"x": 1})
+        with pytest.raises(StoreLocked, match=str(os.getpid())):
+            Edge.open(tmp_path)
+        said = run(
+            """
+            import sys
+            from edge import Edge
+            from sync.errors import StoreLocked
+            try:
+                Edge.open(sys.argv[1])
+            except StoreLocked as error:
+                print(error, error.retryable)
+            """,
+            tmp_path,
+        )
+        assert said == f"the store at {tmp_path} is open in process {os.getpid()} True"
+    run("import sys; from edge import Edge; Edge.open(sys.argv[1]).close()", tmp_path)
+
+
+def test_a_lock_vanishes_with_its_process(tmp_path: Path) -> None:
+    run("import sys, os; from edge import Edge; edge = Edge.open(sys.argv[1]); os._exit(0)", tmp_path)
+    with Edge.open(tmp_path) as edge:
+        assert edge.verify() == []
+
+
+def _put_in_child(edge: Edge, pipe: multiprocessing.connection.Connection) -> None:
+    try:
+        edge.collection("notes").put("child", {"x": 1})
+        pipe.send("written")
+    except StorageError as error:
+        pipe.send(str(error))
+
+
+def test_a_forked_child_must_not_write(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    with Edge.open(tmp_path) as edge:
+        edge.collection("notes").put("a", {"x": 1})
+        here, there = context.Pipe()
+        child = context.Process(target=_put_in_child, args=(edge, there))
+        child.start()
+        assert "fork" in here.recv()
+        child.join()
+        edge.collection("notes").put("b", {"x": 1})
+        assert "child" not in edge.collection("notes")
