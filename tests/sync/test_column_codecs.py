@@ -177,3 +177,71 @@ def test_what_a_reader_would_refuse_is_not_written(values: list[Any]) -> None:
 def test_integers_where_integers_belong(column: list[Any], low: int, high: int) -> None:
     with pytest.raises(Malformed):
         decode_ints(column, 3, Budget(), low, high)
+
+
+ONES = [codecs.CONST, 1]
+MALFORMED: dict[str, Any] = {
+    "nothing": [],
+    "no list": b"\1\5",
+    "a map": {0: 1},
+    "a tag below": [-1, [codecs.GENERIC, [[], [], []]]],
+    "a tag above": [14, b""],
+    "a tag of truth": [True, 5],
+    "a tag of text": ["1", 5],
+    "no content": [codecs.CONST],
+    "too much content": [codecs.CONST, 1, 2],
+    "a constant of truth": [codecs.CONST, True],
+    "a constant fraction": [codecs.CONST, 1.5],
+    "a constant list": [codecs.CONST, []],
+    "a constant of 64 bits without sign": [codecs.CONST, 2**63],
+    "a step of nothing": [codecs.LINEAR, 1, 0],
+    "a step of truth": [codecs.LINEAR, 1, True],
+    "a fractional step": [codecs.LINEAR, 1, 0.5],
+    "steps beyond": [codecs.LINEAR, INT_MAX - 1, 1],
+    "steps below": [codecs.LINEAR, INT_MIN + 1, -1],
+    "differences beyond": [codecs.DELTAS, INT_MAX - 1, 1, b"\1\1"],
+    "differences there and back": [codecs.DELTAS, INT_MAX, 1, b"\1\xff"],
+    "differences from a fraction": [codecs.DELTAS, 1.0, 1, b"\1\1"],
+    "integers of three bytes": [codecs.INTS, 3, bytes(9)],
+    "integers cut short": [codecs.INTS, 2, bytes(5)],
+    "integers of text": [codecs.INTS, 1, "abc"],
+    "an infinite float": [codecs.FLOATS, bytes(18) + b"\xf0\xf0\xf0" + b"\x7f\x7f\x7f"],
+    "truth of two": [codecs.BOOLS, b"\0\2\1"],
+    "truth of text": [codecs.BOOLS, "\0\1\0"],
+    "text that is not UTF-8": [codecs.TEXTS, ONES, b"ab\xff"],
+    "text of a surrogate": [codecs.TEXTS, [codecs.LINEAR, 0, 1], b"\xed\xa0\x80"],
+    "text that is left over": [codecs.TEXTS, ONES, b"abcd"],
+    "text that is missing": [codecs.TEXTS, [codecs.INTS, 1, b"\1\1\2"], b"abc"],
+    "negative lengths": [codecs.TEXTS, [codecs.INTS, 1, b"\2\xff\2"], b"abc"],
+    "words beyond the vocabulary": [codecs.WORDS, 1, b"\0 a", b"\1\0\1\0\2"],
+    "words of three bytes": [codecs.WORDS, 3, b"\0 a", b"\1\0\1\0\1"],
+    "words of odd length": [codecs.WORDS, 2, b"\0 a", b"\1\0\1\0\1"],
+    "too few words": [codecs.WORDS, 1, b"\0 a", b"\1\0\1"],
+    "no words": [codecs.WORDS, 1, b"\0 a", b""],
+    "bytes cut short": [codecs.FIXED, 2, b"abcde"],
+    "bytes of a negative size": [codecs.FIXED, -1, b"abc"],
+    "bytes left over": [codecs.BLOBS, ONES, b"abcd"],
+    "bytes of text": [codecs.BLOBS, ONES, "abc"],
+    "lists of integers": [codecs.LISTS, ONES, 3, [codecs.INTS, 1, b"abc"]],
+    "lists of a constant integer": [codecs.LISTS, ONES, 3, ONES],
+    "lists of generics": [codecs.LISTS, ONES, 3, [codecs.GENERIC, ["a", "b", "c"]]],
+    "lists of lists": [codecs.LISTS, ONES, 3, [codecs.LISTS, ONES, 3, [codecs.CONST, "a"]]],
+    "lists left over": [codecs.LISTS, ONES, 4, [codecs.CONST, "a"]],
+    "lists of less than nothing": [codecs.LISTS, [codecs.CONST, 0], 0, [codecs.CONST, "a"]],
+    "gaps only": [codecs.OPTIONAL, b"\0\0\0", ONES],
+    "gaps of another size": [codecs.OPTIONAL, b"\1\1", ONES],
+    "gaps of two": [codecs.OPTIONAL, b"\1\2\1", ONES],
+    "gaps in gaps": [codecs.OPTIONAL, b"\1\1\1", [codecs.OPTIONAL, b"\1\1\1", ONES]],
+    "additions of text": [codecs.ADDS, [codecs.GENERIC, ["a", "b", "c"]]],
+    "additions of a constant": [codecs.ADDS, [codecs.CONST, "a"]],
+    "additions of additions": [codecs.ADDS, [codecs.ADDS, [codecs.GENERIC, [[], [], []]]]],
+    "generics of a map": [codecs.GENERIC, {}],
+    "too few generics": [codecs.GENERIC, [1, 2]],
+    "NaN": [codecs.GENERIC, [1, 2, float("nan")]],
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_columns_that_no_writer_makes(what: str) -> None:
+    with pytest.raises(Malformed):
+        decode_column(MALFORMED[what], 3, Budget())
