@@ -21,7 +21,8 @@ import msgpack
 
 from edge.storage.group_commit import GroupCommit, Job
 from edge.storage.log_reader import LogReader
-from edge.storage.log_writer import ROWS_MAX, LogWriter
+from edge.storage.log_rows import ROWS_MAX
+from edge.storage.log_writer import LogWriter
 from edge.storage.transaction import ShapeCache, Transaction, Write, plain_put
 from sync.errors import AgentDBError, Malformed, SchemaMismatch, UnknownCollection
 from sync.images import image_values

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import apsw
 import msgpack
 
+from edge.storage.log_rows import select_held
 from edge.storage.log_schema import close, connect, translate
 from edge.storage.transaction import Held, Ref, ShapeCache
 from sync.errors import CorruptStore, StorageError
@@ -24,7 +25,6 @@ from sync.images import is_alive
 from sync.operations import Operation, Shape
 
 _IMAGE = "SELECT image FROM records WHERE collection = ? AND key = ?"
-_IMAGES = "SELECT key, image FROM records WHERE collection = ? AND key = ?"
 _OPERATIONS = (
     "SELECT seq, ts, seen, collection, key, kind, rules, fields FROM operations WHERE seq > ? ORDER BY seq LIMIT ?"
 )
@@ -118,7 +118,7 @@ class LogReader:
         with self._lock:
             try:
                 if wanted:
-                    found.update((self._db or self._connect()).executemany(_IMAGES, wanted))
+                    found = {row[1]: row[3] for row in select_held(self._db or self._connect(), wanted)}
             except apsw.Error as error:
                 raise translate(error, self._path) from error
         found.update((key, newer[key]) for key in keys if key in newer)

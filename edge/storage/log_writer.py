@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import os
 from _thread import RLock
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import apsw
 import msgpack
 
+from edge.storage.log_rows import chunks, insert, new_operations, select_held
 from edge.storage.log_schema import close, translate
 from edge.storage.transaction import Held, OperationRow, Ref, Transaction
 from sync.errors import StorageError
@@ -33,16 +33,10 @@ FOLD_RECORDS_MAX = 512
 FOLD_OPERATIONS_MAX = 4096
 FOLD_BYTES_MAX = 4 << 20
 _META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
-# Rows in one statement. A statement is one call into SQLite, during which the interpreter is free for other threads;
-# a call for each row would hand it to and fro as often, which costs 16 writers more than the rows do. Above 50 it does
-# not get faster.
-ROWS_MAX = 50
 _OPERATION = "INSERT INTO operations VALUES "
-_OPERATION_COLUMNS = 9
 _MARK = "INSERT INTO marks VALUES "
 _RECORD_NEW = "INSERT INTO records (collection, key, living, image) VALUES "
 _RECORD_SET = "UPDATE records SET living = ?, image = ? WHERE id = ?"
-_HELD = "SELECT collection, key, id, image, living FROM records WHERE collection = ? AND key = ?"
 
 
 class LogWriter:
@@ -81,13 +75,8 @@ class LogWriter:
             found = {ref: overlay[ref] for ref in refs if ref in overlay}
             wanted = [ref for ref in refs if ref not in found]
         try:
-            if len(wanted) == 1:
-                for _, _, rowid, image, living in self.db.execute(_HELD, wanted[0]):
-                    found[wanted[0]] = (rowid, image, living)
-            elif wanted:
-                # A point query for each costs 1.5 us and needs no temporary table.
-                for collection, key, rowid, image, living in self.db.executemany(_HELD, wanted):
-                    found[collection, key] = (rowid, image, living)
+            for collection, key, rowid, image, living in select_held(self.db, wanted):
+                found[collection, key] = (rowid, image, living)
         except apsw.Error as error:
             raise translate(error, self.path) from error
         return found
@@ -119,7 +108,7 @@ class LogWriter:
             for name, number in transaction.new_collections.items():
                 db.execute("INSERT INTO collections VALUES (?, ?)", (number, name))
             if assumed_new and not fold:
-                for rows in _chunks(transaction.operations):
+                for rows in chunks(transaction.operations):
                     if not self._insert_new(rows):
                         roll_back(db)
                         return False
@@ -171,7 +160,7 @@ class LogWriter:
         return done
 
     def _insert_new(self, rows: Sequence[OperationRow]) -> bool:
-        self.db.execute(_new_operations(len(rows)), tuple(chain.from_iterable(rows)))
+        self.db.execute(new_operations(len(rows)), tuple(chain.from_iterable(rows)))
         return self.db.changes() == len(rows)
 
     def has_room(self, rows: int = 1) -> bool:
@@ -238,37 +227,3 @@ def roll_back(db: apsw.Connection) -> None:
     """End the transaction, if SQLite has not done so itself (it does on a full disk and on I/O errors)."""
     if db.in_transaction:
         db.execute("ROLLBACK")
-
-
-def insert(db: apsw.Connection, head: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """``head`` is an INSERT up to and with its VALUES."""
-    for chunk in _chunks(rows):
-        db.execute(head + _values(len(chunk[0]), len(chunk)), tuple(chain.from_iterable(chunk)))
-
-
-def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for at in range(0, len(rows), ROWS_MAX):
-        yield rows[at : at + ROWS_MAX]
-
-
-@cache
-def _values(columns: int, rows: int) -> str:
-    return ", ".join(["(" + ", ".join("?" * columns) + ")"] * rows)
-
-
-@cache
-def _new_operations(rows: int) -> str:
-    """Insert operations unless one of their records is in the table: all of them or none."""
-    if rows == 1:
-        return (
-            "INSERT INTO operations SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 "
-            "WHERE NOT EXISTS (SELECT 1 FROM records WHERE collection = ?5 AND key = ?6)"
-        )
-    return "".join(
-        (
-            "WITH new (seq, position, ts, seen, collection, key, kind, rules, fields) AS (VALUES ",
-            _values(_OPERATION_COLUMNS, rows),
-            ") INSERT INTO operations SELECT * FROM new WHERE NOT EXISTS ",
-            "(SELECT 1 FROM new AS n CROSS JOIN records AS r WHERE r.collection = n.collection AND r.key = n.key)",
-        )
-    )
