@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import traceback
 from time import perf_counter
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         chosen = registry.select(options.only)
     except LookupError as error:
         parser.error(str(error.args[0]))
+    busy = os.getloadavg()[0]
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text("")
     broken = [module for module, wanted in chosen.items() if not _run(module, wanted)]
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"broken: {', '.join(broken)}", file=sys.stderr)
         return 1
     if options.report:
-        print(f"written: {report.write(_lines())}", file=sys.stderr)
+        print(f"written: {report.write(_lines(), busy)}", file=sys.stderr)
     return 0
 
 

@@ -22,27 +22,32 @@ alternating rounds; every baseline was measured in the same run. "ratio" is valu
 """
 
 
-def write(lines: Sequence[dict[str, Any]]) -> Path:
-    TARGET.write_text(render(lines), encoding="utf-8")
+def write(lines: Sequence[dict[str, Any]], busy: float) -> Path:
+    TARGET.write_text(render(lines, busy), encoding="utf-8")
     return TARGET.relative_to(ROOT)
 
 
-def render(lines: Sequence[dict[str, Any]]) -> str:
+def render(lines: Sequence[dict[str, Any]], busy: float) -> str:
+    """``busy``: the machine's load before the run, that of other programs. Raises ValueError if a line is missing."""
     by_name = {line["name"]: line for line in lines}
     missing = [name for names in BENCHMARKS.values() for name in names if name not in by_name]
     if missing:
         raise ValueError(f"the run is not complete: {', '.join(missing)}")
-    parts = [_HEAD, _machine(), _table(lines)]
+    parts = [_HEAD, _machine(busy), _table(lines)]
     for module in BENCHMARKS:
         text = (import_module(f"simulations.benchmarks.{module}").__doc__ or "").strip()
         parts.append(f"## {module}\n\n{text}\n\n{_details(by_name, module)}")
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _machine() -> str:
+def _machine(busy: float) -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"Measured on {os.cpu_count()} cores ({platform.system()} {platform.machine()}), {python}, {versions}.\n"
+    where = f"{os.cpu_count()} cores ({platform.system()} {platform.machine()})"
+    return (
+        f"Measured on {where}; other programs kept {busy:.1f} of them busy before the run (1-minute load).\n"
+        f"{python}, {versions}.\n"
+    )
 
 
 def _table(lines: Sequence[dict[str, Any]]) -> str:

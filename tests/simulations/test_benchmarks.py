@@ -130,11 +130,11 @@ def test_the_report_is_of_a_complete_run_only() -> None:
     lines: list[dict[str, Any]] = [
         Measurement(name, 1.0, "ms", 3, 2.0, (Goal("value", "<=", 0.5),)).line() for name in NAMES
     ]
-    text = report.render(lines)
+    text = report.render(lines, 0.5)
     assert all(f"`{name}`" in text for name in NAMES)
     assert "**no**" in text
     with pytest.raises(ValueError, match="not complete: get_us"):
-        report.render([line for line in lines if line["name"] != "get_us"])
+        report.render([line for line in lines if line["name"] != "get_us"], 0.5)
 
 
 def test_the_report_in_the_docs_has_every_measurement() -> None:
