@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -179,3 +180,19 @@ def test_one_field_edits_are_small() -> None:
         for i in range(1000)
     ]
     assert len(sealed(edits).data) <= 15 * len(edits)
+
+
+@pytest.mark.parametrize(
+    "change", [{"count": 2}, {"count": 4}, {"min_ts": 1}, {"max_ts": 1 << 62}, {"plain_length": 5}]
+)
+def test_a_header_that_does_not_fit_what_is_inside(change: dict[str, Any]) -> None:
+    """Sealed so by somebody with all keys: whoever reads headers only, as the archive's index does, must not be
+    misled.
+    """
+    packed = pack(a_few())._replace(**change)
+    data = seal_packed(
+        packed, fleet=FLEET, stream=A, replica=A, first_seq=1, previous=GENESIS, ring=RING, signer=DEVICE,
+        flags=FLAG_FEED,
+    ).data  # fmt: skip
+    with pytest.raises(Malformed):
+        opened(data, check=anything)
