@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -388,28 +386,3 @@ def test_searches_beside_writes_flushes_and_compaction(tables: LanceTables, log:
     assert failures == []
     assert tables.rebuilds == {}
     _agrees(tables, log)
-
-
-def test_importing_it_imports_neither_lancedb_nor_numpy() -> None:
-    code = "import sys, edge.storage.tables; print([m for m in ('numpy', 'lancedb', 'pyarrow') if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert run.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize("threads", ["1", "0", "", "nonsense"])
-def test_lance_gets_the_threads_it_needs(tmp_path: Path, log: DeltaLog, threads: str) -> None:
-    """With LANCE_IO_THREADS=1 the first write hangs."""
-    _fill(log, 10)
-    code = f"""
-import os
-from pathlib import Path
-from edge.storage.tables import LanceTables
-from tests.edge.stores import open_log
-os.environ["LANCE_IO_THREADS"] = os.environ["LANCE_CPU_THREADS"] = {threads!r}
-os.cpu_count = lambda: 1
-tables = LanceTables({str(tmp_path)!r}, open_log(Path({str(tmp_path)!r})))
-assert len(tables.search_text("notes", "word1 word2 word3 word4 word5", 3)) > 0
-print(os.environ["LANCE_IO_THREADS"], os.environ["LANCE_CPU_THREADS"])
-"""
-    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
-    assert run.stdout.split() == ["2", "2"]
