@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import traceback
 from time import perf_counter
@@ -35,7 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
     busy = os.getloadavg()[0]
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text("")
-    broken = [module for module, wanted in chosen.items() if not _run(module, wanted)]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that scratch directories are removed
+    try:
+        broken = [module for module, wanted in chosen.items() if not _run(module, wanted)]
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if broken:
         print(f"broken: {', '.join(broken)}", file=sys.stderr)
         return 1
