@@ -87,7 +87,7 @@ class LanceTables:
         """Bring every table up to the log, durably. Returns how many changes were taken in. Raises StorageError.
 
         Records that changed several times are written once a round; a round is one ``merge_insert`` (and one delete)
-        for each collection that changed, of at most 1,000 changes together.
+        for each collection that changed, of at most 1,024 changes together.
         """
         taken = 0
         with self._lock:
