@@ -11,6 +11,7 @@ decodes is valid by the protocol's rules (``sync.column_checks``) whoever wrote 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgpack
@@ -30,6 +31,7 @@ from sync.stamps import REPLICA_BYTES
 from sync.strict_msgpack import unpack
 
 VERSION = 1
+_operation = partial(tuple.__new__, Operation)  # a third of the time that Operation(...) takes
 
 
 class _Group(NamedTuple):
@@ -86,7 +88,7 @@ def decode(body: bytes) -> list[Operation]:
         shape, keys, rows = _decode_group(groups[0], count, budget)
         if needs_history_check(shape):
             _check_history(shape, rows, timestamps, replicas)
-        return list(map(Operation, replicas, seqs, timestamps, seen, [shape] * count, keys, rows))
+        return list(map(_operation, zip(replicas, seqs, timestamps, seen, [shape] * count, keys, rows, strict=True)))
     order = decode_ints(order_column, count, budget, 0, len(groups) - 1)
     decoded = _decode_groups(groups, order, budget)
     rest = [zip(group.keys, group.rows, strict=True) for group in decoded]

@@ -91,11 +91,17 @@ class Overlay:
 
 
 def changes_after(log: DeltaLog, position: int, limit: int) -> list[tuple[int, str, str]]:
-    """``log.changes``, checked: positions are dense, so a hole is what was trimmed. Raises LogTrimmed."""
-    head = log.position  # before the page is read: what is committed in between must not look like a hole
+    """``log.changes``, made safe to follow. Raises LogTrimmed.
+
+    Positions are dense, so a hole is what was trimmed. A change is in the log's table a moment before its image can be
+    read and ``log.position`` counts it; what is beyond that is left for the next time, or it would be taken for gone.
+    """
+    head = log.position
     if head == position:
         return []
     page = log.changes(position, limit)
+    while page and page[-1][0] > head:
+        page.pop()
     if page[-1][0] != position + len(page) if page else head > position:
         raise LogTrimmed(f"the log holds no change {position + 1} any more", hint="rebuild from the record images")
     return page
