@@ -47,6 +47,8 @@ class LogCore:
         self._wall = clock
         self._random = random
         self._declaring = allocate_lock()
+        self.head_seq = 0
+        self.position = 0  # written last: up to here, all that readers may look for is there
         self._settled = False  # whether memory is known to say what the disk says
         self._expect_new = True
         self._group = GroupCommit(self._commit_one, self._commit_all)
@@ -70,8 +72,6 @@ class LogCore:
         if last is not None:
             seq, position, ts = last[0], max(last[1], position), max(last[2], ts)
         marked = db.execute("SELECT max(position) FROM marks").get
-        self.head_seq: int = seq
-        self.position: int = max(position, marked or 0)
         self.cursor: int = meta.get("cursor", 0)
         self.acked_seq, self.acked_segment = meta.get("acked", (0, b""))
         self.baseline: bytes | None = meta.get("baseline")
@@ -86,6 +86,7 @@ class LogCore:
             self._replay()
         for name, image in self.reader.all_images(db, COLLECTIONS).items():
             self._learn_schema(name, image)
+        self.head_seq, self.position = seq, max(position, marked or 0)
 
     def _replay(self) -> None:
         """Merge the operations again whose images were still in memory when the store was last left."""
@@ -263,14 +264,17 @@ class LogCore:
         return self._follow(transaction, self.writer.commit(transaction, notes, fold=fold, assumed_new=assumed_new))
 
     def _follow(self, transaction: Transaction, done: bool) -> bool:
-        """Let memory follow the disk. The only place where it does, but for the short cut of one put."""
+        """Let memory follow the disk. The only place where it does, but for the short cut of one put.
+
+        ``position`` last: a projection in another thread takes it to mean that all before it can be read.
+        """
         if done:
-            self.head_seq, self.position = transaction.seq, transaction.position
             if transaction.new_collections:
                 self._collections.update(transaction.new_collections)
                 self._note_plain()
             for name, image in transaction.declared():
                 self._learn_schema(name, image)
+            self.head_seq, self.position = transaction.seq, transaction.position
         self._settled = True
         return done
 

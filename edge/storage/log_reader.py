@@ -213,18 +213,24 @@ class LogReader:
             if number == collection_id and image is not None
         }
 
-    def changes(self, after_position: int, limit: int) -> list[tuple[int, str, str]]:
-        """(position, collection, key) of changes after a position, oldest first, local and remote."""
+    def changes(self, after_position: int, limit: int, known_position: int) -> list[tuple[int, str, str]]:
+        """(position, collection, key) of changes after a position, oldest first, local and remote.
+
+        None beyond ``known_position``, up to which memory has followed the disk: whoever learns of a change must find
+        the image it led to, and a commit is on the disk a moment before its images are in ``overlay``.
+        """
+        if after_position >= known_position:
+            return []
         first = self._first_seq_after(after_position)
         rows = self.all(
-            "SELECT position, collection, key FROM operations WHERE seq >= ? ORDER BY seq LIMIT ?", first, limit
+            "SELECT position, collection, key FROM operations WHERE seq >= ? AND position <= ? ORDER BY seq LIMIT ?",
+            *(first, known_position, limit),
         ) + self.all(
-            "SELECT position, collection, key FROM marks WHERE position > ? ORDER BY position LIMIT ?",
-            after_position,
-            limit,
+            "SELECT position, collection, key FROM marks WHERE position > ? AND position <= ? ORDER BY position LIMIT ?",
+            *(after_position, known_position, limit),
         )
         rows.sort()
-        names = {number: name for name, number in self._collections.items()}
+        names = {number: name for name, number in list(self._collections.items())}
         return [(position, names[number], key) for position, number, key in rows[:limit]]
 
     def _first_seq_after(self, position: int) -> int:

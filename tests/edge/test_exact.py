@@ -283,6 +283,24 @@ def test_a_full_disk_while_folding_loses_nothing(
     assert index.verify() == []
 
 
+def test_a_change_whose_image_cannot_be_read_yet_is_left_for_later(
+    tmp_path: Path, log: DeltaLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit shows in the log's table a moment before its image shows in memory and ``position`` counts it."""
+    index = ExactIndex(tmp_path, log, SCHEMA)
+    index.refresh()
+    before = log.position
+    put(log, "mem", {"new": {"v": [1.0, -0.5, 0.25, 0, 0.1, 0.9, -1, 0.3]}})
+    put(log, "mem", {"newer": {"v": [1.0, -0.5, 0.25, 0, 0.1, 0.9, -1, 0.3]}})
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "position", before + 1)
+        assert [change[2] for change in changes_after(log, before, 100)] == ["new"]
+        assert [hit.key for hit in index.search(QUERY, 1)] == ["new"]
+        patch.setattr(log, "position", before)
+        assert changes_after(log, before, 100) == []
+    assert [hit.key for hit in index.search(QUERY, 2)] == ["new", "newer"]
+
+
 def test_another_metric_is_another_file(tmp_path: Path, log: DeltaLog) -> None:
     ExactIndex(tmp_path, log, SCHEMA).refresh()
     log.declare(declare("mem", fields={"n": "int"}, vector=("v", 8, "l2")))
