@@ -195,7 +195,7 @@ class DeltaLog(LogCore):
 
     def changes(self, after_position: int, limit: int) -> list[tuple[int, str, str]]:
         """(position, collection, key) of changes after a position, oldest first, local and remote."""
-        return self.reader.changes(after_position, limit)
+        return self.reader.changes(after_position, limit, self.position)
 
     def dead_letters(self) -> list[DeadLetter]:
         return self.reader.dead_letters()

@@ -226,7 +226,8 @@ class LogReader:
             "SELECT position, collection, key FROM operations WHERE seq >= ? AND position <= ? ORDER BY seq LIMIT ?",
             *(first, known_position, limit),
         ) + self.all(
-            "SELECT position, collection, key FROM marks WHERE position > ? AND position <= ? ORDER BY position LIMIT ?",
+            "SELECT position, collection, key FROM marks WHERE position > ? AND position <= ? "
+            "ORDER BY position LIMIT ?",
             *(after_position, known_position, limit),
         )
         rows.sort()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -153,6 +154,35 @@ def test_state_operations_rebuild_the_store_elsewhere(tmp_path: Path, log: Delta
     assert other.image("plain", "k3") == log.image("plain", "k3"), "tombstones too"
     assert other.schemas == log.schemas
     other.close()
+
+
+def test_no_change_is_told_before_its_image_can_be_read(log: DeltaLog) -> None:
+    """A projection that reads between a commit and what follows it in memory would keep the image from before."""
+
+    class Watching:
+        def __init__(self, db: apsw.Connection) -> None:
+            self.db = db
+
+        def execute(self, sql: str, *bindings: Any) -> Any:
+            done = self.db.execute(sql, *bindings)
+            if sql == "COMMIT" or sql.startswith("INSERT INTO operations SELECT"):
+                known.append((len(log.changes(0, 1000)), values(log, "a")))
+            return done
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.db, name)
+
+    known: list[tuple[int, Any]] = []
+    put(log, "a", x=0)
+    told = log.position
+    log.writer.db = Watching(log.writer.db)  # type: ignore[assignment]
+    put(log, "new", x=1)
+    log.submit([Write(Kind.PATCH, "plain", "a", {"x": 1})])
+    log.declare(declare("later"))
+    put(log, "first", "later", x=1)
+    log.apply([remote(1, "a", log.clock.last + 5, x=2), remote(2, "b", 7, "unheard", x=2)])
+    assert sorted({changes for changes, _ in known}) == [told, told + 1, told + 2, told + 3, told + 4]
+    assert len(log.changes(0, 1000)) == told + 6
 
 
 # -- copies and checks ------------------------------------------------------------------------------------------------
