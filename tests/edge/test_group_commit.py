@@ -135,7 +135,8 @@ def test_a_leader_that_dies_of_something_else_wakes_the_others() -> None:
         disk.gate.set()
 
     results = in_threads([lambda n=n: disk.commit.run([n]) for n in range(4)], after=release)  # type: ignore[misc]
-    assert {type(result) for result in results} == {KeyboardInterrupt}
+    kinds = sorted(type(result).__name__ for result in results)
+    assert kinds == ["KeyboardInterrupt", "KeyboardInterrupt", "StorageError", "StorageError"], "it met two leaders"
     disk.error = None
     assert disk.commit.run([7]) == 7
 
@@ -168,7 +169,7 @@ def together(jobs):
         seen.append(list(job.writes)); job.result = job.writes[0]
 commit = GroupCommit(alone, together)
 leader = threading.Thread(target=commit.run, args=([1],)); leader.start()
-while not commit._led: time.sleep(0.01)
+while commit._holder is None: time.sleep(0.01)
 other = threading.Thread(target=lambda: (time.sleep(0.5), commit.run([3]))); other.start()
 signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(InterruptedError()))
 signal.setitimer(signal.ITIMER_REAL, 0.3)
@@ -187,6 +188,64 @@ print(seen)
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[[1], 'interrupted', [3], [4]]"
+
+
+def test_callers_interrupted_at_any_moment_hand_the_office_on() -> None:
+    """A main thread that an alarm interrupts again and again, among eight threads that write: while it waits, while
+    its group is committed, while it leads, before its turn. Whatever it held, nobody waits for ever.
+    """
+    script = """
+import random, signal, threading, time, sys
+sys.path.insert(0, {root!r})
+from edge.storage.group_commit import GroupCommit
+from sync.errors import StorageError
+chance, counted, running = random.Random(7), [], True
+def alone(writes):
+    time.sleep(0.0005); return writes[0]
+def together(jobs):
+    time.sleep(0.0005)
+    for job in jobs: job.result = job.writes[0]
+commit = GroupCommit(alone, together)
+def work(number):
+    done = 0
+    while running:
+        try:
+            assert commit.run([number]) == number
+            done += 1
+        except StorageError: pass  # its leader was interrupted
+    counted.append(done)
+threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+for thread in threads: thread.start()
+class Alarm(Exception): pass
+armed = False
+def ring(*_):
+    if armed: raise Alarm
+signal.signal(signal.SIGALRM, ring)
+rung = 0
+for _ in range(600):
+    try:
+        armed = True
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.004))
+        for _ in range(3): commit.run([99])
+        armed = False
+    except Alarm:
+        armed = False
+        rung += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+running = False
+for thread in threads:
+    thread.join(10)
+    assert not thread.is_alive(), "somebody waits for ever"
+assert commit.run([4]) == 4
+assert rung > 50 and min(counted) > 50, (rung, counted)
+print("ok")
+"""
+    root = str(Path(__file__).parent.parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", script.format(root=root)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "ok"
 
 
 # -- the same through a store -----------------------------------------------------------------------------------------
