@@ -6,7 +6,8 @@ equal. Everything is held per fleet, so a row only names its fleet where it can 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from sync.keys import PublicIdentity
@@ -124,6 +125,10 @@ class RecordRow(NamedTuple):
     position: int
     field_positions: bytes = b""
     grave: bytes = b""
+
+
+# As RecordRow(*row), without the Python function that a named tuple's constructor is: a tenth of a restore's time.
+record_row: Callable[[tuple[Any, ...]], RecordRow] = partial(tuple.__new__, RecordRow)
 
 
 class FeedRow(NamedTuple):

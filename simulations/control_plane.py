@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud.server.home import Home
-from cloud.storage.archive.snapshots import digest_of
+from cloud.storage.archive.snapshots import state_digest
 from simulations.processes import Child, ChildFailed, Children, environment
 
 # The console script's own lines: they work wherever this Python does, installed or not.
@@ -87,7 +87,7 @@ class ControlPlane:
 
     def digest(self) -> str:
         with Home.open(self.directory) as home, home.store.reading() as view:
-            return digest_of(view, home.fleet.fleet).hex()
+            return state_digest(view, home.fleet.fleet).hexdigest()
 
 
 class Proxy:

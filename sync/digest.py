@@ -6,12 +6,16 @@ Tombstones and floors do not count: they are dropped at different times on diffe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import sha256
 
 import msgpack
 
 from sync.records import Record
 from sync.stamps import NEVER
+
+_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+_PLAIN = 0x93  # [ts, replica, values]: without older fields, slots and floor
 
 
 class StateDigest:
@@ -22,14 +26,25 @@ class StateDigest:
         self.records = 0
 
     def add(self, collection: str, key: str, image: bytes) -> None:
-        if image[0] != 0x93:  # not [ts, replica, values]: it has older fields, slots or a floor
-            record = Record.decode(image)
-            if not record.alive:
-                return
-            record.floor = NEVER
-            image = record.encode()
-        self._hash.update(sha256(msgpack.packb([collection, key, image])).digest())
-        self.records += 1
+        self.add_all([(collection, key, image)])
+
+    def add_all(self, records: Iterable[tuple[str, str, bytes]]) -> None:
+        """(collection, key, image) of each."""
+        update, count = self._hash.update, 0
+        for collection, key, image in records:
+            living = image if image[0] == _PLAIN else _living(image)
+            if living is not None:
+                update(sha256(_pack((collection, key, living))).digest())
+                count += 1
+        self.records += count
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
+
+
+def _living(image: bytes) -> bytes | None:
+    record = Record.decode(image)
+    if not record.alive:
+        return None
+    record.floor = NEVER
+    return record.encode()

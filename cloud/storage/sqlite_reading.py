@@ -26,6 +26,7 @@ from cloud.rows import (
     RecordRow,
     ReplicaRow,
     TokenRow,
+    record_row,
 )
 from sync.errors import NotFound
 from sync.images import is_alive
@@ -133,12 +134,12 @@ class SqliteReading:
         if not keys:
             return {}
         rows = self._db.execute(_LOOKUP, (apsw.carray(tuple(keys)), fleet, collection))
-        return {row[1]: RecordRow(*row) for row in rows}
+        return {row[1]: record_row(row) for row in rows}
 
     def records(self, fleet: bytes, after: tuple[str, str] | None = None, limit: int = 1000) -> list[RecordRow]:
         sql = _RECORD + "WHERE fleet = ? AND (collection, key) > (?, ?) ORDER BY collection, key LIMIT ?"
         rows = self._db.execute(sql, (fleet, *(after or ("", "")), limit))
-        return [RecordRow(*row) for row in rows]
+        return list(map(record_row, rows))
 
     def count_living(self, fleet: bytes) -> int:
         rows = self._db.execute("SELECT image FROM records WHERE fleet = ?", (fleet,))

@@ -35,19 +35,19 @@ _TRIES_MAX = 100
 class Job:
     """One caller's writes, and what became of them: ``result`` or ``error``, when ``done``."""
 
-    __slots__ = ("done", "error", "failure", "gone", "group", "heir", "next", "result", "turn", "writes")
+    # Defaults in the class: an instance costs a third of one that sets them all.
+    result: Any = None
+    error: BaseException | None = None
+    done = False
+    gone = False  # nobody waits for it any more
+    next: Job | None = None  # who has the office after it, in its group
+    heir: Job | None = None  # who has the office after it, and is to be woken
+    turn: LockType | None = None  # if its caller waits: released when it has the office
+    group: list[Job] | None = None  # if it led
+    failure: BaseException | None = None  # of the whole group
 
     def __init__(self, writes: Sequence[Any]) -> None:
         self.writes = writes
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.done = False
-        self.gone = False  # nobody waits for it any more
-        self.next: Job | None = None  # who has the office after it, in its group
-        self.heir: Job | None = None  # who has the office after it, and is to be woken
-        self.turn: LockType | None = None  # if its caller waits: released when it has the office
-        self.group: list[Job] | None = None  # if it led
-        self.failure: BaseException | None = None  # of the whole group
 
 
 class GroupCommit:
@@ -126,11 +126,13 @@ class GroupCommit:
                 heir = job.next
                 while heir is not None and heir.gone:
                     heir = heir.next
-                if heir is None and self._queue:
-                    heir = self._queue[0]
-                job.heir = self._holder = heir
-                if self._queue and self._queue[0] is heir:
+                if heir is not None:
+                    job.heir = self._holder = heir
+                elif self._queue:
+                    job.heir = self._holder = self._queue[0]
                     del self._queue[0]
+                else:
+                    self._holder = None
             elif not job.done and job in self._queue:  # interrupted while it waited
                 self._queue.remove(job)
         if job.heir is not None:

@@ -85,9 +85,8 @@ def snapshot(log: DeltaLog, target: str) -> None:
 def digest(log: DeltaLog) -> str:
     log.fold()
     state = StateDigest()
-    for collection, key, living, image in log.reader.walk(_ALL_RECORDS):
-        if living:
-            state.add(collection, key, image)
+    rows = log.reader.walk(_ALL_RECORDS)
+    state.add_all((collection, key, image) for collection, key, living, image in rows if living)
     return state.hexdigest()
 
 

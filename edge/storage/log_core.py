@@ -190,10 +190,11 @@ class LogCore:
             writer.abandon()  # nothing, after a commit
 
     def _compose(self, transaction: Transaction, jobs: Sequence[Job]) -> None:
+        local = transaction.local
         for job in jobs:
             job.error = None
             try:
-                job.result = transaction.local(job.writes)
+                job.result = local(job.writes)
             except AgentDBError as error:
                 job.error = error
 

@@ -14,8 +14,8 @@ from simulations.benchmarks.measure import Goal, Measurement, alternate, scratch
 from simulations.workloads import COLLECTION, Document, memory_documents
 
 THREADS = 16
-PUTS = 640
-ROUNDS = 10
+PUTS = 1600
+ROUNDS = 7
 
 
 def run(wanted: frozenset[str]) -> Iterator[Measurement]:  # noqa: ARG001 - there is one

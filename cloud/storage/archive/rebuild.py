@@ -7,14 +7,13 @@ be there and is not at hand; with a bound on what is held, in rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import repeat
 
 import msgpack
 
 from cloud.ports import Store, Transaction
-from cloud.rows import FeedRow, RecordRow
+from cloud.rows import FeedRow, RecordRow, record_row
 from cloud.storage.fold import fold_row, is_plain_write
 from sync.operations import Operation
 
@@ -22,8 +21,6 @@ HELD_ROWS_MAX = 100_000
 FLUSH_OPERATIONS = 20_000
 
 Place = tuple[str, str]
-# As RecordRow(...), without the Python function that a named tuple's constructor is: a tenth of a restore's time.
-_record_row: Callable[[tuple[object, ...]], RecordRow] = partial(tuple.__new__, RecordRow)
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
@@ -86,7 +83,7 @@ class Rebuilder:
         ]
         positions = range(first, first + len(keys))
         nothing = repeat(b"")
-        made = list(map(_record_row, zip(repeat(collection), keys, images, positions, nothing, nothing, strict=False)))
+        made = list(map(record_row, zip(repeat(collection), keys, images, positions, nothing, nothing, strict=False)))
         self._rows.update(zip(places, made, strict=True))
         self._fresh += made
         return True

@@ -29,16 +29,14 @@ from cloud.storage.archive.chain import History, Stretch, history, newest
 from cloud.storage.archive.manifest import Manifest, SideRef
 from cloud.storage.archive.reader import ArchiveReader
 from cloud.storage.archive.rebuild import Rebuilder
-from cloud.storage.archive.snapshots import read_snapshot
+from cloud.storage.archive.snapshots import read_snapshot, state_digest
 from cloud.storage.archive.state import ArchiveState, save_state
-from sync.digest import StateDigest
 from sync.errors import AgentDBError, BrokenChain, InvalidValue, Malformed
 from sync.operations import Operation
 from sync.ports import RandomSource
 from sync.segment import GENESIS, Opened, pack
 
 Progress = Callable[[int, int], None]
-_PAGE = 10_000
 
 
 class Restored(NamedTuple):
@@ -193,13 +191,8 @@ class _Restore:
 
     def _digest(self) -> tuple[str, int]:
         """Of what is really in the store now, and the number of living records."""
-        digest = StateDigest()
         with self._store.reading() as view:
-            after: tuple[str, str] | None = None
-            while rows := view.records(self._fleet, after, _PAGE):
-                for row in rows:
-                    digest.add(row.collection, row.key, row.image)
-                after = (rows[-1].collection, rows[-1].key)
+            digest = state_digest(view, self._fleet)
         return digest.hexdigest(), digest.records
 
     # -- everything else, and the moment from which the fleet exists -------------------------------------------------

@@ -37,7 +37,7 @@ from cloud.storage.archive.manifest import (
 from cloud.storage.archive.putter import Putter
 from cloud.storage.archive.reader import ArchiveReader, Loaded
 from cloud.storage.archive.side import IDENTITY, STREAM, Piece, collect, moved
-from cloud.storage.archive.snapshots import Totals, digest_of, snapshot_parts
+from cloud.storage.archive.snapshots import Totals, snapshot_parts, state_digest
 from cloud.storage.archive.state import ArchiveState, load_state, save_state
 from sync.errors import CorruptStore
 from sync.ports import Clock
@@ -228,7 +228,7 @@ class Archive:
             taken, due = self._take_snapshot(reader, view, head, state, progress), True
             digest = taken.digest
         elif due and complete and head.living <= self._digest_records_max:
-            digest = digest_of(view, self._fleet)
+            digest = bytes.fromhex(state_digest(view, self._fleet).hexdigest())
         return _Batch(head, rows, complete, identity, stream, taken, digest, due)
 
     def _held(self, state: ArchiveState) -> tuple[Sequence[SideRef], Sequence[SideRef]]:
