@@ -71,6 +71,14 @@ class Record:
                 out[name] = value
         return dict(sorted(out.items()))
 
+    def shown_by(self) -> dict[str, str]:
+        """The rule letter by which each field of ``values()`` is held. A field that was declared, or declared anew,
+        after it was written may be held by another rule than the collection's.
+        """
+        out = {name: "l" for name, slot in self.lww.items() if slot[2] is not None}
+        shown = ((name, rule) for name, rule in sorted(self.slots) if SHOWN[rule](self.slots[name, rule]) is not None)
+        return out | dict(shown)
+
     # -- the canonical bytes: equal states have equal bytes ------------------------------------------------------
 
     def encode(self) -> bytes:

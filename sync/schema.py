@@ -218,9 +218,11 @@ def check_successor(old: CollectionSchema, new: CollectionSchema) -> None:
     for field, rule in old.fields.items():
         becomes = new.fields.get(field)
         if becomes is None:
-            if rule.merge != "lww":  # undeclared, it would become a last-writer field beside what was merged so far
+            # Undeclared, it would become a last-writer field beside what was merged so far, or beside vectors.
+            if rule.merge != "lww" or rule.type == "vector":
+                is_what = "holds vectors" if rule.type == "vector" else f"merges by {rule.merge!r}"
                 raise SchemaMismatch(
-                    f"field {field!r} of {old.name!r} merges by {rule.merge!r} and must stay declared",
+                    f"field {field!r} of {old.name!r} {is_what} and must stay declared",
                     hint="declare it again as it was; no record needs to have it",
                 )
         elif becomes != rule:

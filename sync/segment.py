@@ -15,7 +15,7 @@ passed: size caps → signer and signature → the caller's check of stream and 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from operator import ge
 from typing import NamedTuple
@@ -118,6 +118,29 @@ def pack(operations: Sequence[Operation]) -> Packed:
     timestamps = [operation.ts for operation in operations]
     data = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(plain)
     return Packed(data, len(plain), len(operations), min(timestamps), max(timestamps))
+
+
+def pack_split(operations: Sequence[Operation]) -> Iterator[Packed]:
+    """The same in as few pieces as it takes, in order, each of which can be sealed and opened. Raises TooLarge if one
+    operation alone is over a bound.
+    """
+    try:
+        packed = pack(operations)
+        if is_sealable(packed):
+            yield packed
+            return
+    except TooLarge:
+        if len(operations) == 1:
+            raise
+    half = len(operations) // 2
+    yield from pack_split(operations[:half])
+    yield from pack_split(operations[half:])
+
+
+def is_sealable(packed: Packed) -> bool:
+    """Whether it fits a sealed segment, whatever its clear meta."""
+    around = HEADER_BYTES + CLEAR_META_BYTES_MAX + SIGNATURE_BYTES
+    return around + _sealed_length(len(packed.data)) <= SEGMENT_SEALED_BYTES_MAX
 
 
 def unpack(data: bytes, plain_length: int) -> list[Operation]:

@@ -20,12 +20,12 @@ import msgpack
 from cloud.ports import Reading
 from cloud.rows import Head
 from cloud.stream.feed import Sealer
-from sync.errors import Malformed, TooLarge
+from sync.errors import Malformed
 from sync.images import is_alive
 from sync.operations import Kind, Operation, Shape
 from sync.records import state_operation
 from sync.schema import check_key
-from sync.segment import FLAG_STATE, pack
+from sync.segment import FLAG_STATE, pack_split
 
 RECORDS_PER_PAGE = 2_500
 _IMAGE_BYTES_PER_PAGE = 700 << 10
@@ -78,17 +78,8 @@ def baseline_page(
 
 
 def _page(sealer: Sealer, operations: list[Operation], token: bytes, cursor: int) -> BaselineResult:
-    return BaselineResult(_seal(sealer, operations) if operations else [], token, cursor)
-
-
-def _seal(sealer: Sealer, operations: list[Operation]) -> list[bytes]:
-    try:
-        return [sealer.seal(pack(operations), FLAG_STATE, 0)]
-    except TooLarge:
-        if len(operations) == 1:
-            raise
-        half = len(operations) // 2
-        return _seal(sealer, operations[:half]) + _seal(sealer, operations[half:])
+    pieces = pack_split(operations) if operations else ()
+    return BaselineResult([sealer.seal(packed, FLAG_STATE, 0) for packed in pieces], token, cursor)
 
 
 def _token(cursor: int, everything: bool, after: tuple[str, str] | None) -> bytes:

@@ -1,9 +1,10 @@
 """The cloud writes too: operations of its own replica, for resolved conflicts. They go where everybody's
 go.
 
-What always holds: its seqs are dense and persisted (as the last seq of an ordinary replica), its stamps
-come from a hybrid clock that has observed everything in the feed, its ``seen`` is the position just before
-the operation.
+What always holds: an operation passes the checks that a device's does before anything changes, for one that
+no reader accepts would stop everybody; its seqs are dense and persisted (as the last seq of an ordinary
+replica), its stamps come from a hybrid clock that has observed everything in the feed, its ``seen`` is the
+position just before the operation.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from cloud.ports import Transaction
 from cloud.rows import FeedRow, ReplicaRow
 from cloud.storage.fold import Held
 from cloud.stream.conflicts import Answer
+from sync import columns
+from sync.errors import InvalidValue, Malformed
 from sync.operations import Operation
-from sync.segment import GENESIS, pack
+from sync.segment import GENESIS, pack_split
 from sync.stamps import HybridClock
 
 
@@ -32,36 +35,50 @@ class CloudWriter:
         self._operations: list[Operation] = []
 
     def write(self, answer: Answer, key: str, held: Held) -> int:
-        """Make the operation and merge it into the record; its feed position."""
+        """Make the operation and merge it into the record; its feed position. Raises InvalidValue or TooLarge if no
+        valid operation says this, and has then changed nothing.
+        """
         if self._seq is None:
             row = self._tx.replica(self._fleet, self._replica)
             self._seq = row.last_seq if row else 0
-        self._seq += 1
         operation = Operation(
             replica=self._replica,
-            seq=self._seq,
+            seq=self._seq + 1,
             ts=answer.ts or self._clock.now(),
             seen=self.position,
             shape=answer.shape,
             key=key,
             values=answer.values,
         )
+        _check(operation)
+        self._seq += 1
         self.position += 1
         held.apply(operation, self.position)
         self._operations.append(operation)
         return self.position
 
     def finish(self, at_ms: int) -> list[FeedRow]:
-        """The feed row of what was written, if anything was."""
+        """The feed rows of what was written, if anything was: several if it is more than a segment holds."""
         if not self._operations or self._seq is None:
             return []
         row = ReplicaRow(self._replica, self._seq, GENESIS, self.position, at_ms)
         self._tx.put_replicas(self._fleet, [row])
-        packed = pack(self._operations)
+        rows = []
         first = self.position - len(self._operations) + 1
-        return [
-            FeedRow(
-                first, self.position, self._replica, False, packed.data, packed.plain_length,
-                packed.min_ts, packed.max_ts, at_ms, b"",
-            )
-        ]  # fmt: skip
+        for packed in pack_split(self._operations):
+            last = first + packed.count - 1
+            rows.append(
+                FeedRow(
+                    first, last, self._replica, False, packed.data, packed.plain_length,
+                    packed.min_ts, packed.max_ts, at_ms, b"",
+                )
+            )  # fmt: skip
+            first = last + 1
+        return rows
+
+
+def _check(operation: Operation) -> None:
+    try:
+        columns.decode(columns.encode([operation]))
+    except Malformed as error:
+        raise InvalidValue(f"no operation can write this: {error.message}") from error

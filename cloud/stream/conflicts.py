@@ -20,7 +20,8 @@ merge.
 fields. The rest comes back from the grave (``cloud.storage.fold``) by one PATCH of the cloud's. It is
 stamped right after the delete, not now: a third device's concurrent edit of an old field must win over the
 old value. Of several keep-all siblings one comes back. A counter comes back with its sum; a device that
-increments it later without having seen the delete brings its old total along once more.
+increments it later without having seen the delete brings its old total along once more. Each value comes
+back by the rule by which it was held, whatever the collection's rule for the field is by now.
 """
 
 from __future__ import annotations
@@ -206,11 +207,19 @@ def delete(collection: str) -> Answer:
     return Answer(Shape(Kind.DELETE, collection), ())
 
 
-def show(schema: CollectionSchema, record: Record, values: Mapping[str, Any], cloud: bytes) -> Answer | None:
-    """A PUT after which the record shows exactly these (normalised) values; None if it does already."""
+def show(
+    schema: CollectionSchema,
+    record: Record,
+    values: Mapping[str, Any],
+    cloud: bytes,
+    letter: Callable[[str], str] | None = None,
+) -> Answer | None:
+    """A PUT after which the record shows exactly these (normalised) values; None if it does already. ``letter`` says
+    by which rule each is written, if not by the schema's. Raises InvalidValue or TooLarge.
+    """
     if record.alive and record.values() == {name: v for name, v in values.items() if v is not None}:
         return None
-    names, rules, composed = compose(record, values, schema.rule_letter, cloud, replace=True)
+    names, rules, composed = compose(record, values, letter or schema.rule_letter, cloud, replace=True)
     return Answer(Shape(Kind.PUT, schema.name, names, rules), composed)
 
 
@@ -220,26 +229,23 @@ def before_delete(held: Held) -> Record:
 
 
 def bring_back(schema: CollectionSchema, held: Held, edited: Record | None, cloud: bytes) -> Answer | None:
-    """What the record had before its delete and has not now; None if that is nothing."""
+    """What the record had before its delete and has not now; None if that is nothing. Raises InvalidValue."""
     record = held.record
     if not held.grave:
         return None
+    before = edited or before_delete(held)
+    rules = before.shown_by()
     shown = record.values()
-    missing = {
-        name: value
-        for name, value in (edited or before_delete(held)).values().items()
-        if name not in record.lww and not same(shown.get(name), value)
-    }
-    for name in list(missing):
-        if schema.rule_letter(name) == "k":
-            if name in shown:
-                del missing[name]
-            else:
-                missing[name] = missing[name][-1]
+    missing = {}
+    for name, value in before.values().items():
+        rule = rules[name]
+        if name in record.lww or same(shown.get(name), value) or (rule in "lk" and name in shown):
+            continue
+        missing[name] = value[-1] if rule == "k" else value
     if not missing:
         return None
-    names, rules, values = compose(record, missing, schema.rule_letter, cloud, replace=False)
-    return Answer(Shape(Kind.PATCH, schema.name, names, rules), values, record.floor.ts + 1)
+    names, letters, values = compose(record, missing, rules.__getitem__, cloud, replace=False)
+    return Answer(Shape(Kind.PATCH, schema.name, names, letters), values, record.floor.ts + 1)
 
 
 def same(left: Any, right: Any) -> bool:

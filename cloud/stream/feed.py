@@ -13,7 +13,8 @@ pushes must not cost that each.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import compress
 from threading import Lock
 from typing import NamedTuple
 
@@ -21,11 +22,10 @@ import msgpack
 
 from cloud.ports import Reading
 from cloud.rows import FeedRow, Head
-from sync.errors import TooLarge
 from sync.keys import DeviceKey, KeyRing
 from sync.limits import SEGMENT_OPENED_BYTES_MAX, SEGMENT_SEALED_BYTES_MAX
 from sync.operations import Operation
-from sync.segment import FLAG_FEED, GENESIS, Packed, pack, seal_packed, unpack
+from sync.segment import FLAG_FEED, GENESIS, Packed, is_sealable, pack_split, seal_packed, unpack
 
 # What a device may have: (device id, collection, key) → whether. None: everything.
 Scope = Callable[[bytes, str, str], bool]
@@ -126,7 +126,7 @@ class PageBuilder:
         self._scope = scope
         self._segments: list[bytes] = []
         self._run: list[Operation] = []
-        self._run_first = 0
+        self._positions: list[int] = []
         self._run_bytes = 0
         self._run_plain = 0
 
@@ -165,13 +165,14 @@ class PageBuilder:
     def _pass_through(self, row: FeedRow) -> bool:
         self._end_run()
         packed = Packed(row.packed, row.plain_length, row.last - row.first + 1, row.min_ts, row.max_ts)
-        try:
-            self._add(packed, row.first, row.last)
-        except TooLarge:  # it just fitted its own segment; the clear meta is one too many
+        if is_sealable(packed):
+            self._segments.append(self._seal(packed, row.first, row.last))
+        else:  # it just fitted its own segment; the clear meta is one too many
             operations = self._cache.operations(self._sealer.incarnation, row)
-            half = (len(operations) + 1) // 2
-            self._add(pack(operations[:half]), row.first, row.first + half - 1)
-            self._add(pack(operations[half:]), row.first + half, row.last)
+            self._seal_run(operations, range(row.first, row.last + 1), row.last)
+        self._operations_left -= packed.count
+        self._bytes_left -= len(packed.data)
+        self._cursor = row.last
         return True
 
     def _join(self, operations: list[Operation], first: int, size: int, plain: int) -> bool:
@@ -183,13 +184,16 @@ class PageBuilder:
         self._operations_left -= len(operations)
         self._bytes_left -= size
         last = first + len(operations) - 1
+        positions: Sequence[int] = range(first, last + 1)
         if self._scope is not None:
             scope = self._scope
-            operations = [o for o in operations if scope(o.shape.collection, o.key)]
+            wanted = [scope(operation.shape.collection, operation.key) for operation in operations]
+            operations = list(compress(operations, wanted))
+            positions = list(compress(positions, wanted))
         if operations and not self._run:
-            self._run_first = first
             self._run_bytes = self._run_plain = 0
         self._run += operations
+        self._positions += positions
         self._run_bytes += size
         self._run_plain += plain
         self._cursor = last
@@ -198,26 +202,19 @@ class PageBuilder:
     def _end_run(self) -> None:
         if self._run:
             run, self._run = self._run, []
-            self._seal_run(run, self._run_first, self._cursor)
+            positions, self._positions = self._positions, []
+            self._seal_run(run, positions, self._cursor)
 
-    def _seal_run(self, run: list[Operation], first: int, last: int) -> None:
-        """The positions inside a run are not written, only what it covers; halves cover up to the same
-        end.
+    def _seal_run(self, run: list[Operation], positions: Sequence[int], last: int) -> None:
+        """In pieces, if one segment cannot hold it: each covers from its first operation to before the next
+        one's, the last one to ``last``.
         """
-        try:
-            self._segments.append(self._seal(pack(run), first, last))
-        except TooLarge:
-            if len(run) == 1:
-                raise
-            half = len(run) // 2
-            self._seal_run(run[:half], first, first)
-            self._seal_run(run[half:], first + 1, last)
-
-    def _add(self, packed: Packed, first: int, last: int) -> None:
-        self._segments.append(self._seal(packed, first, last))
-        self._operations_left -= packed.count
-        self._bytes_left -= len(packed.data)
-        self._cursor = last
+        start = 0
+        for packed in pack_split(run):
+            end = start + packed.count
+            through = positions[end] - 1 if end < len(run) else last
+            self._segments.append(self._seal(packed, positions[start], through))
+            start = end
 
     def _seal(self, packed: Packed, first: int, last: int) -> bytes:
         return self._sealer.seal(packed, FLAG_FEED, first, msgpack.packb([last]))

@@ -37,7 +37,7 @@ from cloud.storage.fold import Held, is_plain_write
 from cloud.stream.admission import acknowledge, admit, refusals, shown_segment
 from cloud.stream.cloud_writer import CloudWriter
 from cloud.stream.conflicts import Contest, Fleet
-from cloud.stream.rules import Judge, Judged, Resolver
+from cloud.stream.rules import Judge, Resolver
 from cloud.stream.schemas import SchemaBook
 from sync.errors import AgentDBError, InvalidValue, TooLarge
 from sync.limits import FUTURE_MS_MAX, OPERATION_BYTES_MAX
@@ -289,11 +289,13 @@ class _Push:
                 schema = self._book.get(collection)
                 judge = Judge(schema, key, contest.held, self._know_fleet(), self._context.resolvers)
                 for found in contest.found:
-                    self._record(writer, judge.judge(found), contest.held, key)
-
-    def _record(self, writer: CloudWriter, judged: Judged, held: Held, key: str) -> None:
-        at = writer.write(judged.answer, key, held) if judged.answer else 0
-        self._tx.add_conflict(self._context.fleet, judged.conflict._replace(at_ms=self._now_ms, resolution=at))
+                    try:
+                        judged = judge.judge(found)
+                        at = writer.write(judged.answer, key, contest.held) if judged.answer else 0
+                    except AgentDBError as error:  # the push has done nothing wrong
+                        judged, at = judge.leave_open(found, error), 0
+                    conflict = judged.conflict._replace(at_ms=self._now_ms, resolution=at)
+                    self._tx.add_conflict(self._context.fleet, conflict)
 
     def _write_records(self) -> None:
         rows = self._fresh

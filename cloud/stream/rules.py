@@ -1,18 +1,12 @@
 """What becomes of a conflict: the collection's rule is asked, the answer is recorded, and written if
 merging chose otherwise.
 
-===================
-============================================================================================ ``latest``
-the later stamp stands, as merging decided; nothing is written, except to bring a record back
-                    whose edit won over its delete
-``priority``        the device with the higher priority in the roster; between equals, the later stamp
-``resolver:NAME``   a Python function of the operator's decides; if it raises, gives something that the
-schema does not
-                    take, or is not registered, the later stamp stands and the conflict stays open, with
-                    the reason
-``manual``          the later stamp stands and the conflict stays open until somebody says otherwise
-(``settle``) ===================
-============================================================================================
+* ``latest``: the later stamp stands, as merging decided; nothing is written, except to bring a record back
+  whose edit won over its delete;
+* ``priority``: the device with the higher priority in the roster; between equals, the later stamp;
+* ``resolver:NAME``: a Python function of the operator's decides. If it raises, is not registered, or gives
+  something that the schema does not take, the later stamp stands and the conflict stays open, with the reason;
+* ``manual``: the later stamp stands and the conflict stays open until somebody says otherwise (``settle``).
 
 An earlier resolution counts in a later conflict as what it chose: with ``priority``, a third device is
 compared with the device that won, and nobody overrules a resolver or a person. What merely came back from
@@ -43,7 +37,8 @@ from cloud.stream.conflicts import (
     set_field,
     show,
 )
-from sync.errors import InvalidValue
+from sync.errors import AgentDBError, InvalidValue
+from sync.records import Record
 from sync.schema import CollectionSchema
 from sync.stamps import device_of
 
@@ -80,6 +75,7 @@ class Judge:
         self._resolvers = resolvers
 
     def judge(self, found: Open) -> Judged:
+        """Raises InvalidValue or TooLarge if what the rule decides cannot be written (``leave_open`` then)."""
         rule = self._schema.conflict
         if found.overtaken:
             return self._as_merged(found, note=OVERTAKEN)
@@ -89,6 +85,10 @@ class Judge:
             return self._by_resolver(found, rule.partition(":")[2])
         restored = self._restore(found)
         return self._as_merged(found, restored, state="open" if rule == "manual" else "resolved")
+
+    def leave_open(self, found: Open, error: AgentDBError) -> Judged:
+        """What merging decided stands until a person says otherwise."""
+        return self._as_merged(found, state="open", note=f"cannot be written: {error.message}"[:_NOTE_CHARACTERS_MAX])
 
     # -- rules ----------------------------------------------------------------------------------------------------
 
@@ -117,7 +117,8 @@ class Judge:
         elif found.edit_wins:
             answer = self._restore(found)
         else:
-            answer = show(self._schema, self._held.record, self._edited(found, claim), self._fleet.cloud)
+            edited = found.edited or before_delete(self._held)
+            answer = self._show_given(edited, {**edited.values(), **claim.value})
         return self._judged(found, winner, answer)
 
     def _by_resolver(self, found: Open, name: str) -> Judged:
@@ -159,10 +160,18 @@ class Judge:
             return None
         return set_field(self._schema.name, field, value)
 
-    def _edited(self, found: Open, claim: Claim) -> dict[str, Any]:
-        """The whole record as the edit would have it."""
-        whole = (found.edited or before_delete(self._held)).values()
-        return _given(self._schema, {**whole, **claim.value})
+    def _show_given(self, source: Record, shown: Mapping[str, Any]) -> Answer | None:
+        """What makes the record show what a reader saw of ``source``. Raises InvalidValue or TooLarge."""
+        letters = source.shown_by()
+        values: dict[str, Any] = {}
+        for name, value in shown.items():
+            if name not in letters:
+                letters[name] = _letter(self._schema, name, value)
+            if letters[name] == "l":
+                values[name] = value
+            elif value is not None:
+                values[name] = value[-1] if letters[name] == "k" else value
+        return show(self._schema, self._held.record, values, self._fleet.cloud, letters.__getitem__)
 
     def _priority(self, claim: Claim, position: int) -> int:
         if device_of(claim.replica) != device_of(self._fleet.cloud):
@@ -219,27 +228,26 @@ class Judge:
             claim = conflict.held if winner == "held" else conflict.came
             wanted = claim.value
             if conflict.field == FLOOR and not claim.delete:
-                wanted = _given(self._schema, {**self._whole(), **claim.value})
+                whole = self._whole()
+                answer = self._show_given(whole, {**whole.values(), **claim.value})
+                return self._by_hand(conflict, winner, answer)
         else:
             raise InvalidValue(f"cannot take {take!r}", hint="winner, loser or value")
-        answer = self._write(conflict.field, wanted)
+        return self._by_hand(conflict, winner, self._write(conflict.field, wanted))
+
+    def _by_hand(self, conflict: Conflict, winner: str, answer: Answer | None) -> Judged:
         return Judged(conflict._replace(state="resolved", winner=winner, note="decided by hand"), answer)
 
-    def _whole(self) -> dict[str, Any]:
-        """What the record shows, or showed before it was deleted."""
+    def _whole(self) -> Record:
+        """The record as it is, or was before it was deleted."""
         record = self._held.record
-        return record.values() if record.alive else before_delete(self._held).values()
+        return record if record.alive else before_delete(self._held)
 
 
-def _given(schema: CollectionSchema, shown: Mapping[str, Any]) -> dict[str, Any]:
-    """Shown values as a writer gives them: of keep-all siblings the newest, and of merged fields none that
-    is absent.
+def _letter(schema: CollectionSchema, name: str, value: Any) -> str:
+    """The rule by which a shown value that no record holds any more can be written again: the schema's, unless the
+    value was written before the field had it.
     """
-    out: dict[str, Any] = {}
-    for name, value in shown.items():
-        letter = schema.rule_letter(name)
-        if letter == "l":
-            out[name] = value
-        elif value is not None:
-            out[name] = value[-1] if letter == "k" else value
-    return out
+    letter = schema.rule_letter(name)
+    fits = type(value) is list if letter in "sk" else letter == "l" or type(value) in (int, float)
+    return letter if fits else "l"

@@ -36,8 +36,12 @@ _TYPES: dict[str, type[Any]] = {
     "bytes": bytes,
     "strings": list,
     "vector": bytes,
+    "none": type(None),
 }
 _PAGE = 1000
+# A put clears what a field held before it was declared to merge, or before the schema became strict: None is the one
+# last-writer value that such a field takes.
+CLEARED = FieldRule("none", "lww")
 
 
 class Verdict(NamedTuple):
@@ -147,20 +151,29 @@ class SchemaBook:
         checks = []
         for index, (field, letter) in enumerate(zip(shape.names, shape.rules, strict=True)):
             rule = schema.fields.get(field)
+            if letter == "l" and (schema.strict if rule is None else rule.merge != "lww"):
+                checks.append((index, field, CLEARED))
+                continue
             if letter != schema.rule_letter(field):
-                merge = rule.merge if rule else "lww"
-                return Verdict(SchemaMismatch(f"field {field!r} of {schema.name!r} merges by {merge!r}"))
-            if rule is None and schema.strict:
-                return Verdict(SchemaMismatch(f"collection {schema.name!r} has no field {field!r}"))
+                return Verdict(_misfit(schema, field))
             if rule is not None and rule.type in _TYPES and letter != "s":
                 checks.append((index, field, rule))
         plain = shape.kind != Kind.DELETE and shape.rules.count("l") == len(shape.rules)
         return Verdict(None, tuple(checks), plain)
 
 
+def _misfit(schema: CollectionSchema, field: str) -> SchemaMismatch:
+    rule = schema.fields.get(field)
+    if rule is None and schema.strict:
+        return SchemaMismatch(f"collection {schema.name!r} has no field {field!r}")
+    return SchemaMismatch(f"field {field!r} of {schema.name!r} merges by {rule.merge if rule else 'lww'!r}")
+
+
 def _check_value(schema: CollectionSchema, field: str, rule: FieldRule, value: Any) -> None:
     if value is None and rule.merge == "lww":
         return
+    if rule is CLEARED:
+        raise _misfit(schema, field)
     if type(value) is not _TYPES[rule.type] or (
         rule.type == "strings" and not all(type(item) is str for item in value)
     ):

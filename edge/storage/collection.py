@@ -200,8 +200,10 @@ class Collection:
 
     def _shown(self, values: Fields) -> Fields:
         vector = self._log.schemas[self.name].vector
-        if vector is not None and (packed := values.get(vector.field)) is not None:
-            values[vector.field] = unpack_vector(packed)
+        if vector is not None:
+            packed = values.get(vector.field)
+            if type(packed) is bytes and len(packed) == 4 * vector.dimensions:  # else written before the declaration
+                values[vector.field] = unpack_vector(packed)
         return values
 
 

@@ -11,10 +11,8 @@ from typing import NamedTuple
 
 from cloud.rows import FeedRow
 from cloud.storage.archive.manifest import RowRef
-from sync.errors import TooLarge
 from sync.keys import DeviceKey, KeyRing
-from sync.operations import Operation
-from sync.segment import FLAG_FEED, Packed, Sealed, pack, seal_packed, unpack
+from sync.segment import FLAG_FEED, Packed, Sealed, is_sealable, pack_split, seal_packed, unpack
 from sync.stamps import replica_id
 
 PASS_BYTES_MIN = 64 << 10
@@ -59,11 +57,26 @@ class FeedSegment(NamedTuple):
 def feed_segments(rows: Sequence[FeedRow], sealer: Sealer, previous: bytes) -> Iterator[FeedSegment]:
     """Raises Malformed if a row's columns are not what they should be."""
     for group in _groups(rows):
-        packed = _whole(group[0]) if len(group) == 1 else pack(_operations(group))
         refs = [RowRef(row.first, row.last, row.replica, row.state, row.at_ms, row.segment) for row in group]
-        for segment in _sealed(packed, refs, sealer, previous):
-            previous = segment.sealed.id
-            yield segment
+        first = group[0].first
+        for packed in _pieces(group):
+            last = first + packed.count - 1
+            sealed = sealer.seal(packed, first=first, previous=previous, flags=FLAG_FEED)
+            yield FeedSegment(sealed, _slice(refs, first, last))
+            previous, first = sealed.id, last + 1
+
+
+def _pieces(group: Sequence[FeedRow]) -> Iterator[Packed]:
+    """One, or several where one would be over a bound: a row may just have fitted its own segment, and small rows
+    together may hold more lists and maps than a segment may.
+    """
+    if len(group) == 1:
+        row = group[0]
+        packed = Packed(row.packed, row.plain_length, row.last - row.first + 1, row.min_ts, row.max_ts)
+        if is_sealable(packed):
+            yield packed
+            return
+    yield from pack_split([operation for row in group for operation in unpack(row.packed, row.plain_length)])
 
 
 def _groups(rows: Sequence[FeedRow]) -> Iterator[list[FeedRow]]:
@@ -93,27 +106,6 @@ def _groups(rows: Sequence[FeedRow]) -> Iterator[list[FeedRow]]:
         yield group
 
 
-def _sealed(packed: Packed, refs: list[RowRef], sealer: Sealer, previous: bytes) -> Iterator[FeedSegment]:
-    """One segment, or several where one would be too large (a row may be as large as a segment, and then some)."""
-    first = refs[0].first
-    try:
-        yield FeedSegment(sealer.seal(packed, first=first, previous=previous, flags=FLAG_FEED), refs)
-        return
-    except TooLarge:
-        if packed.count == 1:
-            raise
-    operations = unpack(packed.data, packed.plain_length)
-    half = len(operations) // 2
-    halves = (
-        (operations[:half], _slice(refs, first, first + half - 1)),
-        (operations[half:], _slice(refs, first + half, refs[-1].last)),
-    )
-    for part, inside in halves:
-        for segment in _sealed(pack(part), inside, sealer, previous):
-            previous = segment.sealed.id
-            yield segment
-
-
 def _slice(refs: list[RowRef], first: int, last: int) -> list[RowRef]:
     """The rows within these positions; one that is cut keeps its segment's id only where it ends."""
     return [
@@ -128,11 +120,3 @@ def _slice(refs: list[RowRef], first: int, last: int) -> list[RowRef]:
         for ref in refs
         if ref.first <= last and ref.last >= first
     ]
-
-
-def _whole(row: FeedRow) -> Packed:
-    return Packed(row.packed, row.plain_length, row.last - row.first + 1, row.min_ts, row.max_ts)
-
-
-def _operations(rows: Sequence[FeedRow]) -> list[Operation]:
-    return [operation for row in rows for operation in unpack(row.packed, row.plain_length)]

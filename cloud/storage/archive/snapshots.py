@@ -26,11 +26,11 @@ from cloud.storage.archive.errors import naming
 from cloud.storage.archive.manifest import PartRef, Snapshot
 from cloud.storage.archive.reader import ArchiveReader
 from sync.digest import StateDigest
-from sync.errors import BrokenChain, Malformed, TooLarge
+from sync.errors import BrokenChain, Malformed
 from sync.limits import OPERATION_BYTES_MAX
 from sync.operations import Kind, Operation, Shape
 from sync.records import fresh_image, state_operation
-from sync.segment import FLAG_STATE, GENESIS, Packed, SegmentHeader, open_segment, pack
+from sync.segment import FLAG_STATE, GENESIS, SegmentHeader, open_segment, pack_split
 
 PART_BYTES = 8 << 20
 _SEGMENT_RECORDS_MAX = 10_000
@@ -118,23 +118,12 @@ class _Builder:
 
     def _flush(self) -> None:
         if self._pending:
-            self._seal(self._pending)
+            for packed in pack_split(self._pending):
+                sealed = self._sealer.seal(packed, first=0, previous=self._previous, flags=FLAG_STATE)
+                self._previous = sealed.id
+                self._chunks += (_LENGTH.pack(len(sealed.data)), sealed.data)
+                self.size += len(sealed.data)
             self._pending, self._pending_bytes = [], 0
-
-    def _seal(self, operations: list[Operation]) -> None:
-        try:
-            packed: Packed = pack(operations)
-            sealed = self._sealer.seal(packed, first=0, previous=self._previous, flags=FLAG_STATE)
-        except TooLarge:
-            if len(operations) == 1:
-                raise
-            half = len(operations) // 2
-            self._seal(operations[:half])
-            self._seal(operations[half:])
-            return
-        self._previous = sealed.id
-        self._chunks += (_LENGTH.pack(len(sealed.data)), sealed.data)
-        self.size += len(sealed.data)
 
     def _shape(self, collection: str, names: tuple[str, ...]) -> Shape:
         shape = self._shapes.get((collection, names))
