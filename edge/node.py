@@ -195,7 +195,7 @@ class Edge:
         """Stay in sync in the background, through every loss of the network, until ``stop_sync`` or ``close``."""
         from edge.link.runner import LiveLink
 
-        if self._live is None:
+        if self._live is None or not self._live.running:
             self.projections.start()  # the log is trimmed as the cloud acknowledges it
             self._live = LiveLink(self._link(), url=url, on_progress=on_progress)
 

@@ -41,7 +41,9 @@ class Learn(NamedTuple):
 
 
 class Persist(NamedTuple):
-    """Whatever is not None: what the cloud acknowledged, what is about to be sent, which cloud and cursor hold now."""
+    """Whatever is not None, as in ``Position``: what the cloud acknowledged, what is about to be sent, which cloud and
+    cursor hold now.
+    """
 
     acked: tuple[int, bytes] | None = None
     sent: tuple[tuple[int, bytes], ...] | None = None
@@ -49,6 +51,7 @@ class Persist(NamedTuple):
     incarnation: bytes | None = None
     cursor: int | None = None
     repair: bool | None = None
+    own_until: int | None = None
 
 
 class Apply(NamedTuple):
@@ -71,7 +74,9 @@ class Position(NamedTuple):
 
     ``sent`` are the segments noted before sending, as (last seq, id), since the last ack: a request that was given up
     may still arrive, so any of them may be what the cloud holds. ``baseline`` is the token of a baseline under way,
-    ``repair`` says that the whole state has still to be pushed.
+    ``repair`` says that the whole state has still to be pushed. ``own_until`` is the last feed position up to which all
+    that stands there under this replica's name is known to be its own: a device is never sent its own operations, so
+    what a clone wrote under its name after that has passed it by.
     """
 
     replica: bytes
@@ -82,6 +87,7 @@ class Position(NamedTuple):
     incarnation: bytes
     baseline: bytes | None
     repair: bool = False
+    own_until: int = 0
 
 
 class SessionKeys(NamedTuple):

@@ -26,6 +26,7 @@
         ├── Unreachable         no answer in time; try again
         ├── ProtocolError       an answer that no correct peer gives
         ├── Unauthenticated     the request's signature, nonce or token was not accepted
+        │   └── StaleNonce      the nonce was used before: the store is a copy, or was restored
         └── Refused             understood, and denied
 
 ``code`` is stable and machine-readable, ``hint`` says what to do, ``retryable`` says whether the same call may succeed
@@ -149,15 +150,23 @@ class Unauthenticated(SyncError):
     code = "unauthenticated"
 
 
+class StaleNonce(Unauthenticated):
+    """``largest``: the largest nonce that was used, 0 if it is not known. The next request has to use a larger one."""
+
+    code = "stale-nonce"
+    retryable = True
+    largest = 0
+
+
 class Refused(SyncError):
     code = "refused"
 
 
 def by_code(code: str) -> type[AgentDBError]:
-    """The class whose ``code`` this is; ``SyncError`` for a code from a newer peer."""
+    """The class of this module whose ``code`` this is; ``SyncError`` for one that no peer of this version sends."""
     found: list[type[AgentDBError]] = [AgentDBError]
     for cls in found:
         if cls.code == code:
             return cls
-        found.extend(cls.__subclasses__())
+        found.extend(sub for sub in cls.__subclasses__() if sub.__module__ == __name__)
     return SyncError

@@ -1,7 +1,8 @@
 """What follows from a handshake: a pure comparison of what the device remembers with what the cloud holds.
 
 * **renew**: the cloud holds more of this replica than its log has, or another segment at the same place. Somebody else
-  wrote under this name: the store was restored from a copy, or cloned. Go on as a new replica.
+  wrote under this name: the store was restored from a copy, or cloned. Go on as a new replica, repair, and read the
+  feed again from where all that stood there under the old name was surely our own.
 * **repair**: the cloud was restored to an earlier time: it knows less than it acknowledged, or its present life began
   before our cursor. Push the whole state, which merging makes safe, and read the feed again from where both agree.
 * **adopt**: what the cloud holds is what is acknowledged. That covers a lost ack.
@@ -12,7 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sync.effects import Position
-from sync.messages import Welcome
+from sync.messages import PROTOCOL_VERSIONS, Hello, Welcome
 from sync.segment import GENESIS
 from sync.stamps import incarnation_of
 
@@ -20,23 +21,37 @@ RENEW, REPAIR, ADOPT = "renew", "repair", "adopt"
 
 
 class Verdict(NamedTuple):
-    """``cursor``: after a repair, where the feed is read from (None: as it was). ``baseline``: begin one (again)."""
+    """``cursor``: after a repair, where the feed is read from. ``baseline``: begin one (again)."""
 
     action: str
-    cursor: int | None = None
+    cursor: int = 0
     baseline: bool = False
 
 
 class Repair:
-    """Where a repair by state stands; ``cursor`` is where the feed is read from afterwards (None: as it was)."""
+    """Where a repair by state stands; ``cursor`` is where the feed is read from afterwards."""
 
-    def __init__(self, cursor: int | None, incarnation: bytes) -> None:
+    def __init__(self, cursor: int, incarnation: bytes) -> None:
         self.cursor = cursor
         self.incarnation = incarnation
         self.previous = GENESIS
         self.after: tuple[str, str] | None = None
         self.next_after: tuple[str, str] | None = None
         self.last = False
+
+
+def greeting(position: Position, fleet: bytes) -> Hello:
+    """What the device says first: what it has, and what it believes the cloud has."""
+    return Hello(
+        list(PROTOCOL_VERSIONS),
+        fleet,
+        position.replica,
+        position.head_seq,
+        position.acked[0],
+        position.acked[1],
+        position.cursor,
+        position.incarnation,
+    )
 
 
 def compare(position: Position, welcome: Welcome) -> Verdict:
@@ -51,7 +66,8 @@ def compare(position: Position, welcome: Welcome) -> Verdict:
     lost_feed = position.cursor > (welcome.restored_head if other_life else welcome.head)
     lost_ours = welcome.last_seq < position.acked[0] or (other_life and not ours)
     if lost_feed or lost_ours or position.repair:
-        return Verdict(REPAIR, min(position.cursor, welcome.restored_head, welcome.head) if lost_feed else None)
+        known = (position.cursor, position.own_until)
+        return Verdict(REPAIR, min(*known, welcome.restored_head, welcome.head) if lost_feed else min(known))
     wanted = welcome.baseline and position.baseline is None
     return Verdict(ADOPT, baseline=wanted or (other_life and position.baseline is not None))
 

@@ -1,12 +1,12 @@
 """When to try again: exponential backoff with full jitter.
 
 Source: Marc Brooker, *Exponential Backoff And Jitter*, AWS Architecture Blog, 2015 ("full jitter": uniform between 0
-and
-the exponential bound), which spreads a fleet that comes back all at once.
+and the exponential bound), which spreads a fleet that comes back all at once.
 """
 
 from __future__ import annotations
 
+from sync.limits import RETRY_AFTER_MS_MAX
 from sync.ports import RandomSource
 
 
@@ -21,10 +21,12 @@ class Backoff:
         self.failures = 0
 
     def next_ms(self, at_least_ms: int = 0) -> int:
-        """The delay before the next try, after one more failure. ``at_least_ms``: what the peer asked for."""
+        """The delay before the next try, after one more failure. ``at_least_ms``: what the peer asked for; it is heard
+        up to ten minutes, so that one wrong answer parks no device for good.
+        """
         bound = min(self._cap_ms, self._base_ms << min(self.failures, 20))
         self.failures += 1
-        return max(at_least_ms, self._floor_ms, int(self._random.uniform() * bound))
+        return max(min(at_least_ms, RETRY_AFTER_MS_MAX), self._floor_ms, int(self._random.uniform() * bound))
 
     def reset(self) -> None:
         self.failures = 0

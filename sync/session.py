@@ -46,7 +46,7 @@ from sync.effects import (
 )
 from sync.errors import AgentDBError, BrokenChain, CorruptStore, ProtocolError, TooLarge, UnsupportedVersion
 from sync.flights import Flights
-from sync.handshake import RENEW, REPAIR, Repair, compare, is_pristine
+from sync.handshake import RENEW, REPAIR, Repair, compare, greeting, is_pristine
 from sync.keys import unwrap
 from sync.limits import LONG_POLL_MS_MAX
 from sync.messages import (
@@ -54,7 +54,6 @@ from sync.messages import (
     Answer,
     BaselinePage,
     Failure,
-    Hello,
     Message,
     Pull,
     PullBaseline,
@@ -140,12 +139,8 @@ class SyncSession:
         if not operations:
             raise CorruptStore("the delta log has lost operations that were not pushed yet", hint="run verify")
         position = self.position
-        try:
-            sealed = self._seal(operations, position.acked[0] + 1, position.acked[1] or GENESIS, 0)
-        except TooLarge:
-            if len(operations) == 1:
-                raise
-            self._push_size = max(1, len(operations) // 2)
+        sealed = self._seal(operations, position.acked[0] + 1, position.acked[1] or GENESIS, 0)
+        if sealed is None:
             return
         self._sealed = sealed
         self._push_size = min(self._limits.push_operations, self._push_size * 2)
@@ -161,13 +156,9 @@ class SyncSession:
         if not operations:
             self._repaired(repair, self.position.acked)
             return
-        try:
-            flags = FLAG_STATE | (FLAG_LAST if after is None else 0)
-            self._sealed = self._seal(operations, self.position.acked[0], repair.previous, flags)
-        except TooLarge:
-            if len(operations) == 1:
-                raise
-            self._push_size = max(1, len(operations) // 2)
+        flags = FLAG_STATE | (FLAG_LAST if after is None else 0)
+        self._sealed = self._seal(operations, self.position.acked[0], repair.previous, flags)
+        if self._sealed is None:
             return
         repair.next_after = after
         repair.last = after is None
@@ -200,6 +191,7 @@ class SyncSession:
                 incarnation=position.incarnation if effect.incarnation is None else effect.incarnation,
                 cursor=position.cursor if effect.cursor is None else effect.cursor,
                 repair=position.repair if effect.repair is None else effect.repair,
+                own_until=position.own_until if effect.own_until is None else effect.own_until,
             )
             if effect.sent and self._sealed and self.connected:
                 self._send(PUSH, Push(self._sealed.data))
@@ -207,6 +199,15 @@ class SyncSession:
             cursor = position.cursor if effect.cursor is None else effect.cursor
             position = position._replace(cursor=cursor, baseline=effect.baseline)
         self.position = position
+
+    def interrupt(self, position: Position, error: AgentDBError, wait_ms: int) -> None:
+        """An effect could not be carried out. Begin again with a handshake, not before ``wait_ms``, from ``position``,
+        what is durable. Answers to what was under way are ignored.
+        """
+        self._waiting.clear()
+        self._effects.clear()
+        self.position = position
+        self._disconnect(error, wait_ms)
 
     def wake_ms(self) -> int | None:
         """How long until ``tick`` + ``ready`` can do something by themselves; None: only an event can."""
@@ -234,18 +235,7 @@ class SyncSession:
     def _plan(self) -> None:
         if not self.connected:
             if not self._flights and self._now_ms >= self._not_before_ms:
-                position = self.position
-                hello = Hello(
-                    list(PROTOCOL_VERSIONS),
-                    self._keys.fleet,
-                    position.replica,
-                    position.head_seq,
-                    position.acked[0],
-                    position.acked[1],
-                    position.cursor,
-                    position.incarnation,
-                )
-                self._send(PUSH, hello)
+                self._send(PUSH, greeting(self.position, self._keys.fleet))
             return
         if PUSH not in self._flights and not self._loading:
             self._plan_push()
@@ -319,7 +309,7 @@ class SyncSession:
             held = (welcome.last_seq, welcome.last_segment)
             sent = None if held == position.acked else ()
             refusals = tuple(welcome.refusals)
-            self._effects.append(Persist(held, sent, refusals, welcome.incarnation))
+            self._effects.append(Persist(held, sent, refusals, welcome.incarnation, own_until=welcome.head))
             if verdict.baseline:
                 self._effects.append(Apply([], None, b""))
 
@@ -349,7 +339,8 @@ class SyncSession:
         first, last = sealed.header.first_seq, sealed.header.last_seq
         if not all(first <= refusal.seq <= last for refusal in ack.refusals):
             raise ProtocolError("the cloud refused operations that were not sent")
-        self._effects.append(Persist(acked=(ack.last_seq, ack.last_segment), sent=(), refusals=tuple(ack.refusals)))
+        acked = (ack.last_seq, ack.last_segment)
+        self._effects.append(Persist(acked, (), tuple(ack.refusals), own_until=ack.head))
 
     def _repaired(self, repair: Repair, acked: tuple[int, bytes]) -> None:
         self._repair = None
@@ -370,19 +361,26 @@ class SyncSession:
         self.head = page.head
         self._effects.append(Apply(operations, None if page.next else page.cursor, page.next or None))
 
-    def _seal(self, operations: Sequence[Operation], first_seq: int, previous: bytes, flags: int) -> Sealed:
+    def _seal(self, operations: Sequence[Operation], first_seq: int, previous: bytes, flags: int) -> Sealed | None:
+        """None if they are too many for one segment: fewer are loaded then."""
         keys, replica = self._keys, self.position.replica
-        return seal(
-            operations,
-            fleet=keys.fleet,
-            stream=replica,
-            replica=replica,
-            first_seq=first_seq,
-            previous=previous,
-            ring=keys.ring,
-            signer=keys.device,
-            flags=flags,
-        )
+        try:
+            return seal(
+                operations,
+                fleet=keys.fleet,
+                stream=replica,
+                replica=replica,
+                first_seq=first_seq,
+                previous=previous,
+                ring=keys.ring,
+                signer=keys.device,
+                flags=flags,
+            )
+        except TooLarge:
+            if len(operations) == 1:
+                raise
+            self._push_size = max(1, len(operations) // 2)
+            return None
 
     def _send(self, lane: str, message: Message) -> None:
         self._effects.append(self._flights.depart(lane, message))

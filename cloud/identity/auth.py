@@ -20,6 +20,10 @@ a larger upper part), and the store takes no smaller one: two workers cannot bot
 forget the last few (``Store.writing(durable=False)``): what could then be repeated is idempotent by protocol, and a
 disk sync for every long poll would be a high price for that.
 
+A store that was restored or copied has old nonces. Its request is refused, and told the largest nonce that was used
+(header ``Replay-Nonce``, as in RFC 8555 §6.5): who could sign it may know. It goes on from there, and its handshake
+then says what else it has missed.
+
 Enrollment is not signed this way: it carries a join token and a proof of its own (``cloud.identity.enrollment``).
 """
 
@@ -39,12 +43,12 @@ from http_message_signatures import (
 from http_message_signatures.algorithms import ED25519
 
 from cloud.ports import Caller, Store, Transaction
-from sync.errors import Unauthenticated
+from sync.errors import StaleNonce, Unauthenticated
+from sync.limits import NONCE_MAX
 
 CONTENT_TYPE = "application/vnd.agentdb+msgpack"
 TAG = "agentdb"
-WINDOW = 16
-NONCE_MAX = (1 << (63 - WINDOW)) - 1
+WINDOW = 16  # NONCE_MAX << WINDOW still fits a signed integer of 64 bits
 
 _FIELDS = ("content-type", "content-digest", "signature-input", "signature")
 _FIELD_CHARACTERS_MAX = 512
@@ -79,13 +83,16 @@ class Claimed(NamedTuple):
             raise Unauthenticated("the body is not the one that was signed", hint=_HINT) from error
 
     def consume(self, tx: Transaction) -> None:
-        """Use the nonce. Raises Unauthenticated if it was used before, or is too old to tell."""
-        state = accept_nonce(tx.nonce(self.caller.device), self.nonce)
+        """Use the nonce. Raises StaleNonce if it was used before, or is too old to tell."""
+        held = tx.nonce(self.caller.device)
+        state = accept_nonce(held, self.nonce)
         if state is None or not tx.advance_nonce(self.caller.device, state):
-            raise Unauthenticated(
+            error = StaleNonce(
                 f"nonce {self.nonce} was used before, or is more than {WINDOW} behind",
-                hint="a copied store shares its nonces with the original: enroll the copy with a key of its own",
+                hint="use a larger one than the answer's Replay-Nonce; a store that is a copy, or was restored, does",
             )
+            error.largest = held >> WINDOW
+            raise error
 
 
 class Authenticator:

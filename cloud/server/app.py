@@ -38,6 +38,7 @@ from sync.errors import (
     Malformed,
     NotFound,
     Refused,
+    StaleNonce,
     StorageError,
     TooLarge,
     Unauthenticated,
@@ -60,6 +61,7 @@ from sync.messages import (
 )
 from sync.ports import Clock
 
+NONCE_HEADER = "Replay-Nonce"
 logger = logging.getLogger(__name__)
 
 ENROLL_PATH, SYNC_PATH, HEALTH_PATH = "/v1/enroll", "/v1/sync", "/v1/health"
@@ -254,7 +256,10 @@ class Service:
             return _respond(Failure(error.code, reason, "", retryable=True), 503 if error.retryable else 500)
         except AgentDBError as error:
             status = next((status for kind, status in _STATUS if isinstance(error, kind)), 400)
-            return _respond(Failure.of(error, RETRY_AFTER_MS if status == 503 else 0), status)
+            response = _respond(Failure.of(error, RETRY_AFTER_MS if status == 503 else 0), status)
+            if isinstance(error, StaleNonce):
+                response.headers[NONCE_HEADER] = str(error.largest)
+            return response
         except web.HTTPException as error:
             failure = Failure("not-found" if error.status == 404 else "protocol", error.reason, "", retryable=False)
             return _respond(failure, error.status)

@@ -36,7 +36,7 @@ from cloud.rows import DeadLetter, FeedRow, Head, RecordRow, ReplicaRow
 from cloud.storage.fold import Held, is_plain_write
 from cloud.stream.admission import acknowledge, admit, refusals, shown_segment
 from cloud.stream.cloud_writer import CloudWriter
-from cloud.stream.conflicts import Contest, Fleet
+from cloud.stream.conflicts import Contest, Fleet, set_field
 from cloud.stream.rules import Judge, Resolver
 from cloud.stream.schemas import SchemaBook
 from sync.errors import AgentDBError, InvalidValue, TooLarge
@@ -105,6 +105,7 @@ class _Push:
         self._fresh: dict[tuple[str, str], RecordRow] = {}
         self._contests: dict[tuple[str, str], Contest] = {}
         self._fleet: Fleet | None = None
+        self._misdeclared: set[str] = set()
 
     def run(self) -> Ingested:
         self._look_up()
@@ -115,13 +116,17 @@ class _Push:
                     take(operation)
                 except AgentDBError as error:
                     self._refuse(operation, error)
+                    if operation.shape.collection == COLLECTIONS:
+                        self._misdeclared.add(operation.key)
         changed = not self._state or any(c.held.changed for c in self._contests.values()) or bool(self._fresh)
         feed = self._feed_row() if changed and self._accepted else []
-        max_ts = max((operation.ts for operation in self._accepted), default=0)
+        heard = self._accepted if not self._misdeclared else self._opened.operations
+        max_ts = max((operation.ts for operation in heard if operation.ts <= self._latest_ts), default=0)
         clock = HybridClock(self._context.clock, max(self._head.clock, max_ts))
         position = feed[-1].last if feed else self._head.position
         writer = CloudWriter(self._tx, self._context.fleet, self._context.cloud, clock, position)
         self._answer_conflicts(writer)
+        self._declare_again(writer)
         self._write_records()
         feed += writer.finish(self._now_ms)
         self._tx.append_feed(self._context.fleet, feed)
@@ -296,6 +301,18 @@ class _Push:
                         judged, at = judge.leave_open(found, error), 0
                     conflict = judged.conflict._replace(at_ms=self._now_ms, resolution=at)
                     self._tx.add_conflict(self._context.fleet, conflict)
+
+    def _declare_again(self, writer: CloudWriter) -> None:
+        """A device whose declaration was refused has it still, and later than the fleet's: it would go on by it, and
+        have all its writes refused. So the fleet's is said once more, later than the device's.
+        """
+        for name in sorted(self._misdeclared):
+            if name not in self._known[COLLECTIONS]:
+                continue
+            held = self._contest(COLLECTIONS, name).held
+            spec = held.record.values().get("spec")
+            if spec is not None:
+                writer.write(set_field(COLLECTIONS, "spec", spec), name, held)
 
     def _write_records(self) -> None:
         rows = self._fresh

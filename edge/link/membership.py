@@ -1,8 +1,7 @@
 """Joining a fleet, and what a device keeps of it: the cloud's identity, the URL, the fleet's epoch keys.
 
 A join token (``agentdb1.…``, docs/FORMAT.md) carries the fingerprint of the fleet's cloud, so that whoever answers at
-the
-URL must hold the keys that the token's author meant. What is kept: ``meta["fleet"]`` in the delta log (public) and
+the URL must hold the keys that the token's author meant. What is kept: ``meta["fleet"]`` in the delta log (public) and
 ``keys/fleet.keys`` (0600: epoch → key).
 
 What always holds: a lost answer costs nothing (the same token with the same device key is answered the same again); a

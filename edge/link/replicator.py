@@ -2,18 +2,18 @@
 
 It is one asyncio task; the work it does itself (sealing, merging a page) is short, bounded by the session's limits, and
 runs between awaits, so requests of both lanes overlap with it. ``Edge`` runs it in a thread of its own; an agent's
-reads
-and writes never wait for it except for the write lock of one page.
+reads and writes never wait for it except for the write lock of one page.
 
 What always holds: effects are carried out one by one in their order, and ``advance`` is called only after the delta
-log's
-transaction has committed. Whatever is under way when it is stopped or killed is repeated or recognised by the next
-session's handshake.
+log's transaction has committed. Whatever is under way when it is stopped or killed is repeated or recognised by the
+next session's handshake. A live link survives a disk that fails for a while (full, busy) as it does a lost network:
+the session begins again from what is durable. Only a damaged log ends it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,20 +22,30 @@ from edge.link.transport import Transport
 from edge.storage import link_state
 from edge.storage.delta_log import DeltaLog
 from sync.effects import Apply, Effect, Learn, Load, LoadState, NewIncarnation, Persist, Send, SessionLimits
-from sync.errors import AgentDBError, NotFound, Refused, Unauthenticated, Unreachable, UnsupportedVersion
+from sync.errors import (
+    AgentDBError,
+    CorruptStore,
+    NotFound,
+    Refused,
+    StorageError,
+    Unauthenticated,
+    Unreachable,
+    UnsupportedVersion,
+)
 from sync.messages import Answer
 from sync.ports import Clock, RandomSource
+from sync.schedule import Backoff
 from sync.session import SyncSession
 
 CLOCK_ERROR_MS = 1_000
+_log = logging.getLogger("agentdb.edge")
 # No handshake mends these; anything else, a broken chain or a damaged segment among them, may go well the next time.
 _HOPELESS = (Unauthenticated, Refused, UnsupportedVersion, NotFound)
 
 
 class Progress(NamedTuple):
     """Counted since the replicator was made: operations pushed and pulled, refused ones, handshakes; ``behind`` is how
-    many
-    feed positions are still to come, ``pending`` how many local operations are not acknowledged.
+    many feed positions are still to come, ``pending`` how many local operations are not acknowledged.
     """
 
     pushed: int
@@ -67,6 +77,7 @@ class Replicator:
         self._transport = transport
         self._clock = clock
         self._live = live
+        self._backoff = Backoff(random)
         self._on_progress = on_progress
         self._keys = session_keys(log, store)
         self._session = SyncSession(link_state.load_position(log), self._keys, random, live=live, limits=limits)
@@ -109,9 +120,15 @@ class Replicator:
         self._loop = asyncio.get_running_loop()
         self._log.listeners.append(self._wake)
         started = self._clock.monotonic_ms()
+        failure: AgentDBError | None = None
         try:
             while not self._stopping:
-                busy = self._step()
+                try:
+                    busy = self._step()
+                except AgentDBError as error:
+                    if not self._live or isinstance(error, CorruptStore):
+                        raise
+                    busy = self._begin_again(error)
                 if not self._live:
                     if self._session.idle:
                         break
@@ -119,14 +136,29 @@ class Replicator:
                 if not busy:
                     await self._wait(started, timeout_ms)
                 await asyncio.sleep(0)
+        except AgentDBError as error:
+            failure = error
+            raise
         finally:
             self._log.listeners.remove(self._wake)
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._transport.close()
-            self._note()
+            self._note(failure)
         return self.progress
+
+    def _begin_again(self, error: AgentDBError) -> bool:
+        """After an effect that failed. False: there is nothing to do for a while."""
+        _log.warning("sync: %s; trying again", error)
+        wait_ms = self._backoff.next_ms()
+        try:
+            position = link_state.load_position(self._log)
+        except StorageError:  # the session's own is older than the log by what was under way: the handshake tells
+            position = self._session.position
+        self._session.interrupt(position, error, wait_ms)
+        self._note()
+        return False
 
     def _step(self) -> bool:
         """Take what has arrived, carry out what is ready. Returns whether there was anything."""
@@ -177,6 +209,7 @@ class Replicator:
         elif isinstance(effect, Apply):
             log.apply(effect.operations, cursor=effect.cursor, baseline=effect.baseline)
             self._pulled += len(effect.operations)
+            self._backoff.reset()
         elif isinstance(effect, NewIncarnation):
             session.reincarnated(log.new_incarnation())
         session.advance(effect)
@@ -205,26 +238,31 @@ class Replicator:
 
     def _check_hopeless(self, started: int, timeout_ms: int | None) -> None:
         error = self._session.error
-        if isinstance(error, _HOPELESS):
+        if isinstance(error, _HOPELESS) and not error.retryable:
             raise error
         if timeout_ms is not None and self._clock.monotonic_ms() - started >= timeout_ms:
             raise error or Unreachable(
                 f"not in sync after {timeout_ms / 1000:.0f} s", hint="what has arrived is kept; run sync again"
             )
 
-    def _note(self) -> None:
-        """Keep the state of the link for ``status``, when it changes."""
+    def _note(self, failure: AgentDBError | None = None) -> None:
+        """Keep the state of the link for ``status``, when it changes. ``failure`` is what ended it."""
         session = self._session
-        noted = (session.connected, session.error.message if session.error else "")
-        if noted != self._noted:
-            self._noted = noted
-            state: dict[str, Any] = {
-                "at_ms": self._clock.wall_ms(),
-                "connected": noted[0],
-                "error": noted[1],
-                "hint": session.error.hint if session.error else "",
-            }
+        error = failure or session.error
+        noted = (session.connected and failure is None, error.message if error else "")
+        if noted == self._noted:
+            return
+        state: dict[str, Any] = {
+            "at_ms": self._clock.wall_ms(),
+            "connected": noted[0],
+            "error": noted[1],
+            "hint": error.hint if error else "",
+        }
+        try:
             self._log.meta_set("sync", state)
+            self._noted = noted
+        except StorageError as unwritable:  # status is behind until the disk is well; nothing else is
+            _log.warning("sync: the link's state cannot be noted: %s", unwritable)
 
     def _wake(self) -> None:
         if self._loop is not None:

@@ -1,9 +1,8 @@
 """The link as the device's owner uses it: join a fleet, sync once, or stay in sync in the background.
 
 ``join`` and ``sync_once`` block until done; ``LiveLink`` owns a thread with an event loop in which a live replicator
-runs
-until it is stopped. A failure of the network is never an error of the agent: the live link tries again for ever, and
-``status`` says what is wrong.
+runs until it is stopped. A failure of the network, or of a disk that is full for a while, is never an error of the
+agent: the live link tries again for ever, and ``status`` says what is wrong.
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ class Link:
 
     def join(self, token_text: str, name: str, url: str | None = None) -> Membership:
         """Enroll with a join token; idempotent. ``url`` overrides the token's. Raises InvalidValue, Refused,
-        Unreachable,
-        ProtocolError, InvalidConfig.
+        Unreachable, ProtocolError, InvalidConfig.
         """
         token = parse_token(token_text)
         target = url or self.config.sync_url or token.url
@@ -113,6 +111,11 @@ class LiveLink:
     @property
     def idle(self) -> bool:
         return self._replicator.idle
+
+    @property
+    def running(self) -> bool:
+        """False once something ended it that trying again does not mend; ``failure`` says what."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Ends the link; what is under way is taken up again by the next one. Raises what ended it before, if

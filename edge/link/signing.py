@@ -24,7 +24,7 @@ from http_message_signatures.algorithms import ED25519
 
 from sync.errors import InvalidValue
 from sync.keys import DeviceKey
-from sync.limits import INT_MAX
+from sync.limits import NONCE_MAX
 
 CONTENT_TYPE = "application/vnd.agentdb+msgpack"
 TAG = "agentdb"
@@ -53,10 +53,10 @@ def sign_request(key: DeviceKey, nonce: int, method: str, path: str, body: bytes
     """The headers to send with ``body``: Content-Type, Content-Digest, Signature-Input, Signature.
 
     ``path`` is what stands in the request line, without a query. Raises InvalidValue for a nonce outside
-    1 … 2**63 - 1 or a path with a query.
+    1 … 2**47 - 1 or a path with a query.
     """
-    if not 0 < nonce <= INT_MAX:
-        raise InvalidValue(f"a nonce is between 1 and 2**63 - 1, not {nonce}")
+    if not 0 < nonce <= NONCE_MAX:
+        raise InvalidValue(f"a nonce is between 1 and 2**47 - 1, not {nonce}")
     if not path.startswith("/") or "?" in path or "#" in path:
         raise InvalidValue(f"a signed path is absolute and has no query: {path!r}")
     message = _Message(method, f"http://device{path}", {"Content-Type": CONTENT_TYPE})
@@ -82,7 +82,8 @@ def sign_request(key: DeviceKey, nonce: int, method: str, path: str, body: bytes
 class Nonces:
     """Increasing nonces that survive a crash: a block is reserved durably before its first number is used.
 
-    After a restart the rest of the block is skipped; the cloud accepts any jump ahead. Thread-safe.
+    After a restart the rest of the block is skipped; the cloud accepts any jump ahead. A store that was restored or
+    copied has old ones: the cloud then says which was used last, and ``skip`` goes on from there. Thread-safe.
 
     ``reserved`` is the number last given to ``reserve`` in an earlier life (0 for a new device); ``reserve``
     must have made its argument durable when it returns.
@@ -94,6 +95,16 @@ class Nonces:
         self._reserve = reserve
         self._block = block
         self._lock = Lock()
+
+    def skip(self, used: int) -> bool:
+        """Go on after ``used``, which somebody with the same key has used. False, and nothing done, if no honest
+        server would say so: whoever could make a device use up its nonces would silence it for good.
+        """
+        if not 0 < used <= NONCE_MAX // 2:
+            return False
+        with self._lock:
+            self._last = max(self._last, used)
+        return True
 
     def next(self) -> int:
         with self._lock:

@@ -1,9 +1,9 @@
 """Transports: one message to the cloud, one answer back. The session decides what; this decides how.
 
 ``HttpTransport`` speaks HTTP/1.1 through aiohttp: ``POST /v1/sync`` with the request signed (``edge.link.signing``),
-``POST /v1/enroll`` unsigned. Every request has a bound in time and size. There are no retries in here: a failure is
-told to
-the session, which makes a new handshake after a backoff, so nothing is ever repeated blindly.
+``POST /v1/enroll`` unsigned. Every request has a bound in time and size. There are no retries in here but of a request
+that the cloud refused unread, because of its nonce: a failure is told to the session, which makes a new handshake
+after a backoff, so nothing is ever repeated blindly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from edge.link.signing import CONTENT_TYPE, Nonces, sign_request
-from sync.errors import AgentDBError, InvalidConfig, ProtocolError, Unreachable
+from sync.errors import AgentDBError, InvalidConfig, ProtocolError, StaleNonce, Unreachable
 from sync.keys import DeviceKey
 from sync.limits import MESSAGE_BYTES_MAX
 from sync.messages import Answer, Enroll, Enrolled, Failure, Message, Pull, decode, encode
@@ -25,6 +25,9 @@ from sync.messages import Answer, Enroll, Enrolled, Failure, Message, Pull, deco
 SYNC_PATH, ENROLL_PATH = "/v1/sync", "/v1/enroll"
 CONNECT_S_MAX = 10.0
 REQUEST_S_MAX = 60.0
+NONCE_HEADER = "Replay-Nonce"
+# A copy and its original that are both running push each other on.
+_NONCE_TRIES_MAX = 3
 
 
 class Transport(Protocol):
@@ -46,9 +49,16 @@ class HttpTransport:
 
     async def exchange(self, message: Message) -> Answer:
         body = encode(message)
-        headers = sign_request(self._key, self._nonces.next(), "POST", SYNC_PATH, body)
         wait_s = message.wait_ms / 1000 if isinstance(message, Pull) else 0.0
-        return await _post(self._session(), self._base + SYNC_PATH, body, headers, REQUEST_S_MAX + wait_s)
+        tries = _NONCE_TRIES_MAX
+        while True:
+            headers = sign_request(self._key, self._nonces.next(), "POST", SYNC_PATH, body)
+            url = self._base + SYNC_PATH
+            answer, used = await _post(self._session(), url, body, headers, REQUEST_S_MAX + wait_s)
+            stale = isinstance(answer, Failure) and answer.code == StaleNonce.code
+            tries -= 1
+            if not stale or not tries or not self._nonces.skip(used):
+                return answer
 
     async def close(self) -> None:
         if self._client is not None:
@@ -65,7 +75,9 @@ async def enroll(url: str, request: Enroll, *, allow_plain_http: bool = False) -
     """Send the request once. Raises what the cloud refused it with, Unreachable or ProtocolError."""
     base = check_url(url, allow_plain_http=allow_plain_http)
     async with _client() as client:
-        answer = await _post(client, base + ENROLL_PATH, encode(request), {"Content-Type": CONTENT_TYPE}, REQUEST_S_MAX)
+        answer, _ = await _post(
+            client, base + ENROLL_PATH, encode(request), {"Content-Type": CONTENT_TYPE}, REQUEST_S_MAX
+        )
     if isinstance(answer, Failure):
         raise answer.error()
     if not isinstance(answer, Enrolled):
@@ -103,19 +115,21 @@ def _client() -> aiohttp.ClientSession:
 
 async def _post(
     client: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str], total_s: float
-) -> Answer:
+) -> tuple[Answer, int]:
+    """The answer, and the largest nonce of this device's that the server has seen, 0 if it does not say."""
     timeout = aiohttp.ClientTimeout(total=total_s, connect=CONNECT_S_MAX)
     try:
         async with client.post(url, data=body, headers=headers, timeout=timeout, allow_redirects=False) as response:
             data = await _read(response)
             status, content_type = response.status, response.content_type
+            used = response.headers.get(NONCE_HEADER, "")
     except ssl.SSLCertVerificationError as error:
         raise ProtocolError(f"{url} has no valid certificate: {error.verify_message}") from error
     except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
         reason = str(error) or type(error).__name__
         raise Unreachable(f"no answer from {url}: {reason}", hint="check the network and the server") from error
     if content_type == CONTENT_TYPE:
-        return _answer(data)
+        return _answer(data), int(used) if used.isdecimal() and len(used) < 20 else 0
     if status >= 500:
         raise Unreachable(f"{url} answered with status {status}", hint="the server or a proxy before it has a problem")
     raise ProtocolError(f"{url} answered with status {status} and {content_type}", hint="is this an AgentDB server?")

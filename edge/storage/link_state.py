@@ -1,7 +1,8 @@
 """What the delta log remembers of the link to the cloud: written in one transaction each, read when a session begins.
 
-It is kept in ``meta``: ``acked``, ``cursor`` and ``baseline`` by the delta log itself, ``sent``, ``incarnation`` and
-``repair`` by this module. What a ``SyncSession`` asks to persist is one transaction, so no crash can take a part of it.
+It is kept in ``meta``: ``acked``, ``cursor`` and ``baseline`` by the delta log itself, ``sent``, ``incarnation``,
+``repair`` and ``own_until`` by this module. What a ``SyncSession`` asks to persist is one transaction, so no crash can
+take a part of it.
 """
 
 from __future__ import annotations
@@ -24,12 +25,18 @@ def load_position(log: DeltaLog) -> Position:
         incarnation=log.meta_get("incarnation") or b"",
         baseline=log.baseline,
         repair=bool(log.meta_get("repair")),
+        own_until=log.meta_get("own_until") or 0,
     )
 
 
 def store(log: DeltaLog, effect: Persist) -> None:
     """Make a ``Persist`` durable. Raises StorageError; nothing changed then."""
-    notes = {"sent": effect.sent, "incarnation": effect.incarnation, "repair": effect.repair}
+    notes = {
+        "sent": effect.sent,
+        "incarnation": effect.incarnation,
+        "repair": effect.repair,
+        "own_until": effect.own_until,
+    }
     log.note_link(
         acked=effect.acked,
         refusals=effect.refusals,

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from cloud.identity.auth import NONCE_MAX, WINDOW, Authenticator, accept_nonce
+from cloud.identity.auth import WINDOW, Authenticator, accept_nonce
+from edge.link import signing
 from edge.link.signing import sign_request
-from sync.errors import Unauthenticated
+from sync.errors import StaleNonce, Unauthenticated
+from sync.limits import NONCE_MAX
 from tests.cloud.identity_world import World
 
 PATH, BODY = "/v1/sync", b"a body"
@@ -66,14 +68,28 @@ def test_a_nonce_counts_once_and_within_the_window(nonces: list[int]) -> None:
             used.add(nonce)
 
 
-def test_a_nonce_at_the_end_of_its_range_fits_into_the_store(world: World) -> None:
+def test_a_nonce_at_the_end_of_its_range_fits_into_the_store(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     key = world.joined()
     headers = CIMultiDict(sign_request(key, NONCE_MAX, "POST", PATH, BODY))
     with world.store.writing() as tx:
         Authenticator(world.store).claim("POST", PATH, headers).consume(tx)
+    monkeypatch.setattr(signing, "NONCE_MAX", NONCE_MAX + 1)  # a device without our bound
     headers = CIMultiDict(sign_request(key, NONCE_MAX + 1, "POST", PATH, BODY))
     with pytest.raises(Unauthenticated):
         Authenticator(world.store).claim("POST", PATH, headers)
+
+
+def test_a_stale_nonce_is_told_the_largest(world: World) -> None:
+    key = world.joined()
+    for nonce in (5000, 4990):
+        with world.store.writing() as tx:
+            headers = CIMultiDict(sign_request(key, nonce, "POST", PATH, BODY))
+            Authenticator(world.store).claim("POST", PATH, headers).consume(tx)
+    for nonce in (1, 4990, 5000):
+        headers = CIMultiDict(sign_request(key, nonce, "POST", PATH, BODY))
+        with pytest.raises(StaleNonce) as refused, world.store.writing() as tx:
+            Authenticator(world.store).claim("POST", PATH, headers).consume(tx)
+        assert refused.value.largest == 5000
 
 
 def test_signing_and_verifying_stay_well_under_a_millisecond(world: World) -> None:

@@ -130,8 +130,11 @@ def test_refused_operations_hold_up_nothing(fleet: Fleet) -> None:
         (early.seq, "future-stamp"),
     ]
     assert ack.last_seq == early.seq
-    assert ack.head == head + 2
-    assert [operation.seq for operation in kiosk.pull()] == [1, good.seq, last.seq]
+    assert ack.head == head + 3, "two that were taken, and the fleet's declaration of notes once more"
+    pulled = kiosk.pull()
+    assert [operation.seq for operation in pulled[:3]] == [1, good.seq, last.seq]
+    assert (pulled[3].key, pulled[3].values) == ("notes", pulled[0].values)
+    assert pulled[3].ts > max(operation.ts for operation in van.log[:-1])
     letters = fleet.plane.dead_letters(fleet.id)
     assert [letter.seq for letter in letters] == [refusal.seq for refusal in ack.refusals]
     assert all(letter.reason and letter.operation for letter in letters)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from cloud.control_plane import ControlPlane
@@ -104,7 +105,9 @@ class Cloud:
 
 
 class Device:
-    """A store and its link. ``rng`` decides what the wire does."""
+    """A store and its link. ``rng`` decides what the wire does; ``before`` has what happens elsewhere just before the
+    next message of a type arrives.
+    """
 
     def __init__(self, path: Path, cloud: Cloud, name: str, seed: int) -> None:
         self.path = path
@@ -114,6 +117,7 @@ class Device:
         self.random = SeededRandom(seed)
         self.rng = random.Random(seed)
         self.lose_next_answer_to = ""
+        self.before: dict[str, Callable[[], object]] = {}
         self.delayed: list[Message] = []
         self.open()
         enrolled = cloud.enroll(self.edge, name)
@@ -179,6 +183,7 @@ class Device:
         caller = Caller(self.cloud.fleet, self.key.device_id, self.key.public)
         if self.delayed and self.rng.random() < loss:
             self._answer(self.delayed.pop(), caller)  # given up long ago, it arrives now; nobody hears the answer
+        self.before.pop(type(send.message).__name__, lambda: None)()
         if self.rng.random() < loss:
             if self.rng.random() < 0.5:
                 self.delayed.append(send.message)

@@ -134,6 +134,36 @@ def test_a_cloned_store_becomes_a_second_replica(tmp_path: Path) -> None:
     close(cloud, [device, clone])
 
 
+def test_a_clone_misses_nothing_that_its_original_wrote_under_their_name(tmp_path: Path) -> None:
+    """A device is never sent what stands in the feed under its own name. The clone reads past such an operation of the
+    original's before it learns, by its own push, that they are two.
+    """
+    cloud, (device, other) = fleet(tmp_path, 1, count=2)
+    device.notes.put("shared", {"text": "before the copy"})
+    device.sync()
+    device.edge.close()
+    shutil.copytree(device.path, tmp_path / "clone")
+    device.open()
+    clone = Device.__new__(Device)
+    clone.__dict__.update(device.__dict__, path=tmp_path / "clone", name="clone")
+    clone.open()
+    other.notes.put("other", {"text": "so that the clone has something to pull"})
+    assert other.sync()
+
+    def meanwhile() -> None:
+        device.notes.put("original", {"text": "written by the original"})
+        assert device.sync()
+        other.notes.put("other2", {"text": "so that its cursor moves past it"})
+        assert other.sync()
+
+    clone.before = {"Pull": meanwhile}
+    clone.sync(steps=400)
+    clone.notes.put("clone", {"text": "written by the clone"})
+    heal(cloud, [device, clone, other])
+    assert "original" in clone.notes
+    close(cloud, [device, clone, other])
+
+
 def test_a_third_device_joins_from_a_baseline(tmp_path: Path) -> None:
     cloud, devices = fleet(tmp_path, 3, count=2)
     for _ in range(60):

@@ -215,3 +215,22 @@ def test_small_pushes_that_are_too_much_together(
         assert a.sync()
     world.settle()
     assert b.edge.collection("p").count() == 43
+
+
+@pytest.mark.parametrize("ahead_ms", [-50, 0, 50])
+def test_a_refused_declaration_gives_way_to_the_fleets(world: World, ahead_ms: int) -> None:
+    """Two devices declare one collection differently before they meet; whoever comes later goes by the fleet's."""
+    a, b = world.a, world.b
+    b.clock.now_ms += ahead_ms
+    a.edge.collection("p", fields={"n": "counter"})
+    b.edge.collection("p", fields={"n": "set"})
+    for device in (a, b, a, b):
+        assert device.sync()
+    assert [letter.code for letter in b.edge.log.dead_letters()] == ["schema-mismatch"]
+    assert b.edge.collection("p").schema == a.edge.collection("p").schema
+    b.edge.collection("p", fields={"n": "counter"}).put("k", {"n": 3})
+    a.edge.collection("p").put("k", {"n": 2})
+    for device in (a, b, a, b):
+        assert device.sync()
+    assert a.edge.collection("p").get("k") == b.edge.collection("p").get("k") == {"n": 5}
+    assert {a.edge.digest(), b.edge.digest()} == {world.cloud.digest()}

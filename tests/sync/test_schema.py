@@ -328,7 +328,7 @@ def test_what_a_schema_may_become() -> None:
     old = declare("things", fields={"n": "counter", "a": "int", "t": "str"}, vector=("v", 3), text="t")
     fields = {"n": "counter", "a": "int", "t": "str", "new": "set"}
     check_successor(old, declare("things", fields=fields, vector=("v", 3, "dot", "model-2"), text=["t"], strict=True))
-    check_successor(old, declare("things", fields={"n": "counter"}))  # plain fields may be left out
+    check_successor(old, declare("things", fields={"n": "counter"}, vector=("v", 3)))  # plain fields may be left out
     check_successor(declare("things"), old)
 
 
@@ -342,11 +342,14 @@ def test_what_a_schema_may_become() -> None:
         {"fields": {"n": "counter"}, "vector": ("v", 4)},
         {"fields": {"n": "counter", "v": "str"}},
         {"fields": {"a": "int"}},
+        {"fields": {"n": "counter", "a": "int"}},
         {},
     ],
 )
 def test_what_it_may_not_become(new: dict[str, Any]) -> None:
-    """The last two leave out a counter: undeclared, it would be a last-writer field beside what was counted so far."""
+    """The last three leave out a counter or the vectors: undeclared, they would be last-writer fields beside what is
+    there.
+    """
     old = declare("things", fields={"n": "counter", "a": "int"}, vector=("v", 3))
     with pytest.raises(SchemaMismatch):
         check_successor(old, declare("things", **new))

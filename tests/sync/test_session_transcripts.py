@@ -190,7 +190,7 @@ def test_a_baseline_continues_where_it_was_and_ends_with_the_cursor_of_its_first
 
 
 def test_a_cloud_restored_to_before_our_cursor_is_given_the_whole_state() -> None:
-    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=((3, b"x" * 32),), cursor=8, incarnation=LIFE1)
+    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=((3, b"x" * 32),), cursor=8, incarnation=LIFE1, own_until=7)
     said = wire.connect(incarnation=LIFE2, restored_head=5, head=6, last_seq=2, last_segment=b"w" * 32)
     assert said == ["learn time 5 epochs []", "persist repair True"]
     assert wire.step() == ["load state after None"]
@@ -218,7 +218,8 @@ def test_a_cloud_restored_completely_needs_no_repair() -> None:
 
 @pytest.mark.parametrize(("last_seq", "last_segment"), [(9, b"s" * 32), (3, b"s" * 32)], ids=["rolled back", "cloned"])
 def test_a_store_that_somebody_else_went_on_with_becomes_a_new_replica(last_seq: int, last_segment: bytes) -> None:
-    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=((3, b"x" * 32),), cursor=4, incarnation=LIFE1)
+    """It reads the feed again from where everything under its old name was its own: the rest was kept from it."""
+    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=((3, b"x" * 32),), cursor=4, incarnation=LIFE1, own_until=2)
     assert wire.connect(last_seq=last_seq, last_segment=last_segment, head=9) == [
         "learn time 5 epochs []",
         "new incarnation",
@@ -237,7 +238,7 @@ def test_a_store_that_somebody_else_went_on_with_becomes_a_new_replica(last_seq:
     )
     assert (opened.header.replica, opened.header.first_seq, opened.header.previous) == (RENEWED, 0, GENESIS)
     wire.answer("push", wire.ack(last_seq=0, head=10))
-    assert wire.step() == ["persist acked 0 life 1 repair False"]
+    assert wire.step() == ["persist acked 0 life 1 cursor 2 repair False"]
 
 
 def test_a_cloud_that_claims_every_name_is_not_believed_for_ever() -> None:
