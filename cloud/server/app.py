@@ -8,9 +8,11 @@ Bodies are ``sync.messages`` in msgpack. An error is a ``Failure`` message with 
 inside is logged here with its traceback and answered as code "internal" without details.
 
 What always holds: a stranger's request is refused before its body is read, except for an enrollment's few KiB; no
-body is held that is larger than a message may be; no more than ``DEVICE_REQUESTS_MAX`` requests of a device and
-``REQUESTS_MAX`` in all are under way; a nonce is used up before its request has an effect; the loop never waits for the
-disk: writes go through one thread (the store has one writing connection), reads through a few others.
+body is held that is larger than a message may be; no more than ``DEVICE_REQUESTS_MAX`` requests of a device,
+``REQUESTS_MAX`` of all devices and ``ENROLLMENTS_MAX`` enrollments are under way, and an enrollment is only once its
+body is here, so strangers cannot keep devices out (nor by connections: ``cloud.server.connections``); a nonce is used
+up before its request has an effect; the loop never waits for the disk: writes go through one thread (the store has one
+writing connection), reads through a few others.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from aiohttp import web
 from cloud.config import ServerConfig
 from cloud.identity.auth import CONTENT_TYPE, Authenticator, Claimed
 from cloud.ports import Caller, Store
+from cloud.server.connections import Connections, room_for
 from cloud.server.jobs import Jobs
 from cloud.server.polls import Polls
 from sync.errors import (
@@ -66,6 +69,8 @@ logger = logging.getLogger(__name__)
 
 ENROLL_PATH, SYNC_PATH, HEALTH_PATH = "/v1/enroll", "/v1/sync", "/v1/health"
 ENROLL_BYTES_MAX = 8 << 10
+ENROLL_BODY_S_MAX = 5.0
+ENROLLMENTS_MAX = 16
 DEVICE_REQUESTS_MAX = 8
 REQUESTS_MAX = 512
 READERS = 4
@@ -115,11 +120,13 @@ class Service:
         self._readers = ThreadPoolExecutor(READERS, "reader")
         self._under_way: Counter[bytes] = Counter()
         self._total = 0
+        self._enrollments = 0
+        self.connections = Connections(room_for(config.polls_max + 2 * REQUESTS_MAX))
         self.polls = Polls(plane.on_head, most=config.polls_max)
 
     @property
     def under_way(self) -> int:
-        """Requests that have begun and not ended, waiting polls included."""
+        """Requests of devices that have begun and not ended, waiting polls included."""
         return self._total
 
     def app(self) -> web.Application:
@@ -139,19 +146,26 @@ class Service:
 
     async def _enroll(self, request: web.Request) -> web.Response:
         _check_head(request, ENROLL_PATH, ENROLL_BYTES_MAX)
-        with self._slot(b""):
-            message = decode(await self._body(request, ENROLL_BYTES_MAX))
-            if not isinstance(message, Enroll):
-                raise Malformed("only Enroll is taken here")
+        body = await self._body(request, ENROLL_BYTES_MAX, min(ENROLL_BODY_S_MAX, self._config.body_timeout_s))
+        message = decode(body)
+        if not isinstance(message, Enroll):
+            raise Malformed("only Enroll is taken here")
+        if self._enrollments >= ENROLLMENTS_MAX:
+            raise Unreachable("too many devices want to join at once", hint="try again in a moment")
+        self._enrollments += 1
+        try:
             return _respond(await self._in(self._writer, self._plane.handle, message, None))
+        finally:
+            self._enrollments -= 1
 
     async def _sync(self, request: web.Request) -> web.Response:
         _check_head(request, SYNC_PATH, MESSAGE_BYTES_MAX)
         claimed = await self._in(
             self._readers, self._authenticator.claim, request.method, request.raw_path, request.headers
         )
+        self.connections.known(request.protocol)
         with self._slot(claimed.caller.device):
-            body = await self._body(request, MESSAGE_BYTES_MAX)
+            body = await self._body(request, MESSAGE_BYTES_MAX, self._config.body_timeout_s)
             if len(body) > _INLINE_BYTES_MAX:
                 message = await self._in(self._readers, _open, claimed, body)
             else:
@@ -204,25 +218,31 @@ class Service:
         self._consume(claimed)
         return self._plane.handle(message, claimed.caller)
 
-    async def _body(self, request: web.Request, most: int) -> bytes:
-        """Raises TooLarge as soon as it is, and HTTPRequestTimeout if it does not come in time."""
+    async def _body(self, request: web.Request, most: int, timeout_s: float) -> bytes:
+        """Raises TooLarge as soon as it is, HTTPRequestTimeout if it does not come in time, and ConnectionError if the
+        connection ends before the body does.
+        """
         body = bytearray()
         try:
-            async with asyncio.timeout(self._config.body_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 async for chunk in request.content.iter_any():
                     body += chunk
                     if len(body) > most:
                         raise _too_large(most)
         except TimeoutError as error:
             raise web.HTTPRequestTimeout from error
+        except RuntimeError as error:  # what aiohttp says if the connection was lost before the first read
+            if request.transport is None or request.transport.is_closing():
+                raise ConnectionResetError("hung up before the body") from error
+            raise
         return bytes(body)
 
     @contextmanager
     def _slot(self, device: bytes) -> Iterator[None]:
-        """One of the requests under way; ``device`` is b"" while there is none. Raises Unreachable."""
+        """One of the device's requests under way. Raises Unreachable."""
         if self._total - self.polls.waiting >= REQUESTS_MAX:
             raise Unreachable("the control plane has too much to do")
-        if device and self._under_way[device] >= DEVICE_REQUESTS_MAX:
+        if self._under_way[device] >= DEVICE_REQUESTS_MAX:
             raise Overloaded("this device has too many requests under way")
         self._total += 1
         self._under_way[device] += 1
@@ -246,6 +266,7 @@ class Service:
     async def _errors(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
+        self.connections.spoke(request.protocol)
         try:
             return await handler(request)
         except Overloaded as error:

@@ -62,13 +62,15 @@ class Jobs:
         self._tasks = [asyncio.create_task(self._repeat(job), name=job.name) for job in self._jobs]
 
     async def finish(self) -> None:
-        """Stop the schedules, let a run that is under way end, and run what wants to be run at the end."""
+        """Stop the schedules, let a run that is under way end, and run what wants to be run at the end, if they were
+        started at all: a server that could not listen has taken in nothing.
+        """
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         loop = asyncio.get_running_loop()
         for job in self._jobs:
-            if job.at_shutdown:
+            if job.at_shutdown and self._tasks:
                 await loop.run_in_executor(self._executor, self._run, job)
         await loop.run_in_executor(None, self._executor.shutdown)
 

@@ -28,17 +28,20 @@ from sync.errors import InvalidConfig
 
 logger = logging.getLogger(__name__)
 
-# A connection that sends no complete request head for so long is closed. Longer than a long poll's pause.
+# A connection on which no further request head comes for so long is closed. Longer than a long poll's pause. For the
+# first one ``connections.HEAD_S_MAX`` holds.
 IDLE_S_MAX = 75.0
 # After an answer that came before the whole body did: how long to read on so that the answer is not lost to a reset.
 LINGER_S_MAX = 2.0
 
 
 class _OursOnly(logging.Filter):
-    """What is no HTTP is answered with 400; a traceback for each would let strangers fill the log."""
+    """What is no HTTP is answered with 400, who hangs up gets none; a traceback for each would let strangers fill the
+    log.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
 
 
 _http_log = logging.getLogger("cloud.server.http")
@@ -64,22 +67,35 @@ async def running(service: Service, jobs: Jobs, config: ServerConfig) -> AsyncIt
         shutdown_timeout=config.shutdown_timeout_s,
     )
     await runner.setup()
+    assert runner.server is not None
+    listening: asyncio.Server | None = None
     try:
         context = tls_context(config)
-        site = web.TCPSite(runner, config.host, config.port, ssl_context=context, backlog=512)
-        try:
-            await site.start()
-        except OSError as error:
-            raise InvalidConfig(
-                f"cannot listen on {config.host}:{config.port}: {error.strerror or error}",
-                hint="choose another [server] host or port, or stop what listens there",
-            ) from error
+        listening = await _listen(service.connections.door(runner.server, context), config)
         jobs.start()
-        yield f"{'https' if context else 'http'}://{_bracketed(config.host)}:{site.port}"
+        port = listening.sockets[0].getsockname()[1]
+        yield f"{'https' if context else 'http'}://{_bracketed(config.host)}:{port}"
     finally:
+        if listening is not None:
+            listening.close()
+        service.connections.close()
         await runner.cleanup()
         await jobs.finish()
         await asyncio.get_running_loop().run_in_executor(None, service.close)
+
+
+async def _listen(door: Callable[[], asyncio.Protocol], config: ServerConfig) -> asyncio.Server:
+    """Raises InvalidConfig if the address cannot be bound."""
+    try:
+        return await asyncio.get_running_loop().create_server(
+            door, config.host, config.port, backlog=512, reuse_address=True
+        )
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidConfig(
+            f"cannot listen on {config.host}:{config.port}: {reason}",
+            hint="choose another [server] host or port, or stop what listens there",
+        ) from error
 
 
 async def serve(

@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 import ssl
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from cloud.config import ServerConfig
 from cloud.server.serve import tls_context
 from sync.errors import InvalidConfig
 from tests.cloud.identity_world import World
 from tests.cloud.server_world import CountingPlane, LiveServer
+from tests.cloud.tls_files import self_signed
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[str, str]:
-    """A certificate for 127.0.0.1 that is its own authority, and its key."""
-    key = Ed25519PrivateKey.generate()
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, None)
-    )
-    (tmp_path / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    return self_signed(tmp_path)
 
 
 def test_tls_is_spoken(tmp_path: Path, files: tuple[str, str]) -> None:
