@@ -32,6 +32,10 @@ class Anchor(Protocol):
         """Durable on return. A lower number replaces a higher one: after a restore that was told to go back."""
         ...
 
+    def forget(self, fleet: bytes) -> None:
+        """Durable on return: for an archive that begins anew at another place."""
+        ...
+
 
 class MemoryAnchor:
     """For tests and the simulator."""
@@ -44,6 +48,9 @@ class MemoryAnchor:
 
     def note(self, fleet: bytes, anchored: Anchored) -> None:
         self._notes[fleet] = anchored
+
+    def forget(self, fleet: bytes) -> None:
+        self._notes.pop(fleet, None)
 
 
 _decoder = msgspec.msgpack.Decoder(tuple[Literal["agentdb.anchor.v1"], list[tuple[Id16, U63, Hash32]]])
@@ -60,9 +67,17 @@ class AnchorFile:
         return self._read().get(fleet)
 
     def note(self, fleet: bytes, anchored: Anchored) -> None:
+        self._replace(fleet, anchored)
+
+    def forget(self, fleet: bytes) -> None:
+        self._replace(fleet, None)
+
+    def _replace(self, fleet: bytes, anchored: Anchored | None) -> None:
         with self._lock:
             notes = self._read()
-            notes[fleet] = anchored
+            notes.pop(fleet, None)
+            if anchored is not None:
+                notes[fleet] = anchored
             entries = [(owner, *note) for owner, note in sorted(notes.items())]
             self._write(msgspec.msgpack.encode(("agentdb.anchor.v1", entries)))
 

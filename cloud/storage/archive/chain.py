@@ -2,7 +2,8 @@
 
 What always holds of what comes out: every manifest was demanded by the one after it, by hash; positions follow each
 other without gap or overlap from the snapshot (or 0) to the target; what an incarnation wrote beyond the position at
-which a later one branched off is not part of it.
+which a later one branched off is not part of it. An archive that was begun anew may start with a snapshot: then its
+first manifest carries it, and there is nothing before.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def lineage(reader: ArchiveReader, start: Loaded) -> Iterator[Link]:
         expected = branch.sha256 if branch else manifest.previous
         name = reader.names.manifest(manifest.number)
         if number == 0:
-            if first_position(manifest) != 0 or any(expected):
+            if any(expected) or (first_position(manifest) != 0 and manifest.snapshot is None):
                 raise BrokenChain(f"{name}: the first manifest does not start at the beginning")
             return
         earlier = reader.manifest(number, expected)
@@ -135,8 +136,9 @@ def history(
     later: Manifest | None = None
     digest, before = b"", GENESIS
     snapshot: Snapshot | None = None
+    oldest = start.manifest
     for loaded, cut in lineage(reader, start):
-        manifest = loaded.manifest
+        oldest = manifest = loaded.manifest
         if target is None:
             assert at_ms is not None
             target = _last_accepted_by(manifest, cut, at_ms)
@@ -155,6 +157,7 @@ def history(
         stretches += [Stretch(ref, min(ref.last, end)) for ref in reversed(manifest.segments) if ref.first <= end]
     if target is None:
         raise NotFound("nothing had been accepted by that time")
+    _check_whole(oldest, snapshot)
     if later is not None and base is not None and base.stream_position == target:
         later = None
     return History(target, start, snapshot, base, later, stretches[::-1], before, digest)
@@ -165,4 +168,15 @@ def _last_accepted_by(manifest: Manifest, cut: int, at_ms: int) -> int | None:
         for row in reversed(segment.rows):
             if row.first <= cut and row.at_ms <= at_ms:
                 return min(row.last, cut)
+    if not any(manifest.previous) and manifest.snapshot is not None and manifest.at_ms <= at_ms:
+        return min(manifest.head, cut)  # the archive begins with it
     return None
+
+
+def _check_whole(oldest: Manifest, snapshot: Snapshot | None) -> None:
+    """Whether the walk back ended at a snapshot, or at the beginning of the feed."""
+    if snapshot is None and (begin := first_position(oldest)) > 0:
+        raise NotFound(
+            f"this archive begins with a snapshot, after position {begin}",
+            hint="what was before may be in the archive that it took over from",
+        )

@@ -32,6 +32,11 @@ class ArchiveState(msgspec.Struct, array_like=True, frozen=True):
     snapshot: U63 = 0
     branch: Branch | None = None
 
+    @property
+    def begins_late(self) -> bool:
+        """Nothing is archived yet, and the feed's beginning will not be: the first manifest carries a snapshot."""
+        return self.number == 0 and self.position > 0
+
 
 def load_state(view: Reading, fleet: bytes) -> ArchiveState:
     """Raises CorruptStore."""
@@ -42,6 +47,15 @@ def load_state(view: Reading, fleet: bytes) -> ArchiveState:
         return msgspec.msgpack.decode(data, type=ArchiveState)
     except msgspec.MsgspecError as error:
         raise CorruptStore(f"the state of the archive is damaged: {error}", hint="restore from the archive") from error
+
+
+def begin_anew(tx: Transaction, fleet: bytes) -> None:
+    """For an archive at an empty place: everything that the store still holds goes there. What was trimmed from the
+    feed cannot, so then it begins with a snapshot.
+    """
+    head, before = tx.head(fleet), load_state(tx, fleet)
+    late = ArchiveState(position=head.position, at_ms=before.at_ms)
+    save_state(tx, fleet, late if head.trimmed else ArchiveState())
 
 
 def save_state(tx: Transaction, fleet: bytes, state: ArchiveState) -> None:

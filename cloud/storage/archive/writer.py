@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
+import msgspec
+
 from cloud.ports import KeyService, ObjectStore, Reading, Store
 from cloud.rows import FeedRow, Head
 from cloud.storage.archive import envelope
@@ -45,6 +47,13 @@ from sync.ports import Clock
 Progress = Callable[[int, int], None]
 """Called with (done, total); the unit is said by who calls it."""
 
+_ELSEWHERE = (
+    "set [archive] url back to where it was; to change the place: agentdb-cloud archive move DIR URL,"
+    " with --fresh if the old one is lost"
+)
+_SHARED = (
+    "only one can: stop it, or this one, or give this one an archive of its own: agentdb-cloud archive move DIR URL"
+)
 BATCH_ROWS_MAX = 4096
 BATCH_BYTES_MAX = 32 << 20
 DIGEST_RECORDS_MAX = 20_000
@@ -118,10 +127,16 @@ class Archive:
         """
         return self._run(progress, snapshot=True)
 
+    def adopt(self) -> ArchiveState:
+        """The state, after taking over what a run of ours committed before it crashed. Raises as ``run_once``."""
+        return self._catch_up(ArchiveReader(self._objects, self._keys, self._fleet))
+
     def _run(self, progress: Progress | None, *, snapshot: bool) -> ArchiveRun:
         reader = ArchiveReader(self._objects, self._keys, self._fleet)
         begun = self._putter.objects, self._putter.bytes
         state = self._catch_up(reader)
+        if state.begins_late:
+            state, snapshot = self._at_head(state), True
         start, number = state.position, state.number
         while True:
             with self._store.reading() as view:
@@ -140,6 +155,11 @@ class Archive:
             state.position,
             state.number,
         )
+
+    def _at_head(self, state: ArchiveState) -> ArchiveState:
+        """Nothing of the feed before the snapshot goes into an archive that begins with one."""
+        with self._store.reading() as view:
+            return msgspec.structs.replace(state, position=view.head(self._fleet).position)
 
     # -- is it still our archive? ----------------------------------------------------------------------------------
 
@@ -163,15 +183,22 @@ class Archive:
             try:
                 found = reader.manifest_sha256(known.number)
             except MissingObject as error:
+                self._check_place(reader)
                 raise RolledBack(f"{name}: it was committed, and now is missing") from error
             if found != known.sha256:
                 raise RolledBack(f"{name}: it was committed, and now is another")
         if state.number == 0 or (self._newest is not None and self._newest.sha256 == state.sha256):
             return
+        self._check_place(reader)
         if state.branch is None:
             self._newest = reader.manifest(state.number, state.sha256)
         elif reader.manifest_sha256(state.number) != state.sha256:
             raise RolledBack(f"{reader.names.manifest(state.number)}: it is not what it was at the restore")
+
+    def _check_place(self, reader: ArchiveReader) -> None:
+        """An empty place is not a damaged archive: probably it is not where the archive is."""
+        if not reader.numbers():
+            raise MissingObject("there is nothing of this fleet where the archive should be", hint=_ELSEWHERE)
 
     def _check_ours(self, reader: ArchiveReader, view: Reading, state: ArchiveState, manifest: Manifest) -> None:
         """Whether this store could have written the manifest that follows its newest; raises ForeignArchive."""
@@ -180,7 +207,7 @@ class Archive:
         if (manifest.incarnation, manifest.previous, manifest.branch) != (head.incarnation, state.sha256, state.branch):
             raise ForeignArchive(
                 f"{name}: another control plane has continued this archive",
-                hint="this store is stale or a copy: stop it, or archive it elsewhere",
+                hint=_SHARED,
             )
         if first_position(manifest) != state.position or manifest.head > head.position:
             raise ForeignArchive(
