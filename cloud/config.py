@@ -84,12 +84,14 @@ class ServerConfig(_Section, frozen=True):
 
 class ArchiveConfig(_Section, frozen=True):
     """``url``: a directory (relative to the control plane's own), or s3://bucket/prefix, gs://, az://. ``options`` go
-    to the driver of an object store as they are: endpoint, region.
+    to the driver of an object store as they are: endpoint, region. ``write = false``: a rehearsal, which was restored
+    from this archive and leaves it to the control plane that writes it.
     """
 
     url: str = "archive"
     interval_s: float = 5.0
     snapshot_interval_s: float = 3600.0
+    write: bool = True
     options: dict[str, str] = {}
 
     def problems(self) -> list[Problem]:
@@ -128,11 +130,16 @@ class CloudConfig(_Section, frozen=True):
 
 
 def load(path: Path) -> CloudConfig:
-    """The file's configuration, validated; the defaults if there is no such file. Raises InvalidConfig."""
+    """The file's configuration, validated. Raises InvalidConfig, for a missing file too: the defaults would quietly
+    archive to another place than before.
+    """
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return CloudConfig()
+    except FileNotFoundError as error:
+        raise InvalidConfig(
+            f"{path} is missing",
+            hint="put it back as it was; an empty file means the defaults, with the archive in the same directory",
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig(f"{path}: {error}", hint="it must be a readable UTF-8 text file") from error
     return parse(text, str(path))
@@ -147,7 +154,7 @@ def parse(text: str, source: str) -> CloudConfig:
     try:
         config = msgspec.convert(values, CloudConfig)
     except msgspec.ValidationError as error:
-        raise InvalidConfig(f"{source}: {error}", hint="configs/cloud.toml shows every key") from error
+        raise InvalidConfig(f"{source}: {error}", hint="the cloud.toml that init writes shows every key") from error
     return config.validate(source)
 
 

@@ -36,10 +36,16 @@ class _Main(click.Group):
                 click.echo(f"error: {error.message}", err=True)
                 if error.hint:
                     click.echo(f"hint: {error.hint}", err=True)
-            ctx.exit(2 if isinstance(error, InputError | SyncError) else 1)
+            ctx.exit(2 if isinstance(error, InputError | SyncError) and not error.retryable else 1)
 
 
-@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
+_EPILOG = (
+    "Exit codes: 0 done; 1 something failed or was found wrong (disk, archive, network; archive verify, audit; status"
+    " while archiving fails); 2 a mistake in the command, the configuration or a name."
+)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(package_name="agentdb-edge")
 def main() -> None:
     """Run and steer the control plane of a fleet."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def archive() -> None:
-    """Write, check and describe the archive."""
+    """Write, check and move the archive."""
 
 
 @archive.command()
@@ -49,6 +49,31 @@ def snapshot(directory: Path, as_json: bool) -> None:
     with Home.open(directory) as home, home.archiving() as writer, progress_bar("records", quiet=as_json) as bar:
         done = writer.snapshot(bar)
     _show_run(done, as_json=as_json)
+
+
+@archive.command()
+@directory_argument
+@click.argument("url")
+@click.option(
+    "--archive-option", "options", multiple=True, metavar="KEY=VALUE", help="For the driver of the new object store."
+)
+@click.option("--fresh", is_flag=True, help="Begin a new archive instead of copying the old: for one that is lost.")
+@json_option
+def move(directory: Path, url: str, options: tuple[str, ...], fresh: bool, as_json: bool) -> None:
+    """Archive to URL from now on: copy the archive there, and write its place into DIR/cloud.toml.
+
+    The server must not run. The old place is left as it is. For a new disk or bucket; for a control plane whose archive
+    another one has continued (what that one wrote is left behind); for a rehearsal that is to stay.
+    """
+    from cloud.server.relocation import move_archive
+
+    with progress_bar("objects", quiet=as_json) as bar:
+        moved = move_archive(directory, url, parse_options(options), fresh=fresh, progress=bar)
+    if as_json:
+        show_json(moved._asdict())
+        return
+    click.echo(f"The archive is at {moved.url}: position {moved.position}, manifest {moved.manifest}")
+    click.echo(f"Written there: {moved.objects} objects, {moved.bytes} bytes")
 
 
 @archive.command()
@@ -84,6 +109,7 @@ def verify(directory: Path, as_json: bool) -> None:
 @click.option("--cursor", type=int, help="Restore up to this feed position.")
 @click.option("--time", "moment", help="Restore what was accepted by this time: ISO 8601, UTC without an offset.")
 @click.option("--manifest", type=int, help="Restore what this manifest describes, whatever came after it.")
+@click.option("--rehearse", is_flag=True, help="A copy to look at: it never writes to the archive.")
 @json_option
 def restore(
     target: Path,
@@ -93,9 +119,14 @@ def restore(
     cursor: int | None,
     moment: str | None,
     manifest: int | None,
+    rehearse: bool,
     as_json: bool,
 ) -> None:
-    """Make a new control plane directory from the archive and the keys alone. The newest state by default."""
+    """Make a new control plane directory from the archive and the keys alone. The newest state by default.
+
+    The new control plane takes over the archive: the one that wrote it before must be stopped, its archiving fails from
+    then on. To try out a restore while that one goes on, use --rehearse.
+    """
     from cloud.server.recovery import restore_home
 
     if cursor is not None and moment is not None:
@@ -109,14 +140,20 @@ def restore(
             position=cursor,
             at_ms=None if moment is None else parse_time_ms(moment),
             manifest=manifest,
+            rehearse=rehearse,
             progress=bar,
         )
     if as_json:
-        show_json({**restored._asdict(), "directory": target})
+        show_json({**restored._asdict(), "directory": target, "rehearsal": rehearse})
         return
     click.echo(f"Restored {restored.records} records up to position {restored.position} into {target}")
     compared = "as the archive noted" if restored.compared else "the archive notes none for this position"
     click.echo(f"State digest {restored.digest} ({compared})")
+    if rehearse:
+        click.echo(f"A rehearsal: serve {target} does not write to {url}. Devices of the fleet do not belong here.")
+        click.echo(f"To keep it, give it an archive of its own: agentdb-cloud archive move {target} URL")
+        return
+    click.echo(f"It takes over the archive at {url}: stop the control plane that wrote it before, for good.")
     click.echo(f"Next: agentdb-cloud serve {target}")
 
 

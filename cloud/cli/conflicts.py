@@ -21,8 +21,8 @@ _VALUE_CHARACTERS_MAX = 60
 @click.command()
 @directory_argument
 @click.option("--open", "only_open", is_flag=True, help="Only those that wait for a decision.")
-@click.option("--after", default=0, help="Only those with a larger number.")
-@click.option("--limit", default=100, show_default=True)
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Only those with a larger number.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--show", type=int, metavar="NUMBER", help="One conflict with both values.")
 @click.option("--resolve", type=int, metavar="NUMBER", help="Decide an open conflict; needs --take.")
 @click.option("--take", type=click.Choice(["winner", "loser", "value"]), help="What to keep.")
@@ -39,9 +39,15 @@ def conflicts(
     value: str | None,
     as_json: bool,
 ) -> None:
-    """List the fleet's conflicts, show one, or decide one."""
+    """List the fleet's conflicts, show one, or decide one.
+
+    As JSON, "held" was there first and "came" later; "won" and "lost" are the same two by the outcome, null if another
+    value was given. "ts" is a stamp: milliseconds since 1970 times 65,536, plus a count.
+    """
     from cloud.server.home import Home
 
+    if resolve is None and (take is not None or value is not None):
+        raise InvalidValue("--take and --value decide a conflict: which one?", hint="--resolve NUMBER --take …")
     with Home.open(directory) as home:
         fleet = home.fleet.fleet
         if resolve is not None:
@@ -79,10 +85,12 @@ def conflicts(
 
 
 def _parse_value(take: str, text: str | None) -> object:
-    if (take == "value") != (text is not None):
-        raise InvalidValue("--value belongs to --take value", hint="--take value --value '\"text\"'")
     if text is None:
+        if take == "value":
+            raise InvalidValue("--take value needs a --value", hint="--take value --value '\"text\"'")
         return None
+    if take != "value":
+        raise InvalidValue(f"--value and --take {take} exclude each other", hint="--take value --value '\"text\"'")
     try:
         return json.loads(text)
     except ValueError as error:
@@ -120,7 +128,18 @@ def _show(row: Conflict, *, as_json: bool) -> None:
 
 
 def _as_dict(row: Conflict) -> dict[str, object]:
-    return {**row._asdict(), "held": row.held._asdict(), "came": row.came._asdict()}
+    """``held`` was there first, ``came`` later; ``winner`` says which of them, and ``won`` and ``lost`` are these two
+    once more, by the outcome: null if another value was given (``winner`` is "resolved").
+    """
+    (_, won), (_, lost) = _sides(row)
+    decided = row.winner in ("held", "came")
+    return {
+        **row._asdict(),
+        "held": row.held._asdict(),
+        "came": row.came._asdict(),
+        "won": won._asdict() if decided else None,
+        "lost": lost._asdict() if decided else None,
+    }
 
 
 def _hex(value: object) -> str:

@@ -13,6 +13,7 @@ from cloud.cli.output import (
     json_option,
     parse_duration_s,
     parse_options,
+    parse_url,
     show_json,
     show_table,
     when,
@@ -22,6 +23,10 @@ from sync.errors import InvalidValue, NotFound
 if TYPE_CHECKING:
     from cloud.ports import Reading
     from cloud.rows import AuditRow, DeviceRow
+
+
+_PREFIX_MIN = 4
+_CANDIDATES_MAX = 5
 
 
 @click.command()
@@ -37,19 +42,22 @@ def init(
     directory: Path, name: str, archive: str, options: tuple[str, ...], create_bucket: bool, as_json: bool
 ) -> None:
     """Create a fleet: its keys, its store, its configuration."""
-    from cloud.config import archive_url
-    from cloud.server.home import Home, config_text
+    from cloud.server.creation import check_free, create_home
+    from cloud.server.home import Home
+    from cloud.server.settings import config_text
 
     given = parse_options(options)
+    check_free(directory)
     if archive and "://" not in archive:
         archive = str(Path(archive).resolve())
     if create_bucket:
         from cloud.storage.bucket_setup import ensure_bucket
 
         ensure_bucket(archive, options=given)
-    with Home.create(directory, name, config_text(archive, given)) as home:
+    create_home(directory, name, config_text(archive, given))
+    with Home.open(directory) as home:
         fleet = home.fleet
-        url = archive_url(home.config.archive, directory)
+        url = home.archive_url
     if as_json:
         show_json({"fleet": fleet.fleet, "name": fleet.name, "directory": directory, "archive": url})
         return
@@ -73,6 +81,8 @@ def token(directory: Path, name: str, ttl: str, uses: int, url: str, as_json: bo
     from cloud.server.home import Home
 
     ttl_s = parse_duration_s(ttl)
+    if url:
+        url = parse_url(url)
     with Home.open(directory) as home:
         url = url or home.url
         if not url:
@@ -95,7 +105,10 @@ def token(directory: Path, name: str, ttl: str, uses: int, url: str, as_json: bo
 def devices(
     directory: Path, set_priority: tuple[str, int] | None, revoke: str | None, reason: str, as_json: bool
 ) -> None:
-    """List the fleet's devices, or change one. DEVICE is a name, an id, or the beginning of an id."""
+    """List the fleet's devices, or change one.
+
+    DEVICE is a name, an id, or the beginning of an id: 4 characters or more that no other begins with.
+    """
     from cloud.server.home import Home
 
     with Home.open(directory) as home:
@@ -133,8 +146,8 @@ def devices(
 
 @click.command()
 @directory_argument
-@click.option("--after", default=0, help="Only rows with a larger number.")
-@click.option("--limit", default=1000, show_default=True)
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Only rows with a larger number.")
+@click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True)
 @json_option
 def audit(directory: Path, after: int, limit: int, as_json: bool) -> None:
     """The audit trail: who was let in or refused, and what operators changed. Verified before it is shown."""
@@ -171,13 +184,19 @@ def _whole_trail(view: Reading, fleet: bytes) -> Iterator[AuditRow]:
 
 def _find(rows: Sequence[DeviceRow], wanted: str) -> DeviceRow:
     """Raises NotFound or InvalidValue."""
-    found = [row for row in rows if row.name == wanted] or [
-        row for row in rows if len(wanted) >= 4 and row.device.hex().startswith(wanted.lower())
-    ]
+    named = [row for row in rows if row.name == wanted]
+    begun = [row for row in rows if wanted and row.device.hex().startswith(wanted.lower())]
+    found = named or begun
     if not found:
         raise NotFound(f"no device {wanted!r}", hint="agentdb-cloud devices DIR lists them")
-    if len(found) > 1:
-        raise InvalidValue(f"{len(found)} devices are called {wanted!r}", hint="use the device id")
+    if len(found) > 1 or (not named and len(wanted) < _PREFIX_MIN):
+        what = f"the beginning of {len(found)} ids" if found is begun else f"the name of {len(found)} devices"
+        if len(found) == 1:
+            what = f"too short for the beginning of an id: {_PREFIX_MIN} characters or more"
+        meant = ", ".join(f"{row.device.hex()} {row.name!r}" for row in found[:_CANDIDATES_MAX])
+        raise InvalidValue(
+            f"{wanted!r} is {what}", hint=f"meant is perhaps {meant}{' …' * (len(found) > _CANDIDATES_MAX)}"
+        )
     return found[0]
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -92,6 +93,19 @@ def parse_time_ms(text: str) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return int(moment.timestamp() * 1000)
+
+
+def parse_url(text: str) -> str:
+    """Of a server: http:// or https://, a host, perhaps a port. Raises InvalidValue."""
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        good = good and not (parts.query or parts.fragment or any(sign.isspace() for sign in text))
+    except ValueError:
+        good = False
+    if not good:
+        raise InvalidValue(f"{text!r} is not the address of a server", hint="https://host, or http://host:port")
+    return text.rstrip("/")
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, str]:

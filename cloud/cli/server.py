@@ -30,7 +30,8 @@ JOBS = ("archive", "snapshot")
 def serve(directory: Path, host: str | None, port: int | None, config_file: Path | None, verbose: bool) -> None:
     """Run the control plane until SIGTERM or Ctrl-C.
 
-    Prints one line, "listening on http://HOST:PORT", once devices can connect, and writes the port to DIR/port.
+    Prints "listening on http://HOST:PORT" once devices can connect, and writes the port to DIR/port; then the fleet and
+    where it is archived.
     """
     import msgspec
 
@@ -52,21 +53,33 @@ def serve(directory: Path, host: str | None, port: int | None, config_file: Path
         before = {name: home.noted_job(name) for name in JOBS}
         jobs = Jobs(_jobs(home), home.clock, home.note_job, before)
         service = Service(home.plane, home.store, jobs, config.server, home.clock)
-        asyncio.run(run(service, jobs, config.server, port_file=directory / PORT, announce=_announce))
+        about = (f"fleet {home.fleet.name!r} ({home.fleet.fleet.hex()})", f"archive {_where(home)}")
+
+        def announce(line: str) -> None:
+            click.echo("\n".join((line, *about)))
+            sys.stdout.flush()
+
+        asyncio.run(run(service, jobs, config.server, port_file=directory / PORT, announce=announce))
 
 
 @click.command()
 @directory_argument
 @json_option
 def status(directory: Path, as_json: bool) -> None:
-    """What the fleet, its archive and its server are doing."""
+    """What the fleet, its archive and its server are doing. Exit 1 if a job of the server has been failing."""
     from cloud.server.home import Home
 
     with Home.open(directory) as home:
         found = _status(home)
     if as_json:
         show_json(found)
-        return
+    else:
+        _show(found)
+    if found["server"]["failing"]:
+        raise SystemExit(1)
+
+
+def _show(found: dict[str, Any]) -> None:
     server, archive = found["server"], found["archive"]
     running = f"runs at {server['url']}" if server["running"] else "does not run"
     failing = f", failing: {', '.join(server['failing'])}" if server["failing"] else ""
@@ -81,16 +94,19 @@ def status(directory: Path, as_json: bool) -> None:
         "archive": f"{archive['url']}: position {archive['position']} ({archive['behind']} behind),"
         f" manifest {archive['manifest']}, snapshot at {archive['snapshot']}",
     }
+    if not archive["written"]:
+        lines["archive"] = f"not written: a rehearsal, restored from {archive['url']} at position {archive['position']}"
     click.echo(f"fleet {found['name']!r} ({found['fleet']})")
     for name, line in lines.items():
         click.echo(f"  {name:12} {line}")
     for name, job in found["jobs"].items():
         if job["error"]:
             click.echo(f"  {name} has been failing, last {when(job['failed_ms'])}: {job['error']}")
+            if job["hint"]:
+                click.echo(f"  hint: {job['hint']}")
 
 
 def _status(home: Home) -> dict[str, Any]:
-    from cloud.config import archive_url
     from cloud.storage.archive.state import load_state
 
     fleet = home.fleet.fleet
@@ -98,7 +114,8 @@ def _status(home: Home) -> dict[str, Any]:
     with home.store.reading() as view:
         state = load_state(view, fleet)
     found["archive"] = {
-        "url": archive_url(home.config.archive, home.directory),
+        "url": home.archive_url,
+        "written": home.config.archive.write,
         "position": state.position,
         "behind": found["head"] - state.position,
         "manifest": state.number,
@@ -108,9 +125,11 @@ def _status(home: Home) -> dict[str, Any]:
     found["server"] = {
         "running": home.is_served,
         "url": home.url,
-        "failing": [name for name, job in jobs.items() if job.error],
+        "failing": [name for name, job in jobs.items() if job.error and home.config.archive.write],
     }
-    found["jobs"] = {name: {"error": job.error, "failed_ms": job.failed_ms} for name, job in jobs.items()}
+    found["jobs"] = {
+        name: {"error": job.error, "hint": job.hint, "failed_ms": job.failed_ms} for name, job in jobs.items()
+    }
     return found
 
 
@@ -126,12 +145,13 @@ def _jobs(home: Home) -> list[Job]:
             writer.snapshot()
 
     settings = home.config.archive
+    if not settings.write:
+        return []
     return [
         Job("archive", settings.interval_s, archive, at_shutdown=True),
         Job("snapshot", settings.snapshot_interval_s, snapshot),
     ]
 
 
-def _announce(line: str) -> None:
-    click.echo(line)
-    sys.stdout.flush()
+def _where(home: Home) -> str:
+    return home.archive_url + ("" if home.config.archive.write else " is not written: this is a rehearsal")

@@ -2,7 +2,7 @@
 
 ::
 
-    DIR/cloud.toml    configuration (optional)
+    DIR/cloud.toml    configuration; the archive's place is in it
     DIR/cloud.db      the store
     DIR/keys/         service.key, epoch.keys, archive.anchor: with the archive, all that a restore needs
     DIR/archive/      the archive, unless the configuration names another place
@@ -16,7 +16,6 @@ use a directory while its server runs: the store and the key files are safe for 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -43,6 +42,7 @@ from cloud.stream.rules import Resolver
 from sync.errors import InvalidConfig, StoreLocked
 
 ANCHOR = "archive.anchor"
+DRAFT = ".init-"  # the beginning of a directory in which a control plane is being made
 SERVE_LOCK, ARCHIVE_LOCK = "serve.lock", "archive.lock"
 _LOCK_ATTEMPTS = 5
 
@@ -61,30 +61,13 @@ class Home:
     def open(directory: Path, config_file: Path | None = None) -> Home:
         """Raises InvalidConfig if this is not a control plane's directory, or is configured wrongly."""
         if not (directory / configuration.DATABASE).is_file():
-            raise InvalidConfig(
-                f"{directory} is not a control plane's directory", hint=f"make it one: agentdb-cloud init {directory}"
-            )
+            hint = f"make it one: agentdb-cloud init {directory}"
+            if any(directory.glob(f"{DRAFT}*")):
+                hint = "an init is making it one: wait for it (if none runs any more, start over in another directory)"
+            raise InvalidConfig(f"{directory} is not a control plane's directory", hint=hint)
         config = configuration.load(config_file or directory / configuration.FILE)
         keys = FileKeyService(directory / configuration.KEYS, SystemRandom())
         return Home(directory, config, keys, SqliteStore.open(directory / configuration.DATABASE))
-
-    @staticmethod
-    def create(directory: Path, name: str, config_text: str) -> Home:
-        """A new fleet with new keys in a directory that holds none. Raises InvalidConfig."""
-        config = configuration.parse(config_text, configuration.FILE)
-        if (directory / configuration.DATABASE).exists():
-            raise InvalidConfig(f"{directory} has a control plane already", hint="choose another directory")
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        keys = FileKeyService.create(directory / configuration.KEYS, SystemRandom())
-        (directory / configuration.FILE).write_text(config_text, encoding="utf-8")
-        home = Home(directory, config, keys, SqliteStore.open(directory / configuration.DATABASE))
-        try:
-            next(iter(home.objects.list("v1/")), None)  # a wrong address should not wait for the first run
-            home.plane.create_fleet(name)
-        except BaseException:
-            home.close()
-            raise
-        return home
 
     def close(self) -> None:
         self.store.close()
@@ -105,7 +88,7 @@ class Home:
         if len(fleets) != 1:
             raise InvalidConfig(
                 f"{self.directory} holds {len(fleets)} fleets, not one",
-                hint="an interrupted init: remove the directory and run it again",
+                hint="something else has written into its cloud.db; keep the keys, and restore it from the archive",
             )
         return fleets[0]
 
@@ -117,13 +100,17 @@ class Home:
 
     # -- the archive ------------------------------------------------------------------------------------------------
 
+    @property
+    def archive_url(self) -> str:
+        return configuration.archive_url(self.config.archive, self.directory)
+
     @cached_property
     def objects(self) -> ObjectStore:
         """Raises InvalidConfig."""
         from cloud.storage.objects import open_objects
 
         archive = self.config.archive
-        return open_objects(configuration.archive_url(archive, self.directory), options=archive.options)
+        return open_objects(self.archive_url, create=archive.write, options=archive.options)
 
     @cached_property
     def anchor(self) -> AnchorFile:
@@ -136,9 +123,20 @@ class Home:
 
     @contextmanager
     def archiving(self) -> Iterator[Archive]:
-        """The archive, while no other process writes it; waits for one that does."""
-        with _locked(self.directory / ARCHIVE_LOCK, attempts=None):
+        """The archive, while no other process writes it; waits for one that does. InvalidConfig in a rehearsal."""
+        if not self.config.archive.write:
+            raise InvalidConfig(
+                f"{self.directory} is a rehearsal: it does not write to the archive that it was restored from",
+                hint=f"to keep it, give it an archive of its own: agentdb-cloud archive move {self.directory} URL",
+            )
+        with self.holding_archive():
             yield self.archive
+
+    @contextmanager
+    def holding_archive(self) -> Iterator[None]:
+        """While no other process writes the archive; waits for one that does."""
+        with _locked(self.directory / ARCHIVE_LOCK, attempts=None):
+            yield
 
     # -- the server -------------------------------------------------------------------------------------------------
 
@@ -183,16 +181,7 @@ class Home:
     def noted_job(self, name: str) -> JobState:
         with self.store.reading() as view:
             data = view.archive_state(self.fleet.fleet, f"job:{name}")
-        return JobState(*msgspec.msgpack.decode(data, type=tuple[int, int, str])) if data else JobState()
-
-
-def config_text(archive: str = "", options: Mapping[str, str] | None = None) -> str:
-    """The cloud.toml of a new directory: what differs from the defaults, and where they are explained."""
-    lines = ["# Every key and its default: configs/cloud.toml", "", "[archive]"]
-    lines.append(f"url = {_quoted(archive)}" if archive else '# url = "archive"')
-    if options:
-        lines += ["", "[archive.options]", *(f"{key} = {_quoted(value)}" for key, value in options.items())]
-    return "\n".join(lines) + "\n"
+        return JobState(*msgspec.msgpack.decode(data)) if data else JobState()  # of an older release: shorter
 
 
 def load_resolvers(names: Mapping[str, str]) -> dict[str, Resolver]:
@@ -207,11 +196,6 @@ def load_resolvers(names: Mapping[str, str]) -> dict[str, Resolver]:
                 f"[conflicts] resolvers.{name}: {error}", hint="its package must be importable where the server runs"
             ) from error
     return resolvers
-
-
-def _quoted(text: str) -> str:
-    """A TOML basic string: JSON's escapes are among its own, if what is not ASCII stays as it is."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 @contextmanager

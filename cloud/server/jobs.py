@@ -28,11 +28,12 @@ class Job(NamedTuple):
 
 
 class JobState(NamedTuple):
-    """When it last succeeded and last failed (0: never), and the error while the last run failed."""
+    """When it last succeeded and last failed (0: never); the error and its hint while the last run failed."""
 
     succeeded_ms: int = 0
     failed_ms: int = 0
     error: str = ""
+    hint: str = ""
 
 
 class Jobs:
@@ -87,9 +88,11 @@ class Jobs:
         except Exception as error:
             known = isinstance(error, AgentDBError)
             text = str(error) if known else f"{type(error).__name__}: {error}"
+            hint = error.hint if isinstance(error, AgentDBError) else ""
             if text != before.error:  # one line when it begins to fail, not one every interval
-                logger.error("%s failed: %s", job.name, text, exc_info=None if known else error)  # noqa: TRY400
-            after = JobState(before.succeeded_ms, self._clock.wall_ms(), text)
+                told = f"{text} (hint: {hint})" if hint else text
+                logger.error("%s failed: %s", job.name, told, exc_info=None if known else error)  # noqa: TRY400
+            after = JobState(before.succeeded_ms, self._clock.wall_ms(), text, hint)
         else:
             if before.error:
                 logger.warning("%s works again", job.name)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from cloud.config import ArchiveConfig, CloudConfig, archive_url, load, parse
+from cloud.server import settings
+from cloud.server.settings import config_text, with_archive
 from sync.errors import InvalidConfig
 
 SAMPLE = Path(__file__).resolve().parents[2] / "configs" / "cloud.toml"
@@ -20,8 +22,57 @@ def test_the_sample_is_the_defaults_and_names_every_key() -> None:
             assert f"{key} =" in text or f"[{section}.{key}]" in text
 
 
-def test_no_file_is_the_defaults(tmp_path: Path) -> None:
+def test_an_empty_file_is_the_defaults_and_none_is_a_mistake(tmp_path: Path) -> None:
+    """The defaults would quietly archive to another place than the file said that is gone."""
+    with pytest.raises(InvalidConfig, match=r"cloud.toml is missing") as raised:
+        load(tmp_path / "cloud.toml")
+    assert "empty file" in raised.value.hint
+    (tmp_path / "cloud.toml").touch()
     assert load(tmp_path / "cloud.toml") == CloudConfig()
+
+
+def test_what_init_writes_shows_every_key_with_its_default() -> None:
+    assert SAMPLE.read_text() == settings.SAMPLE
+    assert parse(config_text(), "x") == CloudConfig()
+    written = config_text().splitlines()
+    for line in settings.SAMPLE.splitlines()[2:]:
+        assert line in written or f"# {line}" in written
+
+
+def test_config_text_is_what_it_says() -> None:
+    written = parse(config_text('a "b" \\ ü \U0001f600', {"region": "x"}), "x")
+    assert written.archive.url == 'a "b" \\ ü \U0001f600'
+    assert written.archive.options == {"region": "x"}
+    assert parse(config_text("a", write=False), "x").archive == ArchiveConfig(url="a", write=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        config_text(),
+        config_text("old", {"endpoint": "e"}, write=False),
+        "[archive]\nurl = 'old'\ninterval_s = 9.0\n[archive.options]\nendpoint = 'e'\n[server]\nurl = 'http://x'\n",
+        "[server]\nport = 1\n[archive]\n  url = 'old' # here\n  options = { endpoint = 'e' }\n",
+    ],
+)
+def test_the_archive_s_place_is_edited_and_nothing_else(text: str) -> None:
+    before = parse(text, "x")
+    for url, options in (("s3://b/p", {"region": "r"}), ("/new", {})):
+        edited = parse(with_archive(text, url, options), "x")
+        assert edited.archive.url == url
+        assert edited.archive.options == options
+        assert edited.archive.write
+        assert (edited.server, edited.conflicts, edited.archive.interval_s) == (
+            before.server,
+            before.conflicts,
+            before.archive.interval_s,
+        )
+
+
+def test_a_file_that_cannot_be_edited_line_by_line_is_left_alone() -> None:
+    with pytest.raises(InvalidConfig, match="cannot be edited"):
+        with_archive('archive = { url = "old" }', "/new", {})
 
 
 @pytest.mark.parametrize(
