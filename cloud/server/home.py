@@ -39,7 +39,7 @@ from cloud.storage.archive.anchor import AnchorFile
 from cloud.storage.archive.writer import Archive
 from cloud.storage.sqlite_store import SqliteStore
 from cloud.stream.rules import Resolver
-from sync.errors import InvalidConfig, StoreLocked
+from sync.errors import InvalidConfig, StorageError, StoreLocked
 
 ANCHOR = "archive.anchor"
 DRAFT = ".init-"  # the beginning of a directory in which a control plane is being made
@@ -60,7 +60,7 @@ class Home:
     @staticmethod
     def open(directory: Path, config_file: Path | None = None) -> Home:
         """Raises InvalidConfig if this is not a control plane's directory, or is configured wrongly."""
-        if not (directory / configuration.DATABASE).is_file():
+        if not _is_there(directory / configuration.DATABASE):
             hint = f"make it one: agentdb-cloud init {directory}"
             if any(directory.glob(f"{DRAFT}*")):
                 hint = "an init is making it one: wait for it (if none runs any more, start over in another directory)"
@@ -184,6 +184,14 @@ class Home:
         return JobState(*msgspec.msgpack.decode(data)) if data else JobState()  # of an older release: shorter
 
 
+def _is_there(path: Path) -> bool:
+    """Raises InvalidConfig if that cannot be told."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise InvalidConfig(f"{path}: {error.strerror}", hint="run this as the user whose directory it is") from error
+
+
 def load_resolvers(names: Mapping[str, str]) -> dict[str, Resolver]:
     """Raises InvalidConfig."""
     resolvers: dict[str, Resolver] = {}
@@ -201,7 +209,12 @@ def load_resolvers(names: Mapping[str, str]) -> dict[str, Resolver]:
 @contextmanager
 def _locked(path: Path, *, attempts: int | None) -> Iterator[None]:
     """``attempts`` a tenth of a second apart, or (None) as long as it takes. Raises StoreLocked."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: {error.strerror}", hint="run this as the user whose directory it is, with room on its disk"
+        ) from error
     try:
         if attempts is None:
             fcntl.flock(handle, fcntl.LOCK_EX)

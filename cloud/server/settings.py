@@ -55,9 +55,8 @@ _ARCHIVE, _OPTIONS = "[archive]", "[archive.options]"
 def config_text(archive: str = "", options: Mapping[str, str] | None = None, *, write: bool = True) -> str:
     """The cloud.toml of a new directory. Without ``archive`` it lies in the directory."""
     defaults = "".join(f"# {line}" if _KEY.match(line) else line for line in SAMPLE.splitlines(keepends=True))
-    defaults = defaults.replace("The values here are the defaults.", "What is commented out is the default.", 1)
-    defaults = defaults.replace(" with all of this commented out.", "; see its reference below.", 1)
-    return _edited(defaults, archive, options or {}, write=write)
+    about = "# The configuration of this control plane. What is commented out is the default.\n"
+    return _edited(about + defaults[defaults.index("\n[server]") :], archive, options or {}, write=write)
 
 
 def with_archive(text: str, url: str, options: Mapping[str, str]) -> str:

@@ -166,6 +166,15 @@ def test_a_damaged_archive_is_found(fleet: Path) -> None:
         ["conflicts", "{fleet}", "--resolve", "1"],
         ["conflicts", "{fleet}", "--resolve", "1", "--take", "value"],
         ["conflicts", "{fleet}", "--resolve", "1", "--take", "value", "--value", "not json"],
+        ["conflicts", "{fleet}", "--resolve", "1", "--take", "winner", "--value", "1"],
+        ["conflicts", "{fleet}", "--take", "winner"],
+        ["conflicts", "{fleet}", "--value", "1"],
+        ["token", "{fleet}", "--url", "foo"],
+        ["token", "{fleet}", "--url", "ftp://x"],
+        ["token", "{fleet}", "--url", "http://"],
+        ["token", "{fleet}", "--url", "http://x:y"],
+        ["token", "{fleet}", "--url", "http://x/ y"],
+        ["archive", "move", "{fleet}", "ftp://x"],
         ["conflicts", "{fleet}", "--resolve", "1", "--take", "loser"],
         ["init", "{missing}", "--archive", "ftp://x"],
         ["init", "{missing}", "--archive-option", "x"],
@@ -194,6 +203,42 @@ def test_a_mistake_is_one_line_and_a_hint(fleet: Path, tmp_path: Path, args: lis
     assert lines[0].startswith("error: ")
     assert "Traceback" not in result.output
     assert len(lines) <= 2
+
+
+@pytest.mark.parametrize("command", ["audit", "conflicts"])
+def test_numbers_have_bounds(fleet: Path, command: str) -> None:
+    for args in (["--limit", "0"], ["--limit", "-3"], ["--after", "-1"]):
+        result = run(command, fleet, *args)
+        assert result.exit_code == 2
+        assert "Usage:" in result.stderr
+
+
+def test_a_device_is_named_by_the_beginning_of_its_id(fleet: Path) -> None:
+    keys = [join(fleet, f"robot-{number}", number) for number in range(1, 24)]  # more than there are first digits
+    ids = [key.device_id.hex() for key in keys]
+    for length in (4, 24):
+        [row] = [
+            row for row in ok("devices", fleet, "--set-priority", ids[0][:length], length) if row["priority"] == length
+        ]
+        assert row["device"] == ids[0]
+    first = next(digit for digit in "0123456789abcdef" if sum(name.startswith(digit) for name in ids) > 1)
+    several = [name for name in ids if name.startswith(first)]
+    result = run("devices", fleet, "--set-priority", first, 3)
+    assert result.exit_code == 2
+    assert f"the beginning of {len(several)} ids" in result.stderr
+    assert several[0] in result.stderr
+    assert "robot-" in result.stderr
+    lone = next(name[:3] for name in ids if sum(other.startswith(name[:3]) for other in ids) == 1)
+    assert "too short" in run("devices", fleet, "--revoke", lone).stderr
+    assert "no device" in run("devices", fleet, "--revoke", "").stderr
+
+
+def test_what_take_value_lacks_is_said(fleet: Path) -> None:
+    assert "needs a --value" in run("conflicts", fleet, "--resolve", "1", "--take", "value").stderr
+
+
+def test_exit_codes_are_documented() -> None:
+    assert "Exit codes: 0 done; 1 " in run("--help").stdout
 
 
 def test_an_error_is_json_for_who_asked_for_json(tmp_path: Path) -> None:

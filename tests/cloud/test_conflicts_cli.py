@@ -1,0 +1,37 @@
+"""``agentdb-cloud conflicts``: machines are told the outcome in the words that the table uses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cloud.rows import Claim, Conflict
+from cloud.server.home import Home
+from tests.cloud.test_cli import ok, run
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    directory = tmp_path / "cloud"
+    ok("init", directory)
+    held, came = Claim(b"h" * 16, 1, 5, "van", "old"), Claim(b"c" * 16, 1, 6, "kiosk", "new")
+    with Home.open(directory) as home, home.store.writing() as tx:
+        for winner in ("held", "came", "resolved"):
+            row = Conflict(0, 0, 1, "notes", "k", "text", held, came, winner, "latest", "resolved", 0, "")
+            tx.add_conflict(home.fleet.fleet, row)
+    return directory
+
+
+def test_who_won_and_who_lost(fleet: Path) -> None:
+    rows = ok("conflicts", fleet)
+    assert [row["winner"] for row in rows] == ["held", "came", "resolved"]
+    told = [(row["won"] and row["won"]["device"], row["lost"] and row["lost"]["value"]) for row in rows]
+    assert told == [("van", "new"), ("kiosk", "old"), (None, None)]
+    for row in rows:
+        assert (row["held"]["device"], row["came"]["device"]) == ("van", "kiosk")
+        assert ok("conflicts", fleet, "--show", row["number"]) == row
+    lines = run("conflicts", fleet).stdout.splitlines()[1:]
+    for row, line in zip(rows[:2], lines[:2], strict=True):
+        assert line.index(json.dumps(row["won"]["value"])) < line.index(json.dumps(row["lost"]["value"]))
