@@ -36,6 +36,7 @@ def run(directory: Path, as_json: bool) -> None:
 
     with Home.open(directory) as home, home.archiving() as writer, progress_bar("operations", quiet=as_json) as bar:
         done = writer.run_once(bar)
+        home.note_works("archive")
     _show_run(done, as_json=as_json)
 
 
@@ -48,6 +49,7 @@ def snapshot(directory: Path, as_json: bool) -> None:
 
     with Home.open(directory) as home, home.archiving() as writer, progress_bar("records", quiet=as_json) as bar:
         done = writer.snapshot(bar)
+        home.note_works("archive", "snapshot")
     _show_run(done, as_json=as_json)
 
 

@@ -62,10 +62,11 @@ class Connections:
     def admit(self, protocol: asyncio.BaseProtocol, transport: asyncio.Transport) -> bool:
         """Make room for one more; False if there is none."""
         assert self._server is not None
-        if len(self._strangers) >= STRANGERS_MAX:
+        bound = max(1, min(STRANGERS_MAX, self._most // 2))  # where few files may be open, half is for devices
+        if len(self._strangers) >= bound:
             for closed in [old for old, held in self._strangers.items() if held.transport.is_closing()]:
                 self._forget(closed)
-        if len(self._strangers) >= STRANGERS_MAX:
+        if len(self._strangers) >= bound:
             self._drop(next(iter(self._strangers)))
         if len(self._server.connections) >= self._most:
             return False
@@ -97,25 +98,29 @@ class _Door(asyncio.Protocol):
         self._server = server
         self._context = context
         self._shaking: asyncio.Task[None] | None = None
+        self._early = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         handler = self._server()
         if not self._connections.admit(handler, transport):
             transport.abort()
-            return
-        if self._context is None:
+        elif self._context is None:
             transport.set_protocol(handler)
             handler.connection_made(transport)
         else:
             transport.pause_reading()  # until TLS reads
             self._shaking = asyncio.get_running_loop().create_task(self._shake(transport, handler, self._context))
 
+    def data_received(self, data: bytes) -> None:
+        """What came with the last words of the handshake, before the connection could be handed on."""
+        self._early += data
+
     async def _shake(self, transport: asyncio.Transport, handler: web.RequestHandler, context: ssl.SSLContext) -> None:
         try:
             secured = await asyncio.get_running_loop().start_tls(
                 transport,
-                handler,
+                self,
                 context,
                 server_side=True,
                 ssl_handshake_timeout=HEAD_S_MAX,
@@ -124,8 +129,12 @@ class _Door(asyncio.Protocol):
         except OSError:  # of TLS, of the connection, or out of time: nobody of ours
             transport.abort()
             return
-        if secured is not None:
-            handler.connection_made(secured)
+        if secured is None or secured.is_closing():
+            return
+        secured.set_protocol(handler)
+        handler.connection_made(secured)
+        if self._early:
+            handler.data_received(self._early)
 
 
 def room_for(wanted: int) -> int:

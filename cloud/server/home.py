@@ -178,6 +178,12 @@ class Home:
         with self.store.writing() as tx:
             tx.set_archive_state(self.fleet.fleet, f"job:{name}", msgspec.msgpack.encode(tuple(state)))
 
+    def note_works(self, *names: str) -> None:
+        """These jobs' work has just been done by hand: they fail no more."""
+        for name in names:
+            if (state := self.noted_job(name)).error:
+                self.note_job(name, JobState(self.clock.wall_ms(), state.failed_ms))
+
     def noted_job(self, name: str) -> JobState:
         with self.store.reading() as view:
             data = view.archive_state(self.fleet.fleet, f"job:{name}")

@@ -69,6 +69,7 @@ def move_archive(
                 begin_anew(tx, fleet)
     with Home.open(directory) as home, home.archiving() as archive:
         done = archive.snapshot() if fresh else archive.run_once()
+        home.note_works("archive", "snapshot")
     return Moved(url, objects + done.objects, size + done.bytes, done.position, done.number)
 
 

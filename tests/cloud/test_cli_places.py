@@ -318,6 +318,10 @@ def test_a_failing_archive_is_said_with_its_hint(fleet: Path, tmp_path: Path) ->
         log = process.stderr.read()
     assert "archive failed" in log
     assert shown.exit_code == 1
+    assert run("archive", "run", fleet).exit_code == 1
+    assert run("status", fleet).exit_code == 1
+    ok("archive", "move", fleet, tmp_path / "empty", "--fresh")
+    assert run("status", fleet).exit_code == 0
     for said in (log, shown.stdout):
         assert "agentdb-cloud archive move DIR URL" in said
     assert "Traceback" not in log

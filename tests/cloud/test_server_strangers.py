@@ -127,11 +127,42 @@ def test_half_a_head_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_the_connections_in_all_are_bounded(tmp_path: Path) -> None:
     with live(tmp_path) as (_, _, server):
-        server.service.connections._most = 2
-        with _crowd(server, 2, HALF_A_HEAD):
-            _until(lambda: server.service.connections.strangers == 2)
-            with _crowd(server, 1, b"") as (third,):
-                assert _closed_after_s(third) < 3
+        server.service.connections._most = 4
+        with _crowd(server, 3, HALF_A_HEAD) as socks:  # half of the room is not for strangers
+            assert _closed_after_s(socks[0]) < 3
+            assert server.service.connections.strangers == 2
+            server.service.connections._most = 2
+            with _crowd(server, 1, b"") as (one_more,):
+                assert _closed_after_s(one_more) < 3
+
+
+def test_a_request_that_comes_with_the_end_of_the_handshake(tmp_path: Path) -> None:
+    """In one packet: the request is there before the connection was handed on."""
+    certificate, private = self_signed(tmp_path)
+    world = World(tmp_path)
+    config = ServerConfig(port=0, tls_certificate_file=certificate, tls_key_file=private)
+    context = ssl.create_default_context(cafile=certificate)
+    with LiveServer(world, CountingPlane(world), config) as server:
+        for _ in range(20):
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+            with socket.create_connection(server.address, timeout=5) as sock:
+                while True:
+                    try:
+                        tls.do_handshake()
+                        break
+                    except ssl.SSLWantReadError:
+                        sock.sendall(outgoing.read())
+                        incoming.write(sock.recv(1 << 16))
+                tls.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                sock.sendall(outgoing.read())  # the handshake's last message and the request
+                answer = b""
+                while b"time_ms" not in answer:
+                    incoming.write(sock.recv(1 << 16))
+                    with suppress(ssl.SSLWantReadError):
+                        answer += tls.read(1 << 16)
+                assert b"200 OK" in answer
+    world.store.close()
 
 
 def test_the_same_behind_tls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
