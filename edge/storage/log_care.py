@@ -13,6 +13,7 @@ import apsw
 
 from edge.storage.log_reader import unpack_fields
 from edge.storage.log_schema import close, connect, sync_directory, translate
+from edge.storage.page_checksums import checksum_vfs, has_checksums, reserve
 from sync.digest import StateDigest
 from sync.errors import AgentDBError, InvalidValue, StorageError
 from sync.images import is_alive
@@ -62,8 +63,10 @@ def snapshot(log: DeltaLog, target: str) -> None:
     part = target + ".part"
     try:
         source = connect(log.path, vfs=log.vfs)
-        copy = apsw.Connection(part)
+        copy = apsw.Connection(part, vfs=log.vfs or checksum_vfs())
         try:
+            if has_checksums(source):
+                reserve(copy)
             with copy.backup("main", source, "main") as backup:
                 while not backup.done:
                     backup.step(1000)
@@ -92,9 +95,9 @@ def digest(log: DeltaLog) -> str:
 
 def verify(log: DeltaLog) -> list[str]:
     """SQLite's own check, then ours: images decode and are canonical, and the log is dense."""
-    log.fold()
     problems: list[str] = []
     try:
+        log.fold()
         for (answer,) in log.reader.walk(f"PRAGMA integrity_check({PROBLEMS_MAX})"):
             if answer != "ok":
                 problems.append(f"database: {answer}")

@@ -18,6 +18,7 @@ from contextlib import suppress
 import apsw
 import msgpack
 
+from edge.storage import page_checksums
 from sync.errors import AgentDBError, CorruptStore, DiskFull, StorageError, StoreLocked, UnsupportedVersion
 from sync.stamps import replica_id
 
@@ -52,8 +53,9 @@ def connect(
     durability: str = "full",
     create: bytes | Callable[[], bytes] | None = None,
 ) -> apsw.Connection:
-    """A connection that may write. With ``create``, the id of the device or what makes it, a new log is made if
-    there is none: its tables and its first replica id in one transaction, so that it is there whole or not at all.
+    """A connection that may write, over the checksum VFS unless another is named (by tests). With ``create``, the id of
+    the device or what makes it, a new log is made if there is none: its tables and its first replica id in one
+    transaction, so that it is there whole or not at all.
 
     Raises CorruptStore if the file is missing (without ``create``) or is not a delta log, and the rest of
     StorageError.
@@ -64,13 +66,19 @@ def connect(
             hint="pip install 'apsw>=3.51.3'",
         )
     flags = apsw.SQLITE_OPEN_READWRITE | (0 if create is None else apsw.SQLITE_OPEN_CREATE)
+    name = vfs or page_checksums.checksum_vfs()
     try:
-        db = apsw.Connection(path, flags=flags, vfs=vfs)
+        db = apsw.Connection(path, flags=flags, vfs=name)
     except apsw.Error as error:
         raise translate(error, path) from error
     try:
         # Only against strangers with a SQLite shell: our own writers queue before they come here.
         db.set_busy_timeout(2000)
+        if vfs is None:
+            if create is not None and db.execute("PRAGMA page_count").get == 0:
+                page_checksums.reserve(db)
+        elif page_checksums.has_checksums(db):
+            raise StorageError(f"{path} has page checksums, which VFS {vfs!r} would not keep")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute(f"PRAGMA synchronous={DURABILITY[durability]}")
         db.execute("PRAGMA cache_size=-8000")
@@ -124,6 +132,11 @@ def translate(error: Exception, path: str) -> AgentDBError:
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
         return StoreLocked(
             f"{path} is locked by another program", hint="close the SQLite shell or backup tool that has it open"
+        )
+    if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
+        return CorruptStore(
+            f"{path} has a page that is not what was written: the disk, or something else, changed it",
+            hint="restore a snapshot, or join again from a baseline",
         )
     if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
         return CorruptStore(

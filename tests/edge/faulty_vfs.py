@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import apsw
+
+from edge.storage.page_checksums import VFS, checksum_vfs, load
 
 
 class Faults:
@@ -66,11 +71,23 @@ class FaultyVFS(apsw.VFS):
 
 
 @contextmanager
-def faulty_vfs() -> Iterator[tuple[str, Faults]]:
-    """(name to give as ``vfs=``, the faults to set)."""
+def faulty_vfs() -> Iterator[Faults]:
+    """Every delta log that is opened inside stands on it, with its page checksums between: a second copy of their VFS,
+    loaded over the faulty one, takes the place of the first by its name.
+    """
+    apsw.unregister_vfs(checksum_vfs())
     faults = Faults()
+    default = apsw.vfs_names()[0]
     vfs = FaultyVFS(f"faulty-{id(faults)}", faults)
     try:
-        yield vfs.name, faults
+        apsw.set_default_vfs(vfs.name)
+        with TemporaryDirectory() as folder:  # loaded from the path of the first it would be the first
+            extension = next(Path(apsw.__file__).parent.glob("sqlite_extra_binaries/cksumvfs.*"))
+            load(shutil.copy(extension, folder))
+        apsw.set_default_vfs(default)
+        yield faults
     finally:
+        apsw.set_default_vfs(default)
+        apsw.unregister_vfs(VFS)
         vfs.unregister()
+        checksum_vfs()

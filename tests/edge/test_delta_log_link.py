@@ -11,6 +11,7 @@ import pytest
 
 from edge.storage import log_care
 from edge.storage.delta_log import DeltaLog
+from edge.storage.log_schema import connect
 from edge.storage.transaction import Write
 from sync.errors import CorruptStore, InvalidValue, SchemaMismatch, StorageError
 from sync.messages import Refusal
@@ -225,7 +226,7 @@ def test_verify_finds_damage(tmp_path: Path, log: DeltaLog) -> None:
         put(log, f"k{number}", x=number)
     log.fold()
     log.close()
-    db = apsw.Connection(str(tmp_path / "log.db"))
+    db = connect(str(tmp_path / "log.db"))  # with the checksums that belong to it
     db.execute("UPDATE records SET image = X'93' WHERE key = 'notes'")
     db.execute("UPDATE records SET living = 0 WHERE key = 'k1'")
     db.execute("UPDATE records SET image = X'9301c4008200a16101' WHERE key = 'k2'")

@@ -23,13 +23,13 @@ FAR = replica_id(b"another-one!", 1)
 
 
 class World:
-    def __init__(self, folder: Path, vfs: str, faults: Faults) -> None:
-        self.folder, self.vfs, self.faults = folder, vfs, faults
+    def __init__(self, folder: Path, faults: Faults) -> None:
+        self.folder, self.faults = folder, faults
         self.edge = self.open()
         self.notes = self.edge.collection("notes")
 
     def open(self) -> Edge:
-        return Edge.open(self.folder, clock=TickingClock(), random=SeededRandom(), vfs=self.vfs)
+        return Edge.open(self.folder, clock=TickingClock(), random=SeededRandom())
 
     def state(self) -> tuple[Any, ...]:
         log = self.edge.log
@@ -48,8 +48,8 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with faulty_vfs() as (vfs, faults):
-        world = World(tmp_path / "store", vfs, faults)
+    with faulty_vfs() as faults:
+        world = World(tmp_path / "store", faults)
         yield world
         faults.writes_left = None
         world.edge.close()
@@ -170,17 +170,17 @@ def test_closing_on_a_full_disk_loses_nothing(world: World) -> None:
 
 
 def test_a_store_that_could_not_be_made_is_made_the_next_time(tmp_path: Path) -> None:
-    with faulty_vfs() as (vfs, faults):
+    with faulty_vfs() as faults:
         for allowed in range(60):
             faults.writes_left = allowed
             try:
-                Edge.open(tmp_path / "s", vfs=vfs).close()
+                Edge.open(tmp_path / "s").close()
             except StorageError:
                 continue
             finally:
                 faults.writes_left = None
             break
         assert faults.failed > 3
-        with Edge.open(tmp_path / "s", vfs=vfs) as edge:
+        with Edge.open(tmp_path / "s") as edge:
             edge.collection("notes").put("a", {"x": 1})
             assert edge.verify() == []

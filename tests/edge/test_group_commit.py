@@ -284,7 +284,7 @@ def test_many_threads_lose_and_mix_nothing(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_fails_every_waiting_writer_and_none_after_it(tmp_path: Path) -> None:
-    with faulty_vfs() as (vfs, faults), Edge.open(tmp_path / "store", vfs=vfs) as edge:
+    with faulty_vfs() as faults, Edge.open(tmp_path / "store") as edge:
         notes = edge.collection("notes")
         notes.put("first", {"x": 1})
         acknowledged: list[str] = []
