@@ -17,14 +17,16 @@ from __future__ import annotations
 import os
 from _thread import get_ident
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
 from edge.ports import SystemClock, SystemRandom
 from edge.storage.collection import Collection
 from edge.storage.delta_log import DeltaLog
-from edge.storage.log_schema import sqlite_version, sync_directory, translate
+from edge.storage.log_schema import sqlite_version
 from edge.storage.projections import TRIM_ROWS, Projections
 from edge.storage.store_lock import StoreLock
+from edge.storage.store_making import LOG_FILE, check_vacant, made, make_directory, new_device
 from edge.storage.transaction import Write
 from sync.errors import InvalidConfig, InvalidValue, NotFound, TooLarge, UnknownCollection
 from sync.ports import Clock, RandomSource
@@ -37,9 +39,9 @@ if TYPE_CHECKING:
     from edge.link.runner import Link, LiveLink
     from sync.keys import DeviceKey
 
-LOG_FILE = "log.db"
 LOCK_FILE = "lock"
 BATCH_WRITES_MAX = 1_000_000
+TIMEOUT_S_MAX = 1e9
 
 
 class Edge:
@@ -70,34 +72,45 @@ class Edge:
         random: RandomSource | None = None,
         create: bool = True,
         vfs: str | None = None,
+        wait_s: float = 0.0,
     ) -> Edge:
         """Open the store in the directory ``path``; make it, with new keys, if there is none (unless ``create`` is
         False).
 
         ``config`` is an EdgeConfig or the path of a TOML file; by default ``<path>/edge.toml``, if it exists. ``vfs``
-        names a SQLite VFS to put under the log. Raises NotFound, StoreLocked, InvalidConfig, StorageError.
+        names a SQLite VFS to put under the log. ``wait_s`` is how long to wait for another process to close the store.
+        Raises NotFound, StoreLocked, InvalidConfig, CorruptStore (keys or search tables without their log among it),
+        StorageError.
         """
         store = os.path.abspath(path)
         log_path = os.path.join(store, LOG_FILE)
-        if not create and not os.path.exists(log_path):
-            raise NotFound(f"there is no store at {store}", hint=f"agentdb-edge init {path!s}")
+        if not os.path.exists(log_path):
+            if not create:
+                raise NotFound(f"there is no store at {store}", hint=f"agentdb-edge init {path!s}")
+            check_vacant(store)
         settings = _config_of(config, store)
         clock, random = clock or SystemClock(), random or SystemRandom()
-        _make_directory(store)
-        lock = StoreLock(os.path.join(store, LOCK_FILE))
+        make_directory(store)
+        lock = StoreLock(os.path.join(store, LOCK_FILE), wait_s)
         try:
             log = DeltaLog.open(
                 log_path,
                 clock=clock,
                 random=random,
-                device=lambda: _new_device(store, random),
+                device=lambda: new_device(store, random),
                 vfs=vfs,
                 durability=settings.durability,
             )
+            edge = Edge(store, settings, log, lock, clock, random)
         except BaseException:
             lock.release()
             raise
-        return Edge(store, settings, log, lock, clock, random)
+        try:
+            made(store)
+        except BaseException:
+            edge.close()
+            raise
+        return edge
 
     def close(self) -> None:
         """Stop the background work and release the store. Idempotent. Everything acknowledged is on disk already."""
@@ -181,10 +194,10 @@ class Edge:
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Progress:
         """Push and pull until this device and the cloud have everything of each other. Blocks; reads and writes of
-        other threads go on. Raises NotFound (no fleet joined), Refused, Unauthenticated, or after ``timeout_s`` the
-        last error.
+        other threads go on. ``timeout_s`` is more than 0; None waits for as long as it takes. Raises InvalidValue,
+        NotFound (no fleet joined), Refused, Unauthenticated, or after ``timeout_s`` the last error.
         """
-        timeout_ms = None if timeout_s is None else int(timeout_s * 1000)
+        timeout_ms = _milliseconds(timeout_s)
         if self._live is not None:
             return self._live.wait_idle(timeout_ms, self._clock)
         done = self._link().sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
@@ -248,7 +261,7 @@ class Edge:
         target = os.path.abspath(path)
         if os.path.exists(target):
             raise InvalidValue(f"{target} exists already", hint="choose a new path for the snapshot")
-        _make_directory(target)
+        make_directory(target)
         from edge.storage.keystore import copy_keys
 
         copy_keys(self.path, target)
@@ -330,19 +343,16 @@ def _config_of(config: EdgeConfig | str | os.PathLike[str] | None, store: str) -
     return load_config(os.fspath(config))
 
 
-def _new_device(store: str, random: RandomSource) -> bytes:
-    from edge.storage.keystore import create_device_key
-
-    return create_device_key(store, random).device_id
-
-
-def _make_directory(path: str) -> None:
-    try:
-        if not os.path.isdir(path):
-            os.makedirs(path, mode=0o700)
-            sync_directory(os.path.dirname(path))
-    except OSError as error:
-        raise translate(error, path) from error
+def _milliseconds(timeout_s: Any) -> int | None:
+    """Raises InvalidValue for what is not a span of time; years are as good as for ever."""
+    if timeout_s is None:
+        return None
+    if type(timeout_s) not in (int, float) or not timeout_s > 0 or timeout_s == inf:
+        raise InvalidValue(
+            f"timeout_s is a number of seconds, more than 0, not {timeout_s!r:.40}",
+            hint="None waits for as long as it takes",
+        )
+    return max(1, int(min(timeout_s, TIMEOUT_S_MAX) * 1000))
 
 
 def _versions() -> dict[str, str]:

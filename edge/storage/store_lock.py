@@ -1,48 +1,126 @@
 """One process at a time: an advisory lock on ``<dir>/lock`` that names its holder and vanishes with it.
 
-``flock`` belongs to the open file, so a crash or SIGKILL releases it and no lock is ever stale. The process id in the
-file is only for the error message of whoever comes second.
+``flock`` belongs to the open file, so a crash or SIGKILL releases it and no lock is ever stale. What is in the file,
+process id and command, is only for whoever comes second: for the error message, and for ``agentdb-edge status``.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import sys
+import time
+from typing import NamedTuple
 
 from edge.storage.log_schema import translate
 from sync.errors import StorageError, StoreLocked
 
+_TRY_S = 0.05
+_NAMES_ITSELF_TRIES = 5  # a holder writes its name right after it has the lock
+_COMMAND_CHARACTERS_MAX = 60
+_HOLDER_BYTES_MAX = 512
+
+
+class Holder(NamedTuple):
+    """The process that has a store open. ``command`` is its program's name, never its arguments: they hold tokens."""
+
+    pid: int
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.pid} ({self.command})" if self.command else str(self.pid)
+
 
 class StoreLock:
-    """Held from construction to ``release``. Raises StoreLocked, which names the process that holds the store."""
+    """Held from construction to ``release``. Waits ``wait_s`` seconds for whoever holds it, then raises StoreLocked,
+    which names the process. Raises StorageError if the file system cannot lock.
+    """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, wait_s: float = 0.0) -> None:
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise translate(error, path) from error
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(self._handle, 20, 0).decode("ascii", "replace").strip()
-            os.close(self._handle)
-            raise StoreLocked(
-                f"the store at {os.path.dirname(path)} is open in process {holder or 'unknown'}",
-                hint="one process opens a store at a time; close it there first",
-            ) from error
-        except OSError as error:
-            os.close(self._handle)
-            raise StorageError(
-                f"{path} cannot be locked: {error}", hint="keep the store on a local file system"
-            ) from error
-        try:
-            os.truncate(self._handle, 0)
-            os.pwrite(self._handle, str(os.getpid()).encode(), 0)
+            self._take(path, wait_s)
+            os.pwrite(self._handle, f"{os.getpid()} {_command()}\n".encode("utf-8", "replace"), 0)
         except OSError as error:
             self.release()
             raise translate(error, path) from error
+        except BaseException:
+            os.close(self._handle)
+            self._handle = -1
+            raise
+
+    def _take(self, path: str, wait_s: float) -> None:
+        tries = 1 + int(wait_s / _TRY_S)
+        while True:
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(self._handle, 0)
+                return
+            except BlockingIOError as error:
+                tries -= 1
+                if not tries:
+                    holder = _named(self._handle)
+                    raise StoreLocked(
+                        f"the store at {os.path.dirname(path)} is open in process {holder or 'unknown'}",
+                        hint="one process opens a store at a time; close it there first",
+                    ) from error
+            except OSError as error:
+                raise StorageError(
+                    f"{path} cannot be locked: {error}", hint="keep the store on a local file system"
+                ) from error
+            time.sleep(_TRY_S)
 
     def release(self) -> None:
         if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+            handle, self._handle = self._handle, -1
+            try:
+                os.ftruncate(handle, 0)  # whoever comes next must not be called by our name
+            except OSError:
+                pass
+            finally:
+                os.close(handle)
+
+
+def holder(path: str) -> Holder | None:
+    """Who wrote its name into the lock at ``path`` last: of a store that is locked, the one who has it open.
+
+    Takes no lock, so that asking keeps nobody out.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _named(handle)
+    finally:
+        os.close(handle)
+
+
+def _named(handle: int) -> Holder | None:
+    for _ in range(_NAMES_ITSELF_TRIES):
+        try:
+            text = os.pread(handle, _HOLDER_BYTES_MAX, 0).decode("utf-8", "replace")
+        except OSError:
+            return None
+        pid, _, command = text.partition(" ")
+        if text.endswith("\n") and pid.isdigit():
+            return Holder(int(pid), command.strip())
+        time.sleep(_TRY_S / 5)
+    return None
+
+
+def _command() -> str:
+    """``agentdb-edge run`` for our own commands, the name of the script for others."""
+    words = sys.argv
+    name = os.path.basename(words[0]) if words and words[0] else ""
+    if name == "__main__.py":
+        name = os.path.basename(os.path.dirname(words[0]))
+    elif name in ("-c", "-m"):
+        name = "python"
+    if name == "agentdb-edge" and len(words) > 1 and words[1].isalpha():
+        name = f"{name} {words[1]}"
+    printable = "".join(character for character in name if character.isprintable())
+    return printable[:_COMMAND_CHARACTERS_MAX]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
 
 import edge as package
 from edge import Edge
-from edge.storage import keystore
+from edge.storage import store_making
+from edge.storage.store_lock import Holder, holder
 from sync.errors import (
     CorruptStore,
+    InvalidValue,
     NotFound,
     StorageError,
     StoreLocked,
@@ -93,9 +97,11 @@ def test_a_new_store_has_keys_that_make_its_device_id(tmp_path: Path) -> None:
 
 
 def test_keys_of_an_attempt_that_was_cut_short_are_used(tmp_path: Path) -> None:
-    key = keystore.create_device_key(str(tmp_path), SeededRandom())
+    """The plug was pulled after the keys were made, before the log had its tables."""
+    device = store_making.new_device(str(tmp_path), SeededRandom())
     with Edge.open(tmp_path, random=SeededRandom(2)) as edge:
-        assert edge.device == key.device_id
+        assert edge.device == device
+    assert not (tmp_path / "making").exists()
 
 
 def test_a_store_whose_making_was_cut_short_is_made(tmp_path: Path) -> None:
@@ -103,6 +109,32 @@ def test_a_store_whose_making_was_cut_short_is_made(tmp_path: Path) -> None:
     with Edge.open(tmp_path, create=False) as edge:
         edge.collection("notes").put("a", {"x": 1})
         assert edge.verify() == []
+
+
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize("left", ["keys", "exact", "lance"])
+def test_a_log_that_lost_everything_is_no_new_store(tmp_path: Path, left: str, create: bool) -> None:
+    with Edge.open(tmp_path) as edge:
+        edge.collection("notes").put("a", {"x": 1})
+    if left != "keys":
+        shutil.rmtree(tmp_path / "keys")
+        (tmp_path / left).mkdir()
+    (tmp_path / "log.db").write_bytes(b"")
+    for _ in range(2):  # the attempt itself must not make it look different
+        with pytest.raises(CorruptStore, match=left) as caught:
+            Edge.open(tmp_path, create=create)
+        assert "snapshot" in caught.value.hint
+    (tmp_path / "log.db").unlink()
+    with pytest.raises(CorruptStore if create else NotFound):
+        Edge.open(tmp_path, create=create)
+
+
+@pytest.mark.parametrize("name", ["cloud.db", "cloud.toml"])
+def test_a_control_planes_directory_does_not_become_a_store(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(InvalidValue, match="control plane"):
+        Edge.open(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_keys_that_are_missing_damaged_or_open_to_others(tmp_path: Path) -> None:
@@ -163,7 +195,9 @@ def test_the_second_one_is_told_who_holds_the_store(tmp_path: Path) -> None:
             """,
             tmp_path,
         )
-        assert said == f"the store at {tmp_path} is open in process {os.getpid()} True"
+        assert said.startswith(f"the store at {tmp_path} is open in process {os.getpid()} (")
+        assert said.endswith(") True")
+        assert holder(str(tmp_path / "lock")) == Holder(os.getpid(), said.split("(")[1].split(")")[0])
     run("import sys; from edge import Edge; Edge.open(sys.argv[1]).close()", tmp_path)
 
 
@@ -171,6 +205,25 @@ def test_a_lock_vanishes_with_its_process(tmp_path: Path) -> None:
     run("import sys, os; from edge import Edge; edge = Edge.open(sys.argv[1]); os._exit(0)", tmp_path)
     with Edge.open(tmp_path) as edge:
         assert edge.verify() == []
+
+
+def test_who_can_wait_gets_the_store_when_it_is_closed(tmp_path: Path) -> None:
+    edge = Edge.open(tmp_path)
+    timer = threading.Timer(0.3, edge.close)
+    timer.start()
+    Edge.open(tmp_path, wait_s=30).close()
+    timer.join()
+    assert holder(str(tmp_path / "lock")) is None
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), True, "5"])
+def test_a_timeout_is_a_span_of_time(tmp_path: Path, timeout_s: float) -> None:
+    with Edge.open(tmp_path) as edge:
+        with pytest.raises(InvalidValue, match="timeout_s"):
+            edge.sync(timeout_s=timeout_s)
+        for fine in (None, 0.001, 1e300):
+            with pytest.raises(NotFound, match="not joined"):
+                edge.sync(timeout_s=fine)
 
 
 def _put_in_child(edge: Edge, pipe: multiprocessing.connection.Connection) -> None:

@@ -1,0 +1,76 @@
+"""Making a store: the directory, and what must not be mistaken for a new one.
+
+A log without tables is a new store's, or what a damaged disk left of an old one. The difference is a file: ``making``
+is on disk before a new store's keys are, and goes when its log is there. So a log that lost its tables beside keys
+or search tables that were finished is damage, and is said to be: an empty store in its place would be pushed and
+read as if nothing had ever been written.
+"""
+
+from __future__ import annotations
+
+import os
+
+from edge.storage.keystore import DEVICE_KEY_FILE, KEYS_DIRECTORY, create_device_key
+from edge.storage.log_schema import sync_directory, translate
+from sync.errors import CorruptStore, InvalidValue
+from sync.ports import RandomSource
+
+LOG_FILE = "log.db"
+_MAKING = "making"
+_CLOUD_FILES = ("cloud.db", "cloud.toml")
+
+
+def make_directory(path: str) -> None:
+    """Raises StorageError."""
+    try:
+        if not os.path.isdir(path):
+            os.makedirs(path, mode=0o700)
+            sync_directory(os.path.dirname(path))
+    except OSError as error:
+        raise translate(error, path) from error
+
+
+def check_vacant(store: str) -> None:
+    """A new store may be made here, or an interrupted making be finished. Raises CorruptStore, InvalidValue."""
+    for name in _CLOUD_FILES:
+        if os.path.exists(os.path.join(store, name)):
+            raise InvalidValue(
+                f"{store} is a control plane's directory: {name} is in it",
+                hint="give the device's store a directory of its own",
+            )
+    if os.path.exists(os.path.join(store, _MAKING)):
+        return
+    left = [
+        name
+        for name in (os.path.join(KEYS_DIRECTORY, DEVICE_KEY_FILE), "exact", "lance")
+        if os.path.exists(os.path.join(store, name))
+    ]
+    if left:
+        raise CorruptStore(
+            f"{os.path.join(store, LOG_FILE)} is empty or missing, but {' and '.join(left)} of the store are there",
+            hint="put log.db back from a snapshot or backup; to begin with an empty store, move the directory away "
+            "and join with a new token: what had been synced comes back from the fleet",
+        )
+
+
+def new_device(store: str, random: RandomSource) -> bytes:
+    """The id of a new store's device, whose keys are made. Raises CorruptStore, InvalidValue, StorageError."""
+    check_vacant(store)
+    mark = os.path.join(store, _MAKING)
+    try:
+        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        sync_directory(store)
+    except OSError as error:
+        raise translate(error, mark) from error
+    return create_device_key(store, random).device_id
+
+
+def made(store: str) -> None:
+    """The log has its tables: from now on they must be there. Raises StorageError."""
+    mark = os.path.join(store, _MAKING)
+    if os.path.exists(mark):
+        try:
+            os.unlink(mark)
+            sync_directory(store)
+        except OSError as error:
+            raise translate(error, mark) from error
