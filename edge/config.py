@@ -10,6 +10,7 @@ read.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -48,6 +49,19 @@ _KEYS = (
     _Key("sync", "url", "sync_url", str),
     _Key("sync", "allow_plain_http", "sync_allow_plain_http", bool),
 )
+
+
+def config_of(config: EdgeConfig | str | os.PathLike[str] | None, store: str) -> EdgeConfig:
+    """What ``Edge.open`` was given, or the file in the store, or the defaults. Raises InvalidConfig."""
+    if isinstance(config, EdgeConfig):
+        return config
+    if config is None:
+        config = os.path.join(store, CONFIG_FILE)
+        if not os.path.exists(config):
+            return EdgeConfig()
+    elif not os.path.exists(config):
+        raise InvalidConfig(f"there is no configuration file {config!s}", hint="leave it out to use the defaults")
+    return load_config(os.fspath(config))
 
 
 def load_config(path: str) -> EdgeConfig:

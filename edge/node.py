@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from _thread import get_ident
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,7 +28,7 @@ from edge.storage.projections import TRIM_ROWS, Projections
 from edge.storage.store_lock import StoreLock
 from edge.storage.store_making import LOG_FILE, check_vacant, made, make_directory, new_device
 from edge.storage.transaction import Write
-from sync.errors import InvalidConfig, InvalidValue, NotFound, TooLarge, UnknownCollection
+from sync.errors import InvalidValue, NotFound, TooLarge, UnknownCollection
 from sync.ports import Clock, RandomSource
 from sync.schema import COLLECTIONS, check_collection_name, declare
 from sync.stamps import device_of
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from edge.link.replicator import Progress
     from edge.link.runner import Link, LiveLink
     from sync.keys import DeviceKey
+    from sync.schema import FieldRule, VectorSpec
 
 LOCK_FILE = "lock"
 BATCH_WRITES_MAX = 1_000_000
@@ -59,6 +60,7 @@ class Edge:
         self._clock = clock
         self._random = random
         self._live: LiveLink | None = None
+        self._syncing = 0
         self._lock = lock
         self._collections: dict[str, Collection] = {}
         self._batches: dict[int, list[Write]] = {}  # thread -> its open batch
@@ -82,13 +84,15 @@ class Edge:
         Raises NotFound, StoreLocked, InvalidConfig, CorruptStore (keys or search tables without their log among it),
         StorageError.
         """
+        from edge.config import config_of
+
         store = os.path.abspath(path)
         log_path = os.path.join(store, LOG_FILE)
         if not os.path.exists(log_path):
             if not create:
                 raise NotFound(f"there is no store at {store}", hint=f"agentdb-edge init {path!s}")
             check_vacant(store)
-        settings = _config_of(config, store)
+        settings = config_of(config, store)
         clock, random = clock or SystemClock(), random or SystemRandom()
         make_directory(store)
         lock = StoreLock(os.path.join(store, LOCK_FILE), wait_s)
@@ -136,13 +140,26 @@ class Edge:
 
     # -- collections --------------------------------------------------------------------------------------------------
 
-    def collection(self, name: str, **declaration: Any) -> Collection:
-        """The collection of that name. A declaration (``sync.schema.declare``: fields, vector, text, conflict,
-        strict) is made known to the fleet if it is new or has changed; without one, an unknown collection is
-        declared plain.
+    def collection(
+        self,
+        name: str,
+        *,
+        fields: Mapping[str, FieldRule | tuple[str, str] | str] | None = None,
+        vector: VectorSpec | tuple[Any, ...] | None = None,
+        text: Iterable[str] | None = None,
+        conflict: str | None = None,
+        strict: bool | None = None,
+    ) -> Collection:
+        """The collection of that name. A declaration is made known to the fleet if it is new or has changed; it is
+        whole: what it leaves out has its default. With none, an unknown collection is declared plain.
 
-        Raises InvalidValue, SchemaMismatch (not compatible with what is declared), StorageError.
+        ``fields``: name -> a type, a merge rule, or (type, merge rule); ``vector``: (field, dimensions[, metric
+        [, model]]); ``text``: the fields of full-text search; ``conflict``: latest, priority, manual, resolver:NAME;
+        ``strict``: only declared fields (``sync.schema.declare``). Raises InvalidValue, SchemaMismatch (not compatible
+        with what is declared), StorageError.
         """
+        given = {"fields": fields, "vector": vector, "text": text, "conflict": conflict, "strict": strict}
+        declaration: dict[str, Any] = {word: value for word, value in given.items() if value is not None}
         found = self._collections.get(name)
         if found is not None and not declaration and name in self.log.schemas:
             return found
@@ -180,7 +197,7 @@ class Edge:
         """Join a fleet with a token from its operator (``agentdb-cloud token``); joining again changes nothing.
 
         ``name`` is what people call the device (its host name by default); ``url`` overrides the token's. Raises
-        InvalidValue, Refused, Unreachable, ProtocolError.
+        InvalidValue, Refused, Unreachable, ProtocolError, StorageError.
         """
         import platform
 
@@ -200,7 +217,11 @@ class Edge:
         timeout_ms = _milliseconds(timeout_s)
         if self._live is not None:
             return self._live.wait_idle(timeout_ms, self._clock)
-        done = self._link().sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
+        self._syncing += 1
+        try:
+            done = self._link().sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
+        finally:
+            self._syncing -= 1
         self.projections.trim(TRIM_ROWS)
         return done
 
@@ -297,9 +318,24 @@ class Edge:
             ],
             "schema_problems": dict(log.schema_problems),
             "projections": self.projections.status(),
-            "sync": log.meta_get("sync"),
+            "fleet": self._fleet(),
+            "sync": self._link_state(),
             "versions": _versions(),
         }
+
+    def _fleet(self) -> dict[str, Any] | None:
+        """The fleet that was joined, and where its control plane is (``edge.link.membership`` keeps it)."""
+        kept = self.log.meta_get("fleet")
+        if kept is None:
+            return None
+        return {"id": kept[0].hex(), "url": self.config.sync_url or kept[3], "name": kept[4]}
+
+    def _link_state(self) -> dict[str, Any] | None:
+        """What the link noted last; it is connected only as long as somebody here is syncing."""
+        noted = self.log.meta_get("sync")
+        if noted is None:
+            return None
+        return {**noted, "connected": noted["connected"] and (self._live is not None or self._syncing > 0)}
 
     def _check_declared(self, name: str) -> None:
         if name not in self.log.schemas:
@@ -327,20 +363,6 @@ class Batch:
             writes = self._open.pop(get_ident())
             if error is None:
                 self._log.submit(writes)
-
-
-def _config_of(config: EdgeConfig | str | os.PathLike[str] | None, store: str) -> EdgeConfig:
-    from edge.config import CONFIG_FILE, EdgeConfig, load_config
-
-    if isinstance(config, EdgeConfig):
-        return config
-    if config is None:
-        config = os.path.join(store, CONFIG_FILE)
-        if not os.path.exists(config):
-            return EdgeConfig()
-    elif not os.path.exists(config):
-        raise InvalidConfig(f"there is no configuration file {config!s}", hint="leave it out to use the defaults")
-    return load_config(os.fspath(config))
 
 
 def _milliseconds(timeout_s: Any) -> int | None:

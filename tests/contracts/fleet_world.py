@@ -10,6 +10,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cloud.control_plane import ControlPlane
 from cloud.identity.key_service import MemoryKeyService
@@ -37,7 +38,7 @@ from sync.session import SyncSession
 from tests.cloud.identity_world import NOW_MS, SeededRandom, SetClock
 
 LIMITS = SessionLimits(push_operations=7, pull_operations=5)
-NOTES = {"fields": {"visits": "counter", "tags": "set", "best": "max", "ideas": "keep-all"}}
+NOTES: dict[str, Any] = {"fields": {"visits": "counter", "tags": "set", "best": "max", "ideas": "keep-all"}}
 
 
 class Cloud:

@@ -18,6 +18,7 @@ from edge import Edge
 from edge.storage import store_making
 from edge.storage.store_lock import Holder, holder
 from sync.errors import (
+    AgentDBError,
     CorruptStore,
     InvalidValue,
     NotFound,
@@ -76,8 +77,16 @@ def test_the_package_is_lazy_and_complete() -> None:
     for name in package.__all__:
         assert getattr(package, name).__name__ == name
     assert set(package.__all__) <= set(dir(package))
+    assert set(_errors()) <= set(package.__all__), "what can be raised can be caught by a name of this package"
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         _ = package.Nonsense
+
+
+def _errors() -> list[str]:
+    found: list[type[AgentDBError]] = [AgentDBError]
+    for cls in found:
+        found += cls.__subclasses__()
+    return [cls.__name__ for cls in found if cls.__module__ == "sync.errors"]
 
 
 # -- opening ----------------------------------------------------------------------------------------------------------
