@@ -1,0 +1,43 @@
+"""``agentdb-edge``: a device's store from the command line.
+
+Tables are for people; ``--json`` gives one JSON document on standard output (bytes as ``{"$base64": …}``), and of a
+failure one on standard error. A mistake of the user's is one line and a hint, exit 2; a failure of disk or network, or
+something that ``verify`` found, exit 1; neither shows a stack trace. One process has a store open at a time: the
+commands wait two seconds for it; ``status`` shows what ``run`` last wrote of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from edge.cli.care import snapshot, status, verify
+from edge.cli.collections import collection
+from edge.cli.fleet import init, run, sync
+from edge.cli.hints import for_the_shell
+from edge.cli.output import say_error
+from edge.cli.records import add, delete, get, increment, patch, put, remove, scan, search
+from sync.errors import AgentDBError, InputError, Malformed
+
+
+class _Main(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AgentDBError as error:
+            say_error(ctx, error.code, error.message, for_the_shell(error))
+            ctx.exit(2 if isinstance(error, InputError | Malformed) else 1)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="agentdb-edge")
+def main() -> None:
+    """Keep, search and sync an agent's state on this device."""
+
+
+for command in (
+    *(init, collection, put, patch, increment, add, remove, delete, get, scan, search),
+    *(sync, run, status, verify, snapshot),
+):
+    main.add_command(command)

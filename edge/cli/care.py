@@ -1,0 +1,110 @@
+"""``status``, ``verify`` and ``snapshot``: how a store is, and a copy of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from edge.cli.hints import hinting
+from edge.cli.output import counted, json_option, print_json, print_table
+from edge.cli.running import read_status
+from edge.cli.stores import existing, store_argument
+from sync.errors import StoreLocked
+
+
+@click.command()
+@store_argument
+@json_option
+def status(store: str, as_json: bool) -> None:
+    """What is in the store, what waits to be pushed, what was refused, how the link is.
+
+    While `agentdb-edge run` has the store open, what it last wrote of it, and how long ago.
+    """
+    said = _status(store)
+    if as_json:
+        print_json(said)
+        return
+    if "held_by" in said:
+        held = said["held_by"]
+        seconds = f"{said['age_ms'] / 1000:.0f} s ago"
+        click.echo(f"Open in process {held['pid']} ({held['command']}), which said {seconds}:")
+    _print_status(store, said)
+
+
+def _status(store: str) -> dict[str, Any]:
+    try:
+        with existing(store, wait_s=0) as edge:
+            return edge.status()
+    except StoreLocked:
+        said = read_status(store)
+    if said is not None:
+        return said
+    hint = "`agentdb-edge run` lets others see its status; any other program has to say edge.status() itself"
+    with hinting(StoreLocked, hint), existing(store) as edge:
+        return edge.status()
+
+
+def _print_status(store: str, said: dict[str, Any]) -> None:
+    fleet, log = said["fleet"], said["log"]
+    joined = f"{fleet['id']} as {fleet['name']!r}, at {fleet['url']}" if fleet else ""
+    rows = [
+        ("store", said["store"]),
+        ("device", said["device"]),
+        ("fleet", joined or f"none: agentdb-edge init {store} --join TOKEN"),
+        ("log", f"{log['head_seq']} written, {log['pending']} to push, {log['bytes']:,} bytes"),
+        ("feed", f"applied up to {said['cursor']}"),
+        ("link", _link_state(said["sync"] or {})),
+    ]
+    rows += [(f"collection {name}", counted(told["records"], "record")) for name, told in said["collections"].items()]
+    rows += [("schema problem", f"{name}: {why}") for name, why in said["schema_problems"].items()]
+    if said["projections"]["problem"]:
+        rows.append(("search tables", said["projections"]["problem"]))
+    print_table(("", ""), rows)
+    if said["dead_letters"]:
+        click.echo("\nRefused by the cloud, kept here:")
+        columns = ("seq", "collection", "key", "code", "reason")
+        print_table(columns, [tuple(str(letter[name]) for name in columns) for letter in said["dead_letters"]])
+
+
+def _link_state(link: dict[str, Any]) -> str:
+    if not link:
+        return "never synced"
+    if link["error"]:
+        return f"{link['error']}; {link['hint']}" if link["hint"] else str(link["error"])
+    return "connected" if link["connected"] else "in order when it was last used"
+
+
+@click.command()
+@store_argument
+@json_option
+def verify(store: str, as_json: bool) -> None:
+    """Check the store; search tables that fail are rebuilt. Exit 1 if there was anything."""
+    with existing(store) as edge:
+        problems = edge.verify()
+        digest = edge.digest()
+    if as_json:
+        print_json({"problems": problems, "digest": digest})
+    else:
+        click.echo("\n".join(problems) or "No problem found.")
+        click.echo(f"state digest {digest}")
+    if problems:
+        sys.exit(1)
+
+
+@click.command()
+@store_argument
+@click.argument("target", type=click.Path())
+@json_option
+def snapshot(store: str, target: str, as_json: bool) -> None:
+    """Copy the store to the new directory TARGET, with its keys: keep the copy as safe as them.
+
+    To go back to it, move the broken store away and the copy into its place.
+    """
+    with existing(store) as edge:
+        edge.snapshot(target)
+    if as_json:
+        print_json({"snapshot": target})
+    else:
+        click.echo(f"Copied to {target}, keys included: whoever has it is this device.")

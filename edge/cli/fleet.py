@@ -1,0 +1,126 @@
+"""``init``, ``sync`` and ``run``: a store, the fleet it joins, and how it stays in touch."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import click
+
+from edge.cli.output import json_option, print_json, say_error
+from edge.cli.running import StatusFile
+from edge.cli.stores import WAIT_S, existing, store_argument
+from edge.cli.watch import Watch, clock_time
+from edge.node import Edge
+from edge.ports import SystemClock
+from sync.errors import AgentDBError
+
+url_option = click.option("--url", help="The control plane's URL, instead of the one that was joined.")
+_INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
+
+
+def _token(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise click.BadParameter("the token is empty: did the command that should have made it fail?")
+    return value
+
+
+def _seconds(_: click.Context, __: click.Parameter, value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise click.BadParameter("a number of seconds, more than 0")
+    return value
+
+
+@click.command()
+@store_argument
+@click.option("--join", "token", callback=_token, help="Join a fleet with this token (agentdb-cloud token DIR).")
+@click.option("--name", default="", help="What people call this device; its host name by default.")
+@url_option
+@json_option
+def init(store: str, token: str | None, name: str, url: str | None, as_json: bool) -> None:
+    """Make a store with its own keys, and join a fleet if there is a token."""
+    if token:
+        from sync.tokens import parse_token
+
+        parse_token(token)  # a damaged one must not leave a store behind
+    with Edge.open(store, wait_s=WAIT_S) as edge:
+        if token:
+            _join(edge, store, token, name, url)
+        made = {"store": edge.path, "device": edge.device.hex(), "joined": edge.log.meta_get("fleet") is not None}
+    if as_json:
+        print_json(made)
+        return
+    click.echo(f"Store {made['store']}, device {made['device']}")
+    command = f"agentdb-edge sync {store}" if made["joined"] else f"agentdb-edge init {store} --join TOKEN"
+    click.echo(f"{'It has joined its fleet' if made['joined'] else 'Not in a fleet'}: {command}")
+
+
+def _join(edge: Edge, store: str, token: str, name: str, url: str | None) -> None:
+    try:
+        edge.join(token, name=name, url=url)
+    except AgentDBError as error:
+        stays = f"the store {store} is made and stays; to join: agentdb-edge init {store} --join TOKEN"
+        raise type(error)(error.message, hint=f"{error.hint}; {stays}" if error.hint else stays) from error
+
+
+@click.command()
+@store_argument
+@url_option
+@click.option(
+    "--timeout", "timeout_s", type=float, callback=_seconds, default=300.0, show_default=True, help="Seconds."
+)
+@json_option
+@click.pass_context
+def sync(ctx: click.Context, store: str, url: str | None, timeout_s: float, as_json: bool) -> None:
+    """Push and pull until this device and the cloud have everything of each other."""
+    now_ms = SystemClock().wall_ms()
+    until = clock_time(now_ms + int(min(timeout_s, 1e9) * 1000), now_ms)
+    with existing(store) as edge:
+        target = url or (edge.status()["fleet"] or {}).get("url") or "the control plane"
+        watch = Watch(target, until, quiet=as_json)
+        try:
+            with watch:
+                done = edge.sync(timeout_s=timeout_s, url=url, on_progress=watch.told)
+        except KeyboardInterrupt:
+            last = watch.last
+            say_error(
+                ctx,
+                "interrupted",
+                f"stopped; {last.pushed if last else 0} operations pushed, {last.pulled if last else 0} pulled so far",
+                f"what has arrived is kept, and {edge.log.head_seq - edge.log.acked_seq} operations wait here: "
+                "the next sync goes on from there",
+            )
+            ctx.exit(_INTERRUPTED)
+        dead = len(edge.log.dead_letters())
+    if as_json:
+        print_json({**done._asdict(), "dead_letters": dead})
+        return
+    click.echo(f"In sync: {done.pushed} operations pushed, {done.pulled} pulled.")
+    if dead:
+        click.echo(f"{dead} operations were refused; `agentdb-edge status {store}` says which and why.")
+
+
+@click.command()
+@store_argument
+@url_option
+@json_option
+def run(store: str, url: str | None, as_json: bool) -> None:
+    """Stay in sync, and keep the search tables up to date, until interrupted. `status` shows how it goes meanwhile."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    with existing(store) as edge, StatusFile(edge) as shared:
+        edge.start_sync(url=url)
+        edge.projections.start(with_tables=True)
+        said = ""
+        while not stopped.wait(0.5):
+            status = edge.log.meta_get("sync") or {}
+            error = status.get("error") or ""
+            now = "connected" if status.get("connected") else error or "connecting"
+            shared.write(now)
+            if now != said:
+                said = now
+                if as_json:
+                    print_json({"state": now})
+                else:
+                    click.echo(f"{now}; trying again, Ctrl-C stops, nothing is lost" if now == error else now)

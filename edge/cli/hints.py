@@ -1,0 +1,32 @@
+"""Hints in the shell's words: an error's own hint may speak of the Python call that a command stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sync.errors import AgentDBError, CorruptStore
+
+# What an error's hint begins with -> what to type instead.
+_INSTEAD = {
+    "restore a snapshot": "move the directory away; put a copy made by `agentdb-edge snapshot` in its place, or begin "
+    "with `agentdb-edge init STORE --join TOKEN`: what had been synced comes back from the fleet",
+    "create a new device key": "a store's key is for life: make another store, agentdb-edge init STORE --join TOKEN, "
+    "with a new token from the fleet's operator",
+}
+
+
+def for_the_shell(error: AgentDBError) -> str:
+    for start, instead in _INSTEAD.items():
+        if error.hint.startswith(start) and (start != "restore a snapshot" or isinstance(error, CorruptStore)):
+            return instead
+    return error.hint
+
+
+@contextmanager
+def hinting(kind: type[AgentDBError], hint: str) -> Iterator[None]:
+    """Errors of this kind carry this hint instead of their own."""
+    try:
+        yield
+    except kind as error:
+        raise type(error)(error.message, hint=hint) from error

@@ -1,0 +1,75 @@
+"""What the commands take: a store, a collection that is declared, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge.node import Edge
+from sync.errors import InvalidValue, UnknownCollection
+
+if TYPE_CHECKING:
+    from edge.storage.collection import Collection
+
+FIELDS_BYTES_MAX = 1 << 20
+WAIT_S = 2.0  # for another command to be done with the store
+
+store_argument = click.argument("store", type=click.Path(file_okay=False))
+collection_argument = click.argument("collection")
+key_argument = click.argument("key")
+
+
+def existing(store: str, wait_s: float = WAIT_S) -> Edge:
+    return Edge.open(store, create=False, wait_s=wait_s)
+
+
+def declared(edge: Edge, name: str) -> Collection:
+    """Reading from a collection must not declare it for the whole fleet."""
+    if name not in edge.collections():
+        known = ", ".join(edge.collections()) or "none yet"
+        raise UnknownCollection(f"there is no collection {name!r}", hint=f"known are: {known}")
+    return edge.collection(name)
+
+
+def read_fields(text: str) -> dict[str, Any]:
+    if text == "-":
+        text = sys.stdin.read(FIELDS_BYTES_MAX + 1)
+    example = '\'{"body": "the pump is loud"}\''
+    fields = read_json("FIELDS", text, example)
+    if not isinstance(fields, dict):
+        raise InvalidValue("FIELDS is a JSON object", hint=f"such as {example}")
+    return fields
+
+
+def read_filter(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    example = '\'{"importance": {"$gte": 0.5}}\''
+    where = read_json("--where", text, example)
+    if not isinstance(where, dict):
+        raise InvalidValue("--where is a JSON object", hint=f"such as {example}")
+    return where
+
+
+def read_vector(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    vector = read_json("--vector", text, "'[0.1, 0.9]'")
+    if not isinstance(vector, list) or any(type(number) not in (int, float) for number in vector):
+        raise InvalidValue("--vector is a JSON list of numbers", hint="such as '[0.1, 0.9]'")
+    return vector
+
+
+def read_json(what: str, text: str, example: str) -> Any:
+    """``example`` is quoted as a shell wants it. Raises InvalidValue."""
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise InvalidValue(f"{what} is not JSON: {error}", hint=f"quoted for the shell, such as {example}") from error
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"there is no {name} in JSON; null is a missing number")
