@@ -118,7 +118,7 @@ class CollectionSchema(NamedTuple):
                 if self.strict:
                     raise SchemaMismatch(
                         f"collection {self.name!r} has no field {name!r}",
-                        hint="declare it, or open the schema (strict=False)",
+                        hint="declare the field, or let the schema be open (strict=False, --no-strict)",
                     )
                 kind = type(value)  # the commonest values, without a call
                 if kind is str:
@@ -193,6 +193,11 @@ def declare(
     that full-text search covers. Raises InvalidValue, SchemaMismatch or TooLarge.
     """
     check_collection_name(name)
+    if isinstance(vector, str):
+        raise InvalidValue(
+            f"vector is (field, dimensions), not {brief(vector)}",
+            hint=f"the dimensions are those of your embeddings, such as ({brief(vector)}, 384)",
+        )
     try:
         rules = {check_field_name(field): _rule(field, rule) for field, rule in (fields or {}).items()}
         spec = _check_vector(VectorSpec(*vector), rules) if vector else None
@@ -247,7 +252,8 @@ def _rule(field: str, rule: FieldRule | tuple[str, str] | str) -> FieldRule:
 def _check_rule(field: str, rule: FieldRule) -> FieldRule:
     if rule.type not in TYPES:
         raise SchemaMismatch(
-            f"field {field!r}: unknown type {brief(rule.type)}", hint=f"one of {', '.join(TYPES)}, or a merge rule"
+            f"field {field!r}: unknown type {brief(rule.type)}",
+            hint=f"a type ({', '.join(TYPES)}) or a merge rule ({', '.join(RULE_LETTERS)})",
         )
     if rule.merge not in RULE_LETTERS:
         raise SchemaMismatch(

@@ -147,6 +147,10 @@ def pack_vector(value: Any, dimensions: int, name: str = "vector") -> bytes:
             floats.frombytes(value)
         elif isinstance(value, (list, tuple)):
             floats = array("f", value)
+        elif isinstance(value, str):
+            raise InvalidValue(
+                f"field {name!r}: a vector is a list of numbers, not a string", hint="such as [0.1, 0.9, 0.0]"
+            )
         else:
             view = memoryview(value)
             if view.ndim != 1 or view.format not in ("f", "d", "e"):
@@ -157,7 +161,8 @@ def pack_vector(value: Any, dimensions: int, name: str = "vector") -> bytes:
             data = view.tobytes()
             floats = array("f", data if view.format == "f" else struct.unpack(f"{len(view)}{view.format}", data))
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidValue(f"field {name!r}: not a vector of floats: {error}") from error
+        why = str(error) if isinstance(value, (bytes, list, tuple)) else f"a {type(value).__name__}"
+        raise InvalidValue(f"field {name!r}: not a vector of floats: {why}") from error
     if len(floats) != dimensions:
         raise SchemaMismatch(f"field {name!r} has {dimensions} dimensions; this vector has {len(floats)}")
     if not isfinite(sum(floats)):

@@ -70,6 +70,10 @@ def counted(number: int, what: str) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """For a terminal it is laid out to its width; in a pipe every row is one line."""
+    if not sys.stdout.isatty():
+        _print_lines([tuple(columns), *rows] if any(columns) else list(rows))
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -77,4 +81,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*columns, box=None, show_header=any(columns), pad_edge=False)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: what users stored is no markup
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    Console().print(table)
+
+
+def _print_lines(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

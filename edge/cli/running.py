@@ -1,8 +1,8 @@
 """``<store>/status.json``: what ``agentdb-edge run`` says of the store that nobody else can open meanwhile.
 
 Written whole (a new file in the place of the old one, mode 0600) at every change of the link and every few seconds;
-removed at the end. After a crash it stays, and is not believed: it counts only while the process that wrote it holds the
-store. It is a courtesy, not state: nothing is read from it but for showing, so it is not fsynced.
+removed at the end. After a crash it stays, and is not believed: it counts only while the process that wrote it holds
+the store. It is a courtesy, not state: nothing is read from it but for showing, so it is not fsynced.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StatusFile:
         self._written_ms = 0
 
     def write(self, state: str) -> None:
-        """``state`` is a word on the link. A disk that refuses is no reason to stop syncing: the file then grows old."""
+        """``state`` is a word on the link. If the disk refuses, syncing goes on, and the file says how old it is."""
         now_ms = self._clock.monotonic_ms()
         seen = (state, self._edge.log.cursor)
         if seen == self._state and now_ms - self._written_ms < _EVERY_MS:
@@ -43,7 +43,7 @@ class StatusFile:
         part = self._path.with_name(STATUS_FILE + ".part")
         try:
             part.unlink(missing_ok=True)
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 json.dump(said, file)
             part.replace(self._path)
         except OSError:

@@ -15,7 +15,7 @@ from _thread import allocate_lock
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sync.errors import AgentDBError, InvalidValue, SchemaMismatch
+from sync.errors import AgentDBError, InvalidValue, SchemaMismatch, StorageError
 from sync.images import image_values
 from sync.schema import CollectionSchema, pack_vector
 
@@ -239,7 +239,7 @@ class Projections:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise InvalidValue("the store is closed", hint="open it again")
+            raise StorageError(f"{self._directory} is closed", hint="open the store again")
 
 
 def _mode_of(schema: CollectionSchema, text: Any, vector: Any, mode: str | None) -> str:
@@ -248,9 +248,9 @@ def _mode_of(schema: CollectionSchema, text: Any, vector: Any, mode: str | None)
     if mode not in MODES:
         raise InvalidValue(f"unknown search mode {mode!r:.80}", hint="vector, text or hybrid")
     if mode != "vector" and (type(text) is not str or not text.strip()):
-        raise InvalidValue(f"a {mode} search needs text", hint="search(text='…')")
+        raise InvalidValue(f"a {mode} search needs text", hint="give a text that is not empty")
     if mode != "text" and vector is None:
-        raise InvalidValue(f"a {mode} search needs a vector", hint="search(vector=[…]), or search(text='…')")
+        raise InvalidValue(f"a {mode} search needs a vector", hint="give a vector, a text, or both")
     if mode != "vector" and not schema.text:
         raise SchemaMismatch(f"collection {schema.name!r} declares no text fields", hint="declare text=['field']")
     if mode != "text" and schema.vector is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge import Collection, Edge, EdgeConfig
+from edge import Collection, Edge, EdgeConfig, StorageError
 from sync.errors import (
     InvalidConfig,
     InvalidValue,
@@ -242,3 +242,36 @@ def test_configuration_from_the_store_from_a_file_and_as_an_object(tmp_path: Pat
     (store / "edge.toml").write_text("[store\n")
     with pytest.raises(InvalidConfig, match="not valid TOML"):
         Edge.open(store)
+
+
+def test_a_closed_store_says_so_in_the_same_way_whatever_is_asked(tmp_path: Path) -> None:
+    with Edge.open(tmp_path) as edge:
+        notes = edge.collection("notes", vector=("v", 2))
+        notes.put("a", {"v": [1, 0]})
+    for ask in (
+        lambda: notes.get("b"),
+        lambda: notes.put("a", {}),
+        lambda: list(notes.scan()),
+        lambda: notes.search(vector=[1, 0]),
+        notes.count,
+        edge.digest,
+    ):
+        with pytest.raises(StorageError, match="closed") as caught:
+            ask()
+        assert "open the store again" in caught.value.hint
+
+
+def test_a_vector_that_is_only_a_name_is_told_what_is_missing(tmp_path: Path) -> None:
+    with Edge.open(tmp_path) as edge, pytest.raises(InvalidValue, match="field, dimensions") as caught:
+        edge.collection("notes", vector="emb")  # type: ignore[arg-type]
+    assert "'emb', 384" in caught.value.hint
+
+
+def test_status_says_which_fleet(tmp_path: Path) -> None:
+    from tests.edge.link.joined import NOWHERE, join_nowhere
+
+    with Edge.open(tmp_path / "alone") as edge:
+        assert edge.status()["fleet"] is None
+    join_nowhere(str(tmp_path / "joined"))
+    with Edge.open(tmp_path / "joined") as edge:
+        assert edge.status()["fleet"] == {"id": (b"f" * 16).hex(), "url": NOWHERE, "name": "lonely"}

@@ -1,0 +1,146 @@
+"""The command line and a network that is not there: what it says, when, and what others can see meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+from click.testing import CliRunner
+
+from edge.cli import main
+from edge.cli.running import STATUS_FILE
+from edge.cli.watch import clock_time
+from edge.node import Edge
+from tests.edge.link.joined import NOWHERE, join_nowhere
+
+COMMAND = [sys.executable, "-m", "edge.cli"]
+JOINED_S_MAX = 30
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    path = str(tmp_path / "store")
+    join_nowhere(path)
+    return path
+
+
+@pytest.fixture
+def silence() -> Iterator[str]:
+    """The URL of somebody who takes a connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_sync_says_the_first_failure_at_once_and_ctrl_c_says_what_is_kept(store: str) -> None:
+    with Edge.open(store) as edge:
+        edge.collection("notes").put("a", {"x": 1})
+    with start("sync", store, "--timeout", "600") as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith(f"no answer from {NOWHERE}")
+        assert "trying again until" in line
+        assert "nothing is lost" in line
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=JOINED_S_MAX)
+    assert process.returncode == 130
+    assert said == ""
+    assert "0 operations pushed" in errors
+    assert "2 operations wait here" in errors
+    assert "Traceback" not in errors
+    with Edge.open(store) as edge:
+        assert edge.collection("notes").get("a") == {"x": 1}
+
+
+def test_sync_for_machines_says_one_thing_at_the_end(store: str) -> None:
+    with start("sync", store, "--timeout", "1.5", "--json") as process:
+        said, errors = process.communicate(timeout=JOINED_S_MAX)
+    assert (process.returncode, said) == (1, "")
+    assert json.loads(errors)["error"] == "unreachable"
+    with start("sync", store, "--json") as process:
+        sleep(2)
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=JOINED_S_MAX)
+    assert (process.returncode, said) == (130, "")
+    assert json.loads(errors)["error"] == "interrupted"
+
+
+def test_a_network_that_swallows_everything_is_told_too(store: str, silence: str) -> None:
+    with start("sync", store, "--url", silence, "--timeout", "5") as process:
+        _, errors = process.communicate(timeout=JOINED_S_MAX)
+    assert process.returncode == 1
+    assert errors.startswith(f"no answer yet from {silence}; trying until ")
+
+
+@pytest.mark.parametrize("timeout", ["nan", "inf", "-inf", "0", "-1", "x"])
+def test_a_timeout_that_is_none(store: str, timeout: str) -> None:
+    result = CliRunner().invoke(main, ["sync", store, "--timeout", timeout])
+    assert result.exit_code == 2
+    assert "--timeout" in result.stderr
+
+
+def test_the_time_limit_is_told_as_people_read_it() -> None:
+    now_ms = 1_700_000_000_000
+    assert len(clock_time(now_ms + 1000, now_ms)) == len("07:30:02")
+    assert clock_time(now_ms + 3 * 86_400_000, now_ms).startswith("2023-11-1")
+    assert clock_time(10**18, now_ms) == "it is stopped"
+
+
+def test_status_shows_a_store_that_run_has_open(store: str) -> None:
+    with Edge.open(store) as edge:
+        edge.collection("notes").put("a", {"x": 1})
+    with start("run", store) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("no answer from")
+        file = Path(store, STATUS_FILE)
+        deadline = monotonic() + JOINED_S_MAX
+        while not (shown := CliRunner().invoke(main, ["status", store, "--json"])).stdout:
+            assert monotonic() < deadline, shown.output
+        said = json.loads(shown.stdout)
+        assert said["held_by"] == {"pid": process.pid, "command": "agentdb-edge run"}
+        assert said["age_ms"] < 60_000
+        assert said["collections"] == {"notes": {"records": 1}}
+        assert said["fleet"]["url"] == NOWHERE
+        assert file.stat().st_mode & 0o777 == 0o600
+        table = CliRunner().invoke(main, ["status", store]).stdout
+        assert table.startswith(f"Open in process {process.pid} (agentdb-edge run), which said ")
+        assert "no answer from" in table
+        held = CliRunner().invoke(main, ["get", store, "notes", "a"])
+        assert (held.exit_code, str(process.pid) in held.stderr) == (1, True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=JOINED_S_MAX) == 0
+    assert not file.exists()
+    after = json.loads(CliRunner().invoke(main, ["status", store, "--json"]).stdout)
+    assert "held_by" not in after
+    assert not after["sync"]["connected"]
+
+
+def test_what_a_crashed_run_left_is_not_shown_as_the_next_holders(store: str) -> None:
+    Path(store, STATUS_FILE).write_text(json.dumps({"at_ms": 1, "pid": os.getpid() + 1, "status": {}}))
+    with Edge.open(store), start("status", store) as process:
+        said, errors = process.communicate(timeout=JOINED_S_MAX)
+    assert (process.returncode, said) == (1, "")
+    assert str(os.getpid()) in errors
+    assert "edge.status()" in errors
+
+
+def test_commands_wait_a_moment_for_each_other(store: str) -> None:
+    edge = Edge.open(store)
+    edge.collection("notes").put("a", {"x": 1})
+    with start("get", store, "notes", "a", "--json") as process:
+        sleep(1.2)
+        edge.close()
+        said, errors = process.communicate(timeout=JOINED_S_MAX)
+    assert process.returncode == 0, errors
+    assert json.loads(said) == {"x": 1}
