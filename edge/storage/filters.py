@@ -13,9 +13,13 @@
 What always holds: a filter is data. No part of it is ever spliced into a query language, so there is nothing to escape
 and nothing to inject; what is not understood raises InvalidFilter before anything is read.
 
-Meaning of a missing field: every comparison with it is false, except ``$ne``, ``$nin`` and ``$exists: False``. Numbers
-compare with numbers (exactly, also integers beyond 2^53 with floats), strings with strings by code point, bytes with
-bytes; between other types ``$eq`` and the orderings are false, and a boolean is not a number. ``$not`` is negation.
+A field is a whole field: filters do not reach into maps, so a name with a dot must be a declared field's own name. In a
+strict collection every name must be declared.
+
+Meaning of a missing field, which is the same as None (``{"f": None}`` asks for records without f): every comparison
+with it is false, except ``$ne``, ``$nin`` and ``$exists: False``. Numbers compare with numbers (exactly, also integers
+beyond 2^53 with floats), strings with strings by code point, bytes with bytes; between other types ``$eq`` and the
+orderings are false, and a boolean is not a number. ``$not`` is negation.
 
 ``edge.storage.tables_filters`` turns a parsed filter into a Lance expression; the predicate here has the last word.
 """
@@ -120,8 +124,23 @@ class _Parser:
             elif isinstance(name, str) and name.startswith("$"):
                 raise InvalidFilter(f"unknown operator {name!r:.80}", hint="between fields: $and, $or, $not")
             else:
-                parts.append(self._conditions_on(_field_name(name), value, depth))
+                parts.append(self._conditions_on(self._known(_field_name(name)), value, depth))
         return _all(parts)
+
+    def _known(self, field: str) -> str:
+        """Raises InvalidFilter for a field that no record can have, as far as the schema says."""
+        schema = self._schema
+        if schema is not None and field not in schema.fields:
+            if schema.strict:
+                known = ", ".join(sorted(schema.fields)) or "none"
+                raise InvalidFilter(f"collection {schema.name!r} has no field {field!r}", hint=f"declared are: {known}")
+            if "." in field:
+                raise InvalidFilter(
+                    f"{field!r} is not a declared field",
+                    hint="filters do not reach into maps: keep what you ask for in a field of its own; a field whose "
+                    "name has a dot must be declared to be asked for",
+                )
+        return field
 
     def _branches(self, name: str, value: Any, depth: int) -> tuple[Node, ...]:
         if not isinstance(value, (list, tuple)) or not value:
@@ -166,9 +185,11 @@ class _Parser:
             return Condition(field, operator[1:], tuple(operand))
         if operator == "$contains":
             return self._contains(field, rule, operand)
+        inner = isinstance(operator, str) and not operator.startswith("$")
         raise InvalidFilter(
             f"unknown operator {operator!r:.80} on {field!r}",
-            hint="$eq $ne $gt $gte $lt $lte $in $nin $contains $exists $not",
+            hint="$eq $ne $gt $gte $lt $lte $in $nin $contains $exists $not"
+            + ("; filters do not reach into maps: keep what you ask for in a field of its own" if inner else ""),
         )
 
     def _check_comparable(self, field: str, rule: FieldRule | None, operator: str, operand: Any) -> None:
@@ -178,10 +199,9 @@ class _Parser:
         wanted = comparable_family(rule)
         if wanted == "none":
             assert rule is not None
-            kind = "a set" if rule.merge == "set" else f"a {rule.type} field"
-            raise InvalidFilter(
-                f"{field!r} is {kind} and cannot be compared", hint="$contains and $exists can be asked"
-            )
+            kind = "a set" if rule.merge == "set" else f"a {rule.merge if rule.merge != 'lww' else rule.type} field"
+            asked = "$exists can be asked" if rule.type == "vector" else "$contains and $exists can be asked"
+            raise InvalidFilter(f"{field!r} is {kind} and cannot be compared", hint=asked)
         if wanted not in ("any", of):
             raise InvalidFilter(f"{field!r} is compared with a {wanted}, not with {type(operand).__name__}")
 
@@ -195,12 +215,12 @@ class _Parser:
 
 
 def comparable_family(rule: FieldRule | None) -> str:
-    """What values of a field with this rule compare with: a family, "any", or "none" (sets, lists, vectors)."""
+    """What values of a field with this rule compare with: a family, "any", or "none" (lists and vectors)."""
     if rule is None:
         return "any"
     if rule.merge in ("counter", "max", "min"):
         return "number"
-    if rule.merge == "set" or rule.type in ("strings", "vector"):
+    if rule.merge in ("set", "keep-all") or rule.type in ("strings", "vector"):
         return "none"
     return _FAMILIES.get(rule.type, "any")
 
@@ -227,7 +247,8 @@ def _check_scalar(field: str, value: Any) -> str:
     if of == "other":
         raise InvalidFilter(
             f"{field!r} is compared with a string, number, boolean or bytes, not with {type(value).__name__}",
-            hint="$in takes a list of choices, $contains asks for an element, $exists whether there is a value",
+            hint="$in takes a list of choices, $contains asks for an element, $exists whether there is a value; "
+            "None is no value",
         )
     if type(value) is int and not INT_MIN <= value <= INT_MAX:
         raise InvalidFilter(f"{field!r}: {value} does not fit 64 bits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -256,3 +257,38 @@ def test_anything_else_is_refused_with_the_one_error(expression: Any) -> None:
     except InvalidFilter:
         return
     assert found is None or found.matches(RECORD) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("expression", "said", "hint"),
+    [
+        ({"d.x": 1}, "not a declared field", "maps"),
+        ({"doc.x": {"$exists": True}}, "not a declared field", "maps"),
+        ({"$or": [{"n": 1}, {"a.b": 1}]}, "not a declared field", "maps"),
+        ({"doc": {"x": 1}}, "unknown operator 'x'", "maps"),
+        ({"notes": 5}, "a keep-all field and cannot be compared", r"\$contains"),
+        ({"v": 5}, "a vector field and cannot be compared", r"^\$exists can be asked"),
+        ({"n": {"$in": [None, 1]}}, "NoneType", "None is no value"),
+    ],
+)
+def test_what_could_only_match_nothing_is_refused(expression: Any, said: str, hint: str) -> None:
+    with pytest.raises(InvalidFilter, match=said) as caught:
+        parse(expression, SCHEMA)
+    assert re.search(hint, caught.value.hint)
+
+
+def test_a_strict_collection_knows_its_fields() -> None:
+    strict = declare("things", fields={"n": "int", "a.b": "int"}, strict=True)
+    with pytest.raises(InvalidFilter, match="no field 'm'") as caught:
+        parse({"m": 1}, strict)
+    assert caught.value.hint == "declared are: a.b, n"
+    found = parse({"a.b": 1}, strict)
+    assert found is not None
+    assert found.matches({"a.b": 1})
+
+
+def test_none_is_absence() -> None:
+    for expression in ({"f": None}, {"f": {"$eq": None}}, {"f": {"$exists": False}}):
+        found = parse(expression, SCHEMA)
+        assert found is not None
+        assert [found.matches(fields) for fields in ({}, {"f": None}, {"f": 0})] == [True, True, False]
