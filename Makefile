@@ -21,8 +21,10 @@ help:  ## What can be made
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
 	    printf '  make %-7s %s\n' "$$name" "$$what"; done
 
-demo: .venv/package.stamp  ## A small fleet works offline and comes back (INPUT=file, S3=1 archives to a local S3)
-	@$(BIN)/python -m simulations.demo $(if $(INPUT),--input '$(INPUT)') $(if $(S3),--s3)
+# INPUT reaches the recipe through the environment, where no character of a file's name means anything.
+demo: export INPUT := $(INPUT)
+demo: .venv/package.stamp  ## A small fleet works offline and comes back (INPUT=path of 40 texts or more, S3=1 archives to a local S3)
+	@$(BIN)/python -m simulations.demo $(if $(value INPUT),--input "$$INPUT") $(if $(S3),--s3)
 
 test: check  ## The checks, then every test (WORKERS=2, ARGS='-k name')
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)

@@ -3,7 +3,8 @@
 The standard library is parsed, never imported: reading a text must not run anything. Keys are stable names
 (``json.decoder.JSONDecoder.decode``), so the same text has the same key on every device.
 
-``read_path`` takes a text file (its paragraphs), a JSONL file (an object or a string a line), or a directory of both.
+``read_path`` takes a text file (its paragraphs), a JSONL file (a string a line, or an object with one of
+``TEXT_FIELDS``), or a directory of both.
 What cannot be a text raises CorpusError with the place; in a directory, files that are not text are left out.
 """
 
@@ -23,7 +24,7 @@ CHARACTERS_MAX = 4_000
 _SHORTEST = 40
 _FILE_BYTES_MAX = 64 << 20
 _KEY_CHARACTERS_MAX = 120
-_TEXT_FIELDS = ("text", "body", "content", "document", "description", "title")
+TEXT_FIELDS = ("text", "body", "content", "document", "description", "title")
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "ensurepip", "turtledemo"}
 
 
@@ -138,7 +139,10 @@ def _json_lines(name: str, content: str) -> Iterator[Text]:
             raise CorpusError(f"{name}, line {number}: not JSON: {error}") from error
         body = _body_of(value)
         if body is None:
-            raise CorpusError(f"{name}, line {number}: no text in it: a string, or an object with a field of text")
+            raise CorpusError(
+                f"{name}, line {number}: no text in it: a line is a string, or an object with one of the fields "
+                f"{', '.join(TEXT_FIELDS)}; id or key, and title, may name it"
+            )
         key = value.get("id", value.get("key")) if isinstance(value, dict) else None
         title = value.get("title") if isinstance(value, dict) else None
         named = f"{name}:{key}" if isinstance(key, (str, int)) and str(key) else f"{name}#{number}"
@@ -151,11 +155,10 @@ def _body_of(value: Any) -> str | None:
         return value.strip() or None
     if not isinstance(value, dict):
         return None
-    strings = {name: item for name, item in value.items() if isinstance(item, str) and item.strip()}
-    for name in _TEXT_FIELDS:
-        if name in strings:
-            return strings[name]
-    return max(strings.values(), key=len, default=None)
+    for name in TEXT_FIELDS:
+        if isinstance(item := value.get(name), str) and item.strip():
+            return item
+    return None
 
 
 def _decoded(path: Path) -> str | None:

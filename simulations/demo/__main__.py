@@ -12,18 +12,22 @@ import sys
 import tempfile
 from pathlib import Path
 
-from simulations.corpus import CorpusError, Text, read_path, spread, standard_library
+from simulations.corpus import TEXT_FIELDS, CorpusError, Text, read_path, spread, standard_library
 from simulations.demo import disaster, offline, online
 from simulations.demo.cast import Cast, DemoFailed
 from simulations.demo.screen import Screen, size
 from simulations.processes import ChildFailed, Children
 
 TEXTS_MAX = 6_000
+_INPUT_HELP = (
+    f"at least {offline.TEXTS_MIN} texts: a text file (a paragraph each), a JSONL file (a string a line, or an object "
+    f"with a field {', '.join(TEXT_FIELDS)}), or a directory of them"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m simulations.demo", description="A small fleet, from end to end.")
-    parser.add_argument("--input", type=Path, metavar="PATH", help="a text or JSONL file, or a directory of them")
+    parser.add_argument("--input", type=Path, metavar="PATH", help=_INPUT_HELP)
     parser.add_argument("--s3", action="store_true", help="archive through an S3 API (moto's server)")
     parser.add_argument(
         "--keep", action="store_true", help="keep the directory with the stores, the archive and the logs"
@@ -54,7 +58,7 @@ def _play(screen: Screen, folder: Path, children: Children, options: argparse.Na
     cast.start_devices(offline.A, offline.B)  # they import their libraries while the texts are read
     for device in cast.devices.values():
         device.call("warm")
-    cast.texts = _read(options.input)
+    cast.texts, cast.own_texts = _read(options.input), options.input is not None
     screen.say(f"{len(cast.texts):,} texts, e.g. {cast.texts[len(cast.texts) // 2].title}")
     offline.fleet_on_paper(cast)
     changes = offline.work_offline(cast)
@@ -73,6 +77,8 @@ def _read(path: Path | None) -> list[Text]:
     texts = spread(standard_library(), TEXTS_MAX) if path is None else read_path(path)
     if len(texts) < offline.TEXTS_MIN:
         raise CorpusError(f"{path} holds {len(texts)} texts; the story needs at least {offline.TEXTS_MIN}")
+    for half in offline.split(texts).values():
+        offline.rare_words(half)  # what cannot be searched is told before anything is indexed
     return texts
 
 

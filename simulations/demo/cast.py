@@ -53,6 +53,7 @@ class Cast:
         self.folder = folder
         self.children = children
         self.texts: list[Text] = []
+        self.own_texts = False  # the reader's own, which the demo knows nothing of
         self.tally = Tally()
         self.devices: dict[str, Child] = {}
         self.proxies: dict[str, Proxy] = {}

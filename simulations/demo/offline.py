@@ -17,7 +17,7 @@ from simulations.processes import together
 A, B, C = "robot", "kiosk", "gateway"
 SHARED = 12
 TEXTS_MIN = 40
-_WORD = re.compile(r"(?<![^\W\d_])[a-z]{4,12}(?![^\W\d_])")
+_WORD = re.compile(r"(?<![^\W_])[a-z]{4,12}(?![^\W_])")  # whole words, as a text index cuts them
 _READABLE = {A: "parse a json document", B: "wait for a lock with a timeout"}
 
 
@@ -135,8 +135,18 @@ def rare_words(texts: Sequence[Text]) -> str:
         rarest = sorted(words, key=lambda word: (spread[word], word))[:3]
         if len(rarest) == 3:
             scored.append((sum(spread[word] for word in rarest), len(text.body), " ".join(rarest)))
-    expect(scored, "no text in the input has three words to search for")
+    expect(scored, "no text in the input has three words of 4 to 12 letters (a to z), which the story searches for")
     return min(scored)[-1]
+
+
+def words_of_one(texts: Sequence[Text]) -> str:
+    """The first words of one of the texts, from the middle: a question that these texts can answer."""
+    middle = len(texts) // 2
+    for text in [*texts[middle:], *texts[:middle]]:
+        words = _WORD.findall(text.body.lower())
+        if len(words) >= 3:
+            return " ".join(words[:4])
+    return rare_words(texts)
 
 
 def _words(text: Text) -> set[str]:
@@ -152,12 +162,13 @@ def _search(cast: Cast, name: str, half: Sequence[Text]) -> None:
     hit = next((key for key, *_ in found["hits"] if key in wanted), "")
     expect(hit, f"{name} did not find {' or '.join(sorted(wanted)[:3])} by its own words: {query!r}")
     rows = []
+    question = words_of_one(half) if cast.own_texts else _READABLE[name]
     for mode in ("text", "vector"):
-        answer = device.call("search", text=_READABLE[name], mode=mode, k=3)
+        answer = device.call("search", text=question, mode=mode, k=3)
         expect(answer["hits"] or mode == "text", f"{name} found nothing by {mode}")
         titles = ", ".join(title for _, title, _ in answer["hits"])
         rows.append((mode, f"{answer['seconds'] * 1000:.0f} ms", answer["tier"], titles))
-    screen.table(("by", "#time", "tier", f"{name} answers: {_READABLE[name]!r}"), rows)
+    screen.table(("by", "#time", "tier", f"{name} answers: {question!r}"), rows)
     screen.proved(f"{name} finds {hit} by its rarest words: {query!r}")
 
 

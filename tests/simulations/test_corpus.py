@@ -41,12 +41,21 @@ def test_a_very_long_paragraph_is_cut_without_losing_a_character(tmp_path: Path)
 
 def test_json_lines_may_be_strings_or_objects(tmp_path: Path) -> None:
     file = tmp_path / "notes.jsonl"
-    lines = [LONG, {"id": 7, "title": "Pump", "text": LONG}, {"whatever": LONG, "n": 1}]
+    lines = [LONG, {"id": 7, "title": "Pump", "text": LONG}, {"note": "x", "content": LONG, "n": 1}]
     file.write_text("\n\n".join(map(json.dumps, lines)))
     first, second, third = read_path(file)
     assert first == Text("notes.jsonl#1", "notes.jsonl", "notes.jsonl#1", LONG)
     assert (second.key, second.title) == ("notes.jsonl:7", "Pump")
     assert third.body == LONG
+
+
+def test_unknown_fields_are_told_the_known_ones(tmp_path: Path) -> None:
+    file = tmp_path / "notes.jsonl"
+    file.write_text(json.dumps({"message": LONG, "level": "info"}))
+    with pytest.raises(
+        CorpusError, match=r"line 1: no text in it: .* text, body, content, document, description, title"
+    ):
+        read_path(file)
 
 
 @pytest.mark.parametrize("line", ["{", "17", '{"n": 1}', "[]", "[" * 100_000])

@@ -17,7 +17,7 @@ from rich.console import Console
 from simulations.corpus import Text
 from simulations.demo import __main__ as command
 from simulations.demo.cast import DemoFailed, expect
-from simulations.demo.offline import SHARED, TEXTS_MIN, A, B, Disagreements, rare_words, split
+from simulations.demo.offline import SHARED, TEXTS_MIN, A, B, Disagreements, rare_words, split, words_of_one
 from simulations.demo.screen import Screen, size
 from simulations.processes import environment
 
@@ -46,6 +46,36 @@ def test_rare_words_single_out_a_text() -> None:
     assert rare_words(texts) == "juggles quietly zebra"
     with pytest.raises(DemoFailed, match="three words"):
         rare_words([Text("x", "x", "x", "1 2 3")])
+
+
+def test_texts_of_ones_own_are_asked_in_their_own_words() -> None:
+    assert words_of_one([Text(f"t{n}", "t", "t", f"1. Pump number{n} grows louder daily") for n in range(9)]) == (
+        "pump grows louder daily"
+    )
+    short = Text("x", "x", "x", "one two")
+    assert words_of_one([*_texts(3), short, short]) == " ".join(_texts(3)[0].body.split()[:4])
+
+
+def test_texts_without_words_are_told_before_anything_is_indexed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "numbers.jsonl"
+    path.write_text("\n".join(json.dumps(f"{n} 1 2 3") for n in range(60)))
+    assert command.main(["--input", str(path)]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "three words of 4 to 12 letters" in said
+    assert "A fleet on paper" not in said
+
+
+def test_make_passes_any_file_name_on(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent.parent
+    for name in ("it's here.txt", 'a "b" ;c.txt', "plain"):
+        planned = subprocess.run(
+            ["make", "-n", "-o", ".venv/package.stamp", "demo", f"INPUT={name}"],
+            cwd=root, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert '--input "$INPUT"' in planned.stdout
+        assert name not in planned.stdout
 
 
 def test_the_planned_conflicts_are_exactly_where_both_write_the_same_thing() -> None:
