@@ -13,9 +13,10 @@ import time
 from typing import NamedTuple
 
 from edge.storage.log_schema import translate
-from sync.errors import StorageError, StoreLocked
+from sync.errors import InvalidValue, StorageError, StoreLocked
 
 _TRY_S = 0.05
+_WAIT_S_MAX = 86_400
 _NAMES_ITSELF_TRIES = 5  # a holder writes its name right after it has the lock
 _COMMAND_CHARACTERS_MAX = 60
 _HOLDER_BYTES_MAX = 512
@@ -33,10 +34,12 @@ class Holder(NamedTuple):
 
 class StoreLock:
     """Held from construction to ``release``. Waits ``wait_s`` seconds for whoever holds it, then raises StoreLocked,
-    which names the process. Raises StorageError if the file system cannot lock.
+    which names the process. Raises InvalidValue, StorageError if the file system cannot lock.
     """
 
     def __init__(self, path: str, wait_s: float = 0.0) -> None:
+        if type(wait_s) not in (int, float) or not 0 <= wait_s <= _WAIT_S_MAX:
+            raise InvalidValue(f"wait_s is 0 to {_WAIT_S_MAX} seconds, not {wait_s!r:.40}")
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:

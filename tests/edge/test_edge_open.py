@@ -225,6 +225,12 @@ def test_who_can_wait_gets_the_store_when_it_is_closed(tmp_path: Path) -> None:
     assert holder(str(tmp_path / "lock")) is None
 
 
+@pytest.mark.parametrize("wait_s", [-1, float("nan"), float("inf"), "1", None])
+def test_a_wait_is_a_span_of_time(tmp_path: Path, wait_s: float) -> None:
+    with pytest.raises(InvalidValue, match="wait_s"):
+        Edge.open(tmp_path, wait_s=wait_s)
+
+
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), True, "5"])
 def test_a_timeout_is_a_span_of_time(tmp_path: Path, timeout_s: float) -> None:
     with Edge.open(tmp_path) as edge:
