@@ -18,6 +18,7 @@ from sync.errors import InvalidConfig
 
 CONFIG_FILE = "edge.toml"
 CONFIG_BYTES_MAX = 1 << 20
+_EXAMPLE = 'such as [store] and below it durability = "full"; configs/edge.toml of the sources has every key'
 
 
 class EdgeConfig(NamedTuple):
@@ -81,9 +82,7 @@ def load_config(path: str) -> EdgeConfig:
     except UnicodeDecodeError as error:
         raise InvalidConfig(f"{path} is not UTF-8 text (byte {error.start})", hint="save it as UTF-8") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InvalidConfig(
-            f"{path} is not valid TOML: {error}", hint="see configs/edge.toml for an example"
-        ) from error
+        raise InvalidConfig(f"{path} is not valid TOML: {error}", hint=_EXAMPLE) from error
     return parse_config(document, path)
 
 
@@ -108,7 +107,7 @@ def _checked(key: _Key, value: Any, path: str) -> Any:
     where = f"{path}: {key.key} in [{key.table}]"
     if type(value) is not key.kind:
         wanted = {int: "a whole number", str: "a string", bool: "true or false"}[key.kind]
-        raise InvalidConfig(f"{where} is {wanted}, not {value!r:.80}", hint="see configs/edge.toml for an example")
+        raise InvalidConfig(f"{where} is {wanted}, not {value!r:.80}", hint=_EXAMPLE)
     if key.choices and value not in key.choices:
         raise InvalidConfig(f"{where} is {value!r:.80}", hint=f"choose one of {', '.join(key.choices)}")
     if type(value) is int and not key.least <= value <= key.most:

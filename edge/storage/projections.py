@@ -84,8 +84,11 @@ class Projections:
             return Found(self.tables().search_vector(schema.name, query, k, where), _LANCE, sizes)
         assert text is not None
         if mode == "text":
-            return Found(self.tables().search_text(schema.name, text, k, where), _LANCE, "text")
-        return Found(self.tables().search_hybrid(schema.name, text, query, k, where), _LANCE, "hybrid")
+            why = f"BM25 over {', '.join(schema.text)}"
+            return Found(self.tables().search_text(schema.name, text, k, where), _LANCE, why)
+        assert schema.vector is not None
+        why = f"BM25 over {', '.join(schema.text)} and the vectors of {schema.vector.field}, fused by reciprocal rank"
+        return Found(self.tables().search_hybrid(schema.name, text, query, k, where), _LANCE, why)
 
     def matcher(
         self, schema: CollectionSchema, expression: Mapping[str, Any] | None

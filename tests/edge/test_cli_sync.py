@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -144,3 +145,26 @@ def test_commands_wait_a_moment_for_each_other(store: str) -> None:
         said, errors = process.communicate(timeout=JOINED_S_MAX)
     assert process.returncode == 0, errors
     assert json.loads(said) == {"x": 1}
+
+
+def test_on_a_terminal_the_lines_stand_above_the_bars(store: str) -> None:
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "sync", store, "--timeout", "1.5"], stdin=terminal, stdout=terminal, stderr=terminal
+    ):
+        os.close(terminal)
+        shown = b""
+        while data := _read(controller):
+            shown += data
+    os.close(controller)
+    text = shown.decode()
+    assert "push" in text
+    assert "trying again until" in text.replace("\r\n", "")
+    assert text.index("no answer from") < text.index("error: no answer from")
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65_536)
+    except OSError:  # Linux says so when the last one on the other side has gone
+        return b""
