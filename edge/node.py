@@ -89,9 +89,9 @@ class Edge:
         store = os.path.abspath(path)
         log_path = os.path.join(store, LOG_FILE)
         if not os.path.exists(log_path):
+            check_vacant(store)
             if not create:
                 raise NotFound(f"there is no store at {store}", hint=f"agentdb-edge init {path!s}")
-            check_vacant(store)
         settings = config_of(config, store)
         clock, random = clock or SystemClock(), random or SystemRandom()
         make_directory(store)

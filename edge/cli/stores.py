@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.node import Edge
-from sync.errors import InvalidValue, UnknownCollection
+from sync.errors import InvalidValue, TooLarge, UnknownCollection
 
 if TYPE_CHECKING:
     from edge.storage.collection import Collection
@@ -36,12 +36,22 @@ def declared(edge: Edge, name: str) -> Collection:
 
 def read_fields(text: str) -> dict[str, Any]:
     if text == "-":
-        text = sys.stdin.read(FIELDS_BYTES_MAX + 1)
+        text = _stdin()
     example = '\'{"body": "the pump is loud"}\''
     fields = read_json("FIELDS", text, example)
     if not isinstance(fields, dict):
         raise InvalidValue("FIELDS is a JSON object", hint=f"such as {example}")
     return fields
+
+
+def _stdin() -> str:
+    data = sys.stdin.buffer.read(FIELDS_BYTES_MAX + 1)
+    if len(data) > FIELDS_BYTES_MAX:
+        raise TooLarge(f"standard input is over {FIELDS_BYTES_MAX} bytes", hint="a record takes at most 256 KiB")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidValue(f"standard input is not UTF-8 text (byte {error.start})", hint="JSON is UTF-8") from error
 
 
 def read_filter(text: str | None) -> dict[str, Any] | None:

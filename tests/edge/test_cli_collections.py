@@ -147,3 +147,11 @@ def test_a_damaged_log_and_the_way_back_by_a_snapshot(store: str, tmp_path: Path
     Path(store).rename(tmp_path / "broken")
     copy.rename(store)
     assert told("get", store, "notes", "a") == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    ("said", "message"), [(b"\xff{}", "not UTF-8"), (b" " * (1 << 20) + b"{}", "over 1048576 bytes")]
+)
+def test_standard_input_that_is_no_record(store: str, said: bytes, message: str) -> None:
+    result = CliRunner().invoke(main, ["put", store, "notes", "k", "-"], input=said)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.output

@@ -18,7 +18,8 @@ from click.testing import CliRunner
 
 from edge.cli import main
 from edge.cli.running import STATUS_FILE
-from edge.cli.watch import clock_time
+from edge.cli.watch import Watch, clock_time
+from edge.link.replicator import Progress
 from edge.node import Edge
 from tests.edge.link.joined import NOWHERE, join_nowhere
 
@@ -168,3 +169,15 @@ def _read(terminal: int) -> bytes:
         return os.read(terminal, 65_536)
     except OSError:  # Linux says so when the last one on the other side has gone
         return b""
+
+
+def test_lines_for_those_without_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    """A failure once, that it is over, and then how far it is: not a line for every answer."""
+    with Watch("http://cloud", "12:00:00", quiet=False) as watch:
+        for error in ("no answer", "no answer", ""):
+            watch.told(Progress(0, 0, 0, 1, 10, 0, error))
+            sleep(0.6)
+    assert capsys.readouterr().err.splitlines() == [
+        "no answer; trying again until 12:00:00, Ctrl-C stops, nothing is lost",
+        "connected again",
+    ]
