@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sync.errors import AgentDBError, CorruptStore
+from sync.errors import AgentDBError
 
+_NO_KEYS = (
+    "put the keys directory back from a snapshot or a backup; without it, make another store: "
+    "agentdb-edge init STORE --join TOKEN"
+)
 # What an error's hint begins with -> what to type instead.
 _INSTEAD = {
     "restore a snapshot": "move the directory away; put a copy made by `agentdb-edge snapshot` in its place, or begin "
     "with `agentdb-edge init STORE --join TOKEN`: what had been synced comes back from the fleet",
+    "restore the keys directory": _NO_KEYS,
+    "restore it from a backup, or join": _NO_KEYS,
     "create a new device key": "a store's key is for life: make another store, agentdb-edge init STORE --join TOKEN, "
     "with a new token from the fleet's operator",
 }
@@ -18,7 +24,7 @@ _INSTEAD = {
 
 def for_the_shell(error: AgentDBError) -> str:
     for start, instead in _INSTEAD.items():
-        if error.hint.startswith(start) and (start != "restore a snapshot" or isinstance(error, CorruptStore)):
+        if error.hint.startswith(start):
             return instead
     return error.hint
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from edge.cli import main
 from sync.tokens import JoinToken
-from tests.edge.link.joined import NOWHERE
+from tests.edge.link.joined import NOWHERE, join_nowhere
 
 
 @pytest.fixture
@@ -155,3 +155,12 @@ def test_a_damaged_log_and_the_way_back_by_a_snapshot(store: str, tmp_path: Path
 def test_standard_input_that_is_no_record(store: str, said: bytes, message: str) -> None:
     result = CliRunner().invoke(main, ["put", store, "notes", "k", "-"], input=said)
     assert (result.exit_code, message in result.stderr) == (2, True), result.output
+
+
+def test_lost_keys_are_told_what_can_be_done_from_a_shell(store: str) -> None:
+    join_nowhere(store)
+    for damage in (lambda key: key.write_bytes(b"short"), Path.unlink):
+        damage(Path(store, "keys", "device.key"))
+        result = call("sync", store)
+        assert result.exit_code == 1
+        assert "agentdb-edge init STORE --join TOKEN" in result.stderr
