@@ -26,7 +26,7 @@ from edge.storage.delta_log import DeltaLog
 from edge.storage.log_schema import sqlite_version
 from edge.storage.projections import TRIM_ROWS, Projections
 from edge.storage.store_lock import StoreLock
-from edge.storage.store_making import LOG_FILE, check_vacant, made, make_directory, new_device
+from edge.storage.store_making import LOG_FILE, begin, check_vacant, made, make_directory, new_device
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, NotFound, TooLarge, UnknownCollection
 from sync.ports import Clock, RandomSource
@@ -87,16 +87,18 @@ class Edge:
         from edge.config import config_of
 
         store = os.path.abspath(path)
-        log_path = os.path.join(store, LOG_FILE)
+        log_path, lock_path = os.path.join(store, LOG_FILE), os.path.join(store, LOCK_FILE)
         if not os.path.exists(log_path):
-            check_vacant(store)
+            check_vacant(store, used=not create and os.path.exists(lock_path))
             if not create:
                 raise NotFound(f"there is no store at {store}", hint=f"agentdb-edge init {path!s}")
         settings = config_of(config, store)
         clock, random = clock or SystemClock(), random or SystemRandom()
         make_directory(store)
-        lock = StoreLock(os.path.join(store, LOCK_FILE), wait_s)
+        used = os.path.exists(lock_path)
+        lock = StoreLock(lock_path, wait_s)
         try:
+            begin(store, used=used)
             log = DeltaLog.open(
                 log_path,
                 clock=clock,

@@ -3,7 +3,8 @@
 A log without tables is a new store's, or what a damaged disk left of an old one. The difference is a file: ``making``
 is on disk before a new store's keys are, and goes when its log is there. So a log that lost its tables beside keys
 or search tables that were finished is damage, and is said to be: an empty store in its place would be pushed and
-read as if nothing had ever been written.
+read as if nothing had ever been written. Keys with nothing else beside them are a wish to begin again under the same
+name.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ def make_directory(path: str) -> None:
         raise translate(error, path) from error
 
 
-def check_vacant(store: str) -> None:
-    """A new store may be made here, or an interrupted making be finished. Raises CorruptStore, InvalidValue."""
+def check_vacant(store: str, *, used: bool) -> None:
+    """A new store may be made here, or an interrupted making be finished; ``used``: a log or a lock was here before.
+
+    Raises CorruptStore, InvalidValue.
+    """
     for name in _CLOUD_FILES:
         if os.path.exists(os.path.join(store, name)):
             raise InvalidValue(
@@ -40,28 +44,35 @@ def check_vacant(store: str) -> None:
             )
     if os.path.exists(os.path.join(store, _MAKING)):
         return
-    left = [
-        name
-        for name in (os.path.join(KEYS_DIRECTORY, DEVICE_KEY_FILE), "exact", "lance")
-        if os.path.exists(os.path.join(store, name))
-    ]
+    names = [os.path.join(KEYS_DIRECTORY, DEVICE_KEY_FILE)] if used else []
+    left = [name for name in (*names, "exact", "lance") if os.path.exists(os.path.join(store, name))]
     if left:
         raise CorruptStore(
             f"{os.path.join(store, LOG_FILE)} is empty or missing, but {' and '.join(left)} of the store are there",
-            hint="put log.db back from a snapshot or backup; to begin with an empty store, move the directory away "
-            "and join with a new token: what had been synced comes back from the fleet",
+            hint="put log.db back from a snapshot or backup; to begin again without it, move everything but keys/ away "
+            "and join again with a new token: what had been synced comes back from the fleet",
         )
 
 
-def new_device(store: str, random: RandomSource) -> bytes:
-    """The id of a new store's device, whose keys are made. Raises CorruptStore, InvalidValue, StorageError."""
-    check_vacant(store)
+def begin(store: str, *, used: bool) -> None:
+    """If there is no log, say durably that one is about to be made. Raises as ``check_vacant``, and StorageError."""
+    if os.path.exists(os.path.join(store, LOG_FILE)):
+        return
+    check_vacant(store, used=used)
     mark = os.path.join(store, _MAKING)
     try:
         os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         sync_directory(store)
     except OSError as error:
         raise translate(error, mark) from error
+
+
+def new_device(store: str, random: RandomSource) -> bytes:
+    """The id of the device of a store whose log has no tables; its keys are made, or were.
+
+    Raises CorruptStore, InvalidValue, StorageError.
+    """
+    check_vacant(store, used=True)
     return create_device_key(store, random).device_id
 
 

@@ -107,6 +107,7 @@ def test_a_new_store_has_keys_that_make_its_device_id(tmp_path: Path) -> None:
 
 def test_keys_of_an_attempt_that_was_cut_short_are_used(tmp_path: Path) -> None:
     """The plug was pulled after the keys were made, before the log had its tables."""
+    store_making.begin(str(tmp_path), used=False)
     device = store_making.new_device(str(tmp_path), SeededRandom())
     with Edge.open(tmp_path, random=SeededRandom(2)) as edge:
         assert edge.device == device
@@ -136,6 +137,20 @@ def test_a_log_that_lost_everything_is_no_new_store(tmp_path: Path, left: str, c
     (tmp_path / "log.db").unlink()
     with pytest.raises(CorruptStore, match="missing"):
         Edge.open(tmp_path, create=create)
+
+
+def test_keys_alone_are_a_wish_to_begin_again(tmp_path: Path) -> None:
+    with Edge.open(tmp_path / "old") as edge:
+        device = edge.device
+        edge.collection("notes").put("a", {"x": 1})
+    (tmp_path / "new").mkdir()
+    (tmp_path / "old" / "keys").rename(tmp_path / "new" / "keys")
+    with pytest.raises(NotFound):
+        Edge.open(tmp_path / "new", create=False)
+    with Edge.open(tmp_path / "new") as edge:
+        assert (edge.device, edge.collections()) == (device, [])
+    with Edge.open(tmp_path / "new", create=False) as edge:
+        assert edge.device == device
 
 
 @pytest.mark.parametrize("name", ["cloud.db", "cloud.toml"])
