@@ -23,8 +23,8 @@ from edge.storage.group_commit import GroupCommit, Job
 from edge.storage.log_reader import LogReader
 from edge.storage.log_rows import ROWS_MAX
 from edge.storage.log_writer import LogWriter
-from edge.storage.transaction import ShapeCache, Transaction, Write, plain_put
-from sync.errors import AgentDBError, Malformed, SchemaMismatch, UnknownCollection
+from edge.storage.transaction import PackedPut, ShapeCache, Transaction, Write, pack_put, plain_put
+from sync.errors import Malformed, SchemaMismatch, UnknownCollection
 from sync.images import image_values
 from sync.operations import Kind, Operation
 from sync.ports import Clock, RandomSource
@@ -55,6 +55,7 @@ class LogCore:
         self._shapes = ShapeCache()
         self._collections: dict[str, int] = {}
         self._plain: dict[str, int] = {}  # the id of collections that have it and whose fields are all last-writer
+        self._plain_numbers: set[int] = set()
         self.writer = LogWriter(db, path)
         self.reader = LogReader(path, vfs, self._collections, self.writer.overlay, self._shapes)
         self._settle()
@@ -113,21 +114,28 @@ class LogCore:
                 raise UnknownCollection(
                     f"collection {write[1]!r} has not been declared", hint="edge.collection(name) declares it"
                 )
+        if len(writes) == 1:
+            kind, collection, key, payload, upsert, _ = writes[0]
+            plain = self._plain.get(collection)
+            if plain and kind == _PUT and payload is not None:
+                put = pack_put((plain, key), payload, self._shapes)
+                writes = (Write(kind, collection, key, payload, upsert, put),)
         last: int = self._group.run(writes)
         return last
 
     def _commit_one(self, writes: Sequence[Write]) -> int:
-        """The short cut for one put of a record that is probably new, as the last one was; else a group of one."""
-        kind, collection, key, payload, _ = writes[0]
-        plain = self._plain.get(collection)
-        if plain and kind == _PUT and payload is not None and len(writes) == 1 and self._expect_new:
+        """A group of one, with a short cut for the commonest: one put of a record that is probably new, as the last
+        one was.
+        """
+        put = writes[0][5]
+        if put is not None and self._expect_new:
             writer = self.writer
+            ref = put[0]
             with writer.lock:
                 writer.check_open()
-                ref = (plain, key)
-                if self._settled and ref not in writer.overlay and writer.has_room():
+                if self._settled and ref not in writer.overlay and writer.has_room() and ref[0] in self._plain_numbers:
                     seq, position, ts = self.head_seq + 1, self.position + 1, self.clock.now()
-                    row, image = plain_put(seq, position, ts, self.cursor, ref, payload, self._shapes, self.replica)
+                    row, image = plain_put(seq, position, ts, self.cursor, put, self.replica)
                     self._settled = False
                     self._expect_new = writer.commit_new((row,), {ref: image})
                     if self._expect_new:
@@ -145,11 +153,45 @@ class LogCore:
 
     def _commit_all(self, jobs: Sequence[Job]) -> None:
         """One transaction for all these jobs; a job whose writes cannot be composed fails by itself."""
+        puts = [job.writes[0][5] for job in jobs]
         with self.writer.lock:
-            puts = self._expect_new and all(write[0] == _PUT for job in jobs for write in job.writes)
-            if not (puts and self._commit_as_new(jobs)):
-                self._commit_jobs(jobs)
+            if None in puts or not self._commit_puts(jobs, puts):
+                as_new = self._expect_new and {write[0] for job in jobs for write in job.writes} == {_PUT}
+                if not (as_new and self._commit_as_new(jobs)):
+                    self._commit_jobs(jobs)
         self._notify()
+
+    def _commit_puts(self, jobs: Sequence[Job], puts: Sequence[PackedPut]) -> bool:
+        """The same short cut for a group of them. False, with nothing done, if it cannot be taken."""
+        writer, count = self.writer, len(puts)
+        writer.check_open()
+        refs = {put[0] for put in puts}
+        if not (
+            self._settled
+            and self._expect_new
+            and count == len(refs)
+            and count <= ROWS_MAX
+            and writer.has_room(count)
+            and writer.overlay.keys().isdisjoint(refs)
+            and all(map(self._plain_numbers.__contains__, {ref[0] for ref in refs}))
+        ):
+            return False
+        seen, replica = self.cursor, self.replica
+        seq, position, ts = self.head_seq, self.position, self.clock.take(count) - 1
+        rows, images = [], {}
+        for job, put in zip(jobs, puts, strict=True):
+            seq += 1
+            position += 1
+            ts += 1
+            row, images[put[0]] = plain_put(seq, position, ts, seen, put, replica)
+            rows.append(row)
+            job.result = seq
+        self._settled = False
+        self._expect_new = writer.commit_new(rows, images)
+        if self._expect_new:
+            self.head_seq, self.position = seq, position
+        self._settled = True
+        return self._expect_new
 
     def _commit_as_new(self, jobs: Sequence[Job]) -> bool:
         """Composed as if the records were new, which saves reading them; SQLite then checks that they are. False, with
@@ -158,7 +200,7 @@ class LogCore:
         writer = self.writer
         writer.check_open()
         transaction = self._transaction()
-        self._compose(transaction, jobs)
+        transaction.local_each(jobs)
         rows = transaction.operations
         if not writer.overlay.keys().isdisjoint(transaction.touched):
             return False
@@ -183,20 +225,11 @@ class LogCore:
             transaction = self._transaction()
             transaction.prefetch([(write[1], write[2]) for job in jobs for write in job.writes])
             self._expect_new = not transaction.held
-            self._compose(transaction, jobs)
+            transaction.local_each(jobs)
             if transaction.operations:
                 self._finish(transaction, {})
         finally:
             writer.abandon()  # nothing, after a commit
-
-    def _compose(self, transaction: Transaction, jobs: Sequence[Job]) -> None:
-        local = transaction.local
-        for job in jobs:
-            job.error = None
-            try:
-                job.result = local(job.writes)
-            except AgentDBError as error:
-                job.error = error
 
     def declare(self, schema: CollectionSchema) -> None:
         """Make a collection known to the fleet; nothing happens if it already is, with this schema.
@@ -297,6 +330,7 @@ class LogCore:
     def _note_plain(self) -> None:
         numbers = self._collections
         self._plain = {name: numbers[name] for name, it in self.schemas.items() if name in numbers and it.all_lww()}
+        self._plain_numbers = set(self._plain.values())
 
     def _notify(self) -> None:
         for listener in self.listeners:

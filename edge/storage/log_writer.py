@@ -29,7 +29,7 @@ from edge.storage.transaction import Held, OperationRow, Ref, Transaction
 from sync.errors import StorageError
 
 # What may be in memory only, and so has to be merged again after a crash: records, operations, bytes of operations.
-FOLD_RECORDS_MAX = 512
+FOLD_RECORDS_MAX = 4096
 FOLD_OPERATIONS_MAX = 4096
 FOLD_BYTES_MAX = 4 << 20
 _META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
@@ -154,8 +154,7 @@ class LogWriter:
             roll_back(self.db)
             raise translate(error, self.path) from error
         if done:
-            for ref, image in images.items():
-                self.overlay[ref] = (None, image, 0)
+            self.overlay.update({ref: (None, image, 0) for ref, image in images.items()})
             self._unfolded_bytes += sum([len(row[8]) for row in rows])
         return done
 

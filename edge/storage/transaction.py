@@ -11,17 +11,21 @@ until ``DeltaLog`` has committed the rows. So a failed disk leaves no state to u
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
-from sync.errors import InvalidValue, NotFound, SchemaMismatch, TooLarge, UnknownCollection
+from sync.errors import AgentDBError, InvalidValue, NotFound, SchemaMismatch, TooLarge, UnknownCollection
 from sync.images import PLAIN, fold, is_alive, plain_image, replaced_fields
 from sync.limits import OPERATION_BYTES_MAX
 from sync.operations import Operation, Shape
 from sync.records import Record, compose, compose_add, compose_increment, compose_remove
 from sync.schema import COLLECTIONS, COLLECTIONS_SCHEMA, CollectionSchema, check_value
 from sync.stamps import HybridClock
+
+if TYPE_CHECKING:
+    from edge.storage.group_commit import Job
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 _PUT, _PATCH, _INCREMENT, _ADD, _REMOVE, _DELETE = 1, 2, 3, 4, 5, 6  # an IntEnum costs 4 times as much to compare
@@ -36,13 +40,23 @@ OperationRow = tuple[int, int, int, int, int, str, int, str, bytes]
 NewRow = tuple[int, str, int, bytes]  # collection id, key, living, image
 KnownRow = tuple[int, bytes, int]  # living, image, rowid
 _UNKNOWN: Held = (None, None, 0)
+_place = itemgetter(0, 1)
+
+
+class PackedPut(NamedTuple):
+    """What of a PUT of last-writer fields does not depend on when it is committed: made in the caller's thread."""
+
+    ref: Ref
+    rules: str
+    packed: bytes
 
 
 class Write(NamedTuple):
     """One change that a caller asks for; ``payload`` has been through ``CollectionSchema.normalise``.
 
     PUT/PATCH: the fields. INCREMENT: ``{field: by}``. ADD/REMOVE: ``{field: [elements]}``. DELETE: None. All but PUT
-    raise NotFound for a record that is not there, unless ``upsert``.
+    raise NotFound for a record that is not there, unless ``upsert``. ``put`` is the payload once more, ready for the
+    log, if it is a plain one.
     """
 
     kind: int
@@ -50,6 +64,7 @@ class Write(NamedTuple):
     key: str
     payload: Mapping[str, Any] | None = None
     upsert: bool = False
+    put: PackedPut | None = None
 
 
 class ShapeCache:
@@ -126,6 +141,15 @@ class Transaction:
 
     # -- local writes -------------------------------------------------------------------------------------------------
 
+    def local_each(self, jobs: Sequence[Job]) -> None:
+        """``local`` for each caller of a group, who gets its result or its error."""
+        for job in jobs:
+            job.error = None
+            try:
+                job.result = self.local(job.writes)
+            except AgentDBError as error:
+                job.error = error
+
     def local(self, writes: Sequence[Write]) -> int:
         """Take one caller's writes, all or none; returns the seq of the last. Raises NotFound, TooLarge, InvalidValue,
         SchemaMismatch.
@@ -147,21 +171,21 @@ class Transaction:
         known, touched, held, shapes, replica = self._known, self.touched, self.held, self._shapes, self._replica
         ts = self._clock.take(len(writes))
         for write in writes:
-            kind, collection, key, payload, _ = write
+            kind, collection, key, payload, _, _ = write
             collection_id, _, all_lww = known.get(collection) or self._know(collection)
             ref = (collection_id, key)
             if kind == _PUT and all_lww and payload is not None and ref not in held and ref not in touched:
                 self.seq += 1
                 self.position += 1
-                row, image = plain_put(self.seq, self.position, ts, self._seen, ref, payload, shapes, replica)
+                put = pack_put(ref, payload, shapes)
+                row, touched[ref] = plain_put(self.seq, self.position, ts, self._seen, put, replica)
                 self.operations.append(row)
-                touched[ref] = image
             else:
                 self._local(write, ts)
             ts += 1
 
     def _local(self, write: Write, ts: int) -> None:
-        kind, collection, key, payload, upsert = write
+        kind, collection, key, payload, upsert, _ = write
         collection_id, schema, all_lww = self._known.get(collection) or self._know(collection)
         ref = (collection_id, key)
         image = self.touched.get(ref)
@@ -176,7 +200,8 @@ class Transaction:
         if kind == _PUT and all_lww and payload is not None:
             fields = payload if image is None else replaced_fields(image, payload, ts)
         if fields is not None:  # nothing in the outcome is older than this write
-            row, image = plain_put(seq, position, ts, self._seen, ref, fields, self._shapes, self._replica)
+            put = pack_put(ref, fields, self._shapes)
+            row, image = plain_put(seq, position, ts, self._seen, put, self._replica)
         else:
             shape, values = self._compose(write, schema, image)
             packed = _packed(key, dict(zip(shape.names, values, strict=True)))
@@ -190,7 +215,7 @@ class Transaction:
 
     def _compose(self, write: Write, schema: CollectionSchema, image: bytes | None) -> tuple[Shape, tuple[Any, ...]]:
         """The operation's shape and values, given what its writer sees."""
-        kind, collection, _, payload, _ = write
+        kind, collection, _, payload, _, _ = write
         if kind == _DELETE:
             return self._shapes.intern(Shape(kind, collection)), ()
         assert payload is not None
@@ -259,21 +284,25 @@ class Transaction:
 
         New ones in order of key: neighbours in the index then meet on one page while it is warm.
         """
+        held, touched = self.held, self.touched
         inserts: list[NewRow] = []
         updates: list[KnownRow] = []
-        held = self.held
-        images: Mapping[Ref, bytes] = self.touched
-        if overlay:
-            older = {ref: image for ref, (_, image, _) in overlay.items() if image is not None}
-            images = {**older, **self.touched}
-        for ref, image in images.items():
+        for ref, (rowid, image, _) in overlay.items():
+            if image is None or ref in touched:
+                continue
             living = 1 if image[0] == PLAIN or is_alive(image) else 0
-            known = held.get(ref) or overlay.get(ref)
-            if known is None or known[0] is None:
-                inserts.append((*ref, living, image))
+            if rowid is None:
+                inserts.append((ref[0], ref[1], living, image))
             else:
-                updates.append((living, image, known[0]))
-        inserts.sort()
+                updates.append((living, image, rowid))
+        for ref, image in touched.items():
+            rowid = (held.get(ref) or overlay.get(ref) or _UNKNOWN)[0]
+            living = 1 if image[0] == PLAIN or is_alive(image) else 0
+            if rowid is None:
+                inserts.append((ref[0], ref[1], living, image))
+            else:
+                updates.append((living, image, rowid))
+        inserts.sort(key=_place)
         return inserts, updates
 
     def declared(self) -> Iterator[tuple[str, bytes]]:
@@ -303,23 +332,18 @@ class Transaction:
         return found
 
 
-def plain_put(
-    seq: int,
-    position: int,
-    ts: int,
-    seen: int,
-    ref: Ref,
-    fields: Mapping[str, Any],
-    shapes: ShapeCache,
-    replica: bytes,
-) -> tuple[OperationRow, bytes]:
-    """A PUT of last-writer fields whose outcome is a plain image: its row in the log, and that image. The packed fields
-    are the same in both.
-    """
+def pack_put(ref: Ref, fields: Mapping[str, Any], shapes: ShapeCache) -> PackedPut:
+    """Raises InvalidValue or TooLarge."""
     names = tuple(fields)
     ordered, rules, in_order = shapes.orders.get(names) or shapes.order(names)
-    collection_id, key = ref
-    packed = _packed(key, fields if in_order else {name: fields[name] for name in ordered})
+    return PackedPut(ref, rules, _packed(ref[1], fields if in_order else {name: fields[name] for name in ordered}))
+
+
+def plain_put(
+    seq: int, position: int, ts: int, seen: int, put: PackedPut, replica: bytes
+) -> tuple[OperationRow, bytes]:
+    """A PUT whose outcome is a plain image: its row in the log and that image, with the same packed fields in both."""
+    (collection_id, key), rules, packed = put
     row = (seq, position, ts, seen, collection_id, key, _PUT, rules, packed)
     return row, plain_image(ts, replica, packed)
 
