@@ -9,6 +9,7 @@ after a backoff, so nothing is ever repeated blindly.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from ipaddress import ip_address
 from typing import Protocol
@@ -126,13 +127,19 @@ async def _post(
     except ssl.SSLCertVerificationError as error:
         raise ProtocolError(f"{url} has no valid certificate: {error.verify_message}") from error
     except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
-        reason = str(error) or type(error).__name__
-        raise Unreachable(f"no answer from {url}: {reason}", hint="check the network and the server") from error
+        raise Unreachable(f"no answer from {url}: {_reason(error)}", hint="check the network and the server") from error
     if content_type == CONTENT_TYPE:
         return _answer(data), int(used) if used.isdecimal() and len(used) < 20 else 0
     if status >= 500:
         raise Unreachable(f"{url} answered with status {status}", hint="the server or a proxy before it has a problem")
     raise ProtocolError(f"{url} answered with status {status} and {content_type}", hint="is this an AgentDB server?")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):  # its own words speak of TLS where there is none
+        cause = error.os_error
+        return os.strerror(cause.errno) if cause.errno and cause.errno > 0 else str(cause.strerror or cause)
+    return str(error) or type(error).__name__
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -99,7 +99,7 @@ class LogReader:
         if collection_id is None:
             return None
         newer = self._overlay.get((collection_id, key))
-        if newer is not None:
+        if newer is not None and not self._closed:
             return newer[1]
         with self._lock:
             try:
@@ -112,16 +112,17 @@ class LogReader:
         collection_id = self._collections.get(collection)
         if collection_id is None:
             return {}
-        newer = self._newer(collection_id)
+        overlay = self._overlay
+        newer = {key: held[1] for key in keys if (held := overlay.get((collection_id, key))) is not None}
         wanted = [(collection_id, key) for key in keys if key not in newer]
         found: dict[str, bytes] = {}
         with self._lock:
             try:
-                if wanted:
+                if wanted or self._closed:
                     found = {row[1]: row[3] for row in select_held(self._db or self._connect(), wanted)}
             except apsw.Error as error:
                 raise translate(error, self._path) from error
-        found.update((key, newer[key]) for key in keys if key in newer)
+        found.update((key, image) for key, image in newer.items() if image is not None)
         return found
 
     def scan(self, collection: str, after: str, prefix: str, limit: int) -> list[tuple[str, bytes]]:

@@ -40,6 +40,7 @@ OperationRow = tuple[int, int, int, int, int, str, int, str, bytes]
 NewRow = tuple[int, str, int, bytes]  # collection id, key, living, image
 KnownRow = tuple[int, bytes, int]  # living, image, rowid
 _UNKNOWN: Held = (None, None, 0)
+_MISSING = dict.fromkeys((_PATCH, _INCREMENT, _ADD), "put() creates one; so does upsert=True")
 _place = itemgetter(0, 1)
 
 
@@ -192,9 +193,7 @@ class Transaction:
         if image is None and ref in self.held:
             image = self.held[ref][1]
         if not upsert and kind != _PUT and (image is None or not is_alive(image)):
-            raise NotFound(
-                f"there is no record {key!r} in {collection!r}", hint="put() creates one; so does upsert=True"
-            )
+            raise NotFound(f"there is no record {key!r} in {collection!r}", hint=_MISSING.get(kind, ""))
         seq, position = self.seq + 1, self.position + 1
         fields: Mapping[str, Any] | None = None
         if kind == _PUT and all_lww and payload is not None:

@@ -280,3 +280,11 @@ def test_listeners_hear_of_every_commit(log: DeltaLog) -> None:
     log.apply([remote(1, "b", 5, x=1)])
     log.submit([Write(Kind.DELETE, "plain", "a")])
     assert heard == [3, 4, 5]
+
+
+def test_a_closed_log_does_not_answer_from_memory(log: DeltaLog) -> None:
+    put(log, "a", x=1)  # its image is in no table yet
+    log.close()
+    for read in (lambda: log.image("plain", "a"), lambda: log.scan("plain"), lambda: log.images("plain", ["a"])):
+        with pytest.raises(StorageError, match="closed"):
+            read()
