@@ -8,19 +8,16 @@ The caller steps it and carries out what ``ready()`` hands back, in order:
 * ``Learn``, ``Persist``, ``Apply``, ``NewIncarnation``: make durable, **then** call ``advance(effect)``.
 
 The one duty of the caller: nothing that follows from an effect is sent before ``advance`` was called for it. The
-session
-emits what depends on it only afterwards, so carrying effects out in order and one by one is always right.
+session emits what depends on it only afterwards, so carrying effects out in order and one by one is always right.
 
 What always holds:
 
-* a segment is noted durably (``Persist.sent_*``) before it is sent, so that after a lost answer and a restart the
-device
+* a segment is noted durably (``Persist.sent``) before it is sent, so that after a lost answer and a restart the device
   can tell its own segment from a stranger's that the cloud holds under its name;
 * the cursor moves only together with the page it covers (``Apply``);
 * an answer to a request from before the last handshake is dropped;
 * every failure leads to a new handshake after a backoff with jitter, and the handshake says what the other side holds,
-so
-  repeating is without effect.
+  so repeating is without effect.
 
 What the handshake decides, and when everything is pushed anew, is in ``sync.handshake``.
 """
