@@ -26,6 +26,10 @@ FORMAT = 1
 APPLICATION_ID = 0x41474442  # "AGDB"
 DURABILITY = {"full": "FULL", "relaxed": "NORMAL"}
 _SQLITE_MIN = 3_051_003
+_DAMAGED_HINT = (
+    "put a snapshot in its place; without one, move everything but keys/ away and join the fleet again: what was synced "
+    "comes back"
+)
 
 # ``position`` numbers every change of a record, local or remote, densely and in order of commit; a local change is an
 # operation (and its position grows with its seq), a remote one only a mark. ``living`` is 0 for a tombstone.
@@ -136,12 +140,10 @@ def translate(error: Exception, path: str) -> AgentDBError:
     if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
         return CorruptStore(
             f"{path} has a page that is not what was written: the disk, or something else, changed it",
-            hint="restore a snapshot, or join again from a baseline",
+            hint=_DAMAGED_HINT,
         )
     if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
-        return CorruptStore(
-            f"{path} fails SQLite's checks: {error}", hint="restore a snapshot, or join again from a baseline"
-        )
+        return CorruptStore(f"{path} fails SQLite's checks: {error}", hint=_DAMAGED_HINT)
     if isinstance(error, apsw.CantOpenError):
         return StorageError(
             f"cannot open {path}: {error}", hint="does the directory exist, and may this user write to it?"
