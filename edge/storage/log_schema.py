@@ -27,8 +27,8 @@ APPLICATION_ID = 0x41474442  # "AGDB"
 DURABILITY = {"full": "FULL", "relaxed": "NORMAL"}
 _SQLITE_MIN = 3_051_003
 _DAMAGED_HINT = (
-    "put a snapshot in its place; without one, move everything but keys/ away and join again with a new token: what had "
-    "been synced comes back"
+    "put a snapshot in its place; without one, move everything but keys/ away and join again with a new token: "
+    "what had been synced comes back"
 )
 
 # ``position`` numbers every change of a record, local or remote, densely and in order of commit; a local change is an
