@@ -13,6 +13,7 @@ import errno
 
 import apsw
 
+from cloud.storage.sqlite_checksums import checksum_vfs, prepare
 from sync.errors import CorruptStore, DiskFull, StorageError, StoreLocked, UnsupportedVersion
 
 VERSION = 1
@@ -85,13 +86,14 @@ CREATE TABLE archive_state (
 
 
 def connect(path: str, *, vfs: str | None = None, read_only: bool = False) -> apsw.Connection:
-    """A connection with our settings; a writing one creates the tables in an empty file.
+    """A connection with our settings, over the checksum VFS unless another is named; a writing one creates the tables
+    in an empty file.
 
     Raises StorageError and its kinds, UnsupportedVersion.
     """
     try:
         flags = apsw.SQLITE_OPEN_READWRITE | (0 if read_only else apsw.SQLITE_OPEN_CREATE)
-        db = apsw.Connection(path, flags=flags, vfs=vfs, statementcachesize=100)
+        db = apsw.Connection(path, flags=flags, vfs=vfs or checksum_vfs(), statementcachesize=100)
     except apsw.Error as error:
         raise translate(error, path) from error
     try:
@@ -100,6 +102,7 @@ def connect(path: str, *, vfs: str | None = None, read_only: bool = False) -> ap
         if read_only:
             db.pragma("query_only", True)
             return db
+        prepare(db, path, vfs=vfs)
         db.pragma("journal_mode", "wal")
         db.pragma("synchronous", "full")
         db.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
@@ -134,6 +137,9 @@ def translate(error: apsw.Error, path: str) -> StorageError:
     """SQLite's error in our words."""
     if isinstance(error, apsw.FullError) or _errno_of(error) in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(f"{path}: {error}", hint="make room on the disk; nothing was changed")
+    if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
+        message = f"{path} has a page that is not what was written: the disk, or something else, changed it"
+        return CorruptStore(message, hint="restore it from the archive")
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
         return StoreLocked(f"{path}: {error}", hint="another process is writing; try again")
     if isinstance(error, (apsw.CorruptError, apsw.NotADBError, apsw.ConstraintError, apsw.MismatchError)):

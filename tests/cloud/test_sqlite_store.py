@@ -9,7 +9,7 @@ import pytest
 
 from cloud.storage import sqlite_schema
 from cloud.storage.sqlite_store import SqliteStore
-from sync.errors import AgentDBError, CorruptStore, DiskFull, StoreLocked, UnsupportedVersion
+from sync.errors import AgentDBError, CorruptStore, DiskFull, StorageError, StoreLocked, UnsupportedVersion
 from tests.cloud.stream_world import Fleet
 
 
@@ -50,7 +50,7 @@ def test_a_file_that_another_process_writes_to(tmp_path: Path, monkeypatch: pyte
 
 def test_a_newer_format_is_left_alone(tmp_path: Path) -> None:
     SqliteStore.open(tmp_path / "cloud.db").close()
-    db = apsw.Connection(str(tmp_path / "cloud.db"))
+    db = sqlite_schema.connect(str(tmp_path / "cloud.db"))
     db.execute("PRAGMA user_version = 99")
     db.close()
     with pytest.raises(UnsupportedVersion):
@@ -71,3 +71,42 @@ def test_a_file_that_is_something_else_is_refused(tmp_path: Path) -> None:
         SqliteStore.open(tmp_path / "text.db")
     with pytest.raises(AgentDBError):
         SqliteStore.open(tmp_path / "missing" / "cloud.db")
+
+
+def test_flipped_bits_are_found_or_change_nothing(tmp_path: Path) -> None:
+    """A bit in every 509th byte: what still opens and verifies without a word reads as it was written."""
+    fleet = Fleet(tmp_path)
+    van = fleet.device("van")
+    van.declare("notes")
+    for n in range(100):
+        van.put("notes", f"n{n}", text=f"the note of number {n}")
+    van.push()
+    digest = fleet.digest()
+    fleet.close()
+    path = tmp_path / "cloud.db"
+    whole = path.read_bytes()
+    tried = found = 0
+    for offset in range(7, len(whole), 509):
+        damaged = bytearray(whole)
+        damaged[offset] ^= 1 << offset % 8
+        path.write_bytes(damaged)
+        tried += 1
+        try:
+            store = SqliteStore.open(path)
+        except (CorruptStore, UnsupportedVersion):
+            found += 1
+            continue
+        fleet.store = store
+        try:
+            problems = store.verify()
+            found += bool(problems)
+            assert problems or fleet.digest() == digest
+        finally:
+            store.close()
+    assert found > 0.9 * tried, "the rest are pages on SQLite's list of free ones"
+
+
+def test_another_vfs_does_not_write_over_checksums(tmp_path: Path) -> None:
+    SqliteStore.open(tmp_path / "cloud.db").close()
+    with pytest.raises(StorageError, match="has page checksums"):
+        SqliteStore.open(tmp_path / "cloud.db", vfs="unix")
