@@ -22,6 +22,7 @@ import msgpack
 from edge.storage.group_commit import GroupCommit, Job
 from edge.storage.log_reader import LogReader
 from edge.storage.log_rows import ROWS_MAX
+from edge.storage.log_schema import translate
 from edge.storage.log_writer import LogWriter
 from edge.storage.transaction import PackedPut, ShapeCache, Transaction, Write, pack_put, plain_put
 from sync.errors import Malformed, SchemaMismatch, UnknownCollection
@@ -62,8 +63,14 @@ class LogCore:
 
     def _settle(self) -> None:
         """Read from the disk where the log stands: at the start, and after a commit of which nobody knows whether
-        it was (a failed disk, an interrupt between the commit and what follows it in memory).
+        it was (a failed disk, an interrupt between the commit and what follows it in memory). Raises StorageError.
         """
+        try:
+            self._read_where_it_stands()
+        except apsw.Error as error:
+            raise translate(error, self.path) from error
+
+    def _read_where_it_stands(self) -> None:
         writer, db = self.writer, self.writer.db
         meta = {name: msgpack.unpackb(value) for name, value in db.execute("SELECT name, value FROM meta")}
         self.replica: bytes = meta["replica"]
@@ -82,17 +89,17 @@ class LogCore:
         if folded != writer.folded_seq:
             writer.overlay.clear()  # the table has it
             writer.folded_seq = folded
-        self._settled = True
         if folded < seq:
             self._replay()
         for name, image in self.reader.all_images(db, COLLECTIONS).items():
             self._learn_schema(name, image)
         self.head_seq, self.position = seq, max(position, marked or 0)
+        self._settled = True  # last: whatever interrupts this, it is done again
 
     def _replay(self) -> None:
         """Merge the operations again whose images were still in memory when the store was last left."""
         operations = self.reader.operations_after(self.writer.db, self.replica, self.writer.folded_seq)
-        transaction = self._transaction()
+        transaction = self._begun()
         transaction.prefetch((operation.shape.collection, operation.key) for operation in operations)
         transaction.replay(operations)
         self.writer.adopt(transaction)
@@ -210,8 +217,8 @@ class LogCore:
             self._settled = False
             self._expect_new = writer.commit_new(rows, transaction.touched)
             return self._follow(transaction, self._expect_new)
-        writer.begin()
         try:
+            writer.begin()
             self._expect_new = self._finish(transaction, {}, assumed_new=True)
             return self._expect_new
         finally:
@@ -220,8 +227,8 @@ class LogCore:
     def _commit_jobs(self, jobs: Sequence[Job]) -> None:
         """Composed with the records as they are."""
         writer = self.writer
-        writer.begin()
         try:
+            writer.begin()
             transaction = self._transaction()
             transaction.prefetch([(write[1], write[2]) for job in jobs for write in job.writes])
             self._expect_new = not transaction.held
@@ -253,8 +260,8 @@ class LogCore:
         """
         writer = self.writer
         with writer.lock:
-            writer.begin()
             try:
+                writer.begin()
                 transaction = self._transaction()
                 transaction.prefetch([(operation[4][1], operation[5]) for operation in operations])
                 changed = transaction.remote(operations)
@@ -278,6 +285,10 @@ class LogCore:
     def _transaction(self) -> Transaction:
         if not self._settled:
             self._settle()
+        return self._begun()
+
+    def _begun(self) -> Transaction:
+        """From where memory says that the log stands."""
         return Transaction(
             replica=self.replica,
             clock=self.clock,
@@ -340,5 +351,8 @@ class LogCore:
         """Write the images that are only in memory to their table."""
         with self.writer.lock:
             if self.writer.overlay:
-                self.writer.begin()
-                self._finish(self._transaction(), {}, fold=True)
+                try:
+                    self.writer.begin()
+                    self._finish(self._transaction(), {}, fold=True)
+                finally:
+                    self.writer.abandon()  # nothing, after a commit

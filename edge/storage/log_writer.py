@@ -58,6 +58,7 @@ class LogWriter:
             close(self.db)
 
     def check_open(self) -> None:
+        """Before every transaction; the caller holds ``lock``. Raises StorageError."""
         if self._closed:
             raise StorageError(f"{self.path} is closed", hint="open the store again")
         if os.getpid() != self._process:
@@ -65,6 +66,10 @@ class LogWriter:
                 f"{self.path} was opened by process {self._process}, of which this is a fork",
                 hint="open the store after forking; SQLite cannot be shared across a fork",
             )
+        # A signal handler may have raised between BEGIN and whoever would have rolled back: what came next would be
+        # acknowledged as a part of a transaction that nobody commits.
+        if self.db.in_transaction:
+            roll_back(self.db)
 
     def fetch(self, refs: Sequence[Ref]) -> dict[Ref, Held]:
         """What is known of those records that exist. Raises StorageError."""
@@ -200,7 +205,10 @@ class Transact:
             writer.check_open()
             writer.db.execute("BEGIN IMMEDIATE")
         except BaseException as error:
-            writer.lock.release()
+            try:
+                roll_back(writer.db)
+            finally:
+                writer.lock.release()
             if isinstance(error, apsw.Error):
                 raise translate(error, writer.path) from error
             raise
