@@ -15,12 +15,12 @@ at any moment; ``close`` loses nothing, and neither does not closing.
 from __future__ import annotations
 
 import os
-from _thread import get_ident
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
 from edge.ports import SystemClock, SystemRandom
+from edge.storage.batch import Batch, Batches, open_batch
 from edge.storage.collection import Collection
 from edge.storage.delta_log import DeltaLog
 from edge.storage.log_schema import sqlite_version
@@ -28,7 +28,7 @@ from edge.storage.projections import TRIM_ROWS, Projections
 from edge.storage.store_lock import StoreLock
 from edge.storage.store_making import LOG_FILE, begin, check_vacant, made, make_directory, new_device
 from edge.storage.transaction import Write
-from sync.errors import InvalidValue, NotFound, TooLarge, UnknownCollection
+from sync.errors import InvalidValue, NotFound, UnknownCollection
 from sync.ports import Clock, RandomSource
 from sync.schema import COLLECTIONS, check_collection_name, declare
 from sync.stamps import device_of
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from sync.schema import FieldRule, VectorSpec
 
 LOCK_FILE = "lock"
-BATCH_WRITES_MAX = 1_000_000
 TIMEOUT_S_MAX = 1e9
 
 
@@ -63,7 +62,7 @@ class Edge:
         self._syncing = 0
         self._lock = lock
         self._collections: dict[str, Collection] = {}
-        self._batches: dict[int, list[Write]] = {}  # thread -> its open batch
+        self._batches: Batches = {}  # thread -> its open batch
 
     @staticmethod
     def open(
@@ -186,9 +185,7 @@ class Edge:
         return Batch(self.log, self._batches)
 
     def _submit(self, writes: Sequence[Write]) -> None:
-        if self._batches and (batch := self._batches.get(get_ident())) is not None:
-            if len(batch) >= BATCH_WRITES_MAX:
-                raise TooLarge(f"a batch has at most {BATCH_WRITES_MAX} writes", hint="make several batches")
+        if self._batches and (batch := open_batch(self._batches)) is not None:
             batch.extend(writes)
         else:
             self.log.submit(writes)
@@ -344,27 +341,6 @@ class Edge:
             raise UnknownCollection(
                 f"collection {name!r} has not been declared", hint="edge.collection(name) declares it"
             )
-
-
-class Batch:
-    """The writes of one thread that become one transaction. See ``Edge.batch``."""
-
-    def __init__(self, log: DeltaLog, batches: dict[int, list[Write]]) -> None:
-        self._log = log
-        self._open = batches
-        self._outermost = False
-
-    def __enter__(self) -> Self:
-        self._outermost = get_ident() not in self._open
-        if self._outermost:
-            self._open[get_ident()] = []
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self._outermost:
-            writes = self._open.pop(get_ident())
-            if error is None:
-                self._log.submit(writes)
 
 
 def _milliseconds(timeout_s: Any) -> int | None:

@@ -21,18 +21,20 @@ RENEW, REPAIR, ADOPT = "renew", "repair", "adopt"
 
 
 class Verdict(NamedTuple):
-    """``cursor``: after a repair, where the feed is read from. ``baseline``: begin one (again)."""
+    """``cursor`` and ``own_until``: those of the position after a repair. ``baseline``: begin one (again)."""
 
     action: str
     cursor: int = 0
     baseline: bool = False
+    own_until: int = 0
 
 
 class Repair:
-    """Where a repair by state stands; ``cursor`` is where the feed is read from afterwards."""
+    """Where a repair by state stands; ``cursor`` and ``own_until`` are those of the position afterwards."""
 
-    def __init__(self, cursor: int, incarnation: bytes) -> None:
+    def __init__(self, cursor: int, own_until: int, incarnation: bytes) -> None:
         self.cursor = cursor
+        self.own_until = own_until
         self.incarnation = incarnation
         self.previous = GENESIS
         self.after: tuple[str, str] | None = None
@@ -66,8 +68,11 @@ def compare(position: Position, welcome: Welcome) -> Verdict:
     lost_feed = position.cursor > (welcome.restored_head if other_life else welcome.head)
     lost_ours = welcome.last_seq < position.acked[0] or (other_life and not ours)
     if lost_feed or lost_ours or position.repair:
-        known = (position.cursor, position.own_until)
-        return Verdict(REPAIR, min(*known, welcome.restored_head, welcome.head) if lost_feed else min(known))
+        # What is known of positions after the restore is known of another life of the cloud.
+        own_until = min(position.own_until, welcome.restored_head) if other_life else position.own_until
+        known = (position.cursor, own_until)
+        cursor = min(*known, welcome.restored_head, welcome.head) if lost_feed else min(known)
+        return Verdict(REPAIR, cursor, own_until=own_until)
     wanted = welcome.baseline and position.baseline is None
     return Verdict(ADOPT, baseline=wanted or (other_life and position.baseline is not None))
 

@@ -64,6 +64,32 @@ def image_values(image: bytes) -> dict[str, Any] | None:
     return record.values() if record.alive else None
 
 
+def split_image(image: bytes, most: int) -> list[bytes]:
+    """Images of at most ``most`` bytes that join to this one. What alone is larger is left out."""
+    if len(image) <= most:
+        return [image]
+    whole = Record.decode(image)
+    parts: list[Record] = []
+    size = most
+
+    def room(needed: int) -> Record:
+        nonlocal size
+        size += needed
+        if size > most:
+            part = Record()
+            part.ts, part.replica, part.floor = whole.ts, whole.replica, whole.floor
+            parts.append(part)
+            size = len(part.encode()) + needed
+        return parts[-1]
+
+    for name, held in whole.lww.items():
+        room(len(_pack([name, held]))).lww[name] = held
+    for (name, rule), slots in whole.slots.items():
+        for slot, entry in slots.items():
+            room(len(_pack([name, rule, slot, entry])) + 16).slots.setdefault((name, rule), {})[slot] = entry
+    return [encoded for part in parts if len(encoded := part.encode()) <= most]
+
+
 def replaced_fields(image: bytes, values: Mapping[str, Any], ts: int) -> dict[str, Any] | None:
     """The fields of a PUT of ``values`` at ``ts`` over ``image``, if the outcome is plain again; else None.
 

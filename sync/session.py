@@ -299,7 +299,7 @@ class SyncSession:
         if verdict.action == RENEW:
             self._renew()
         elif verdict.action == REPAIR:
-            self._repair = Repair(verdict.cursor, welcome.incarnation)
+            self._repair = Repair(verdict.cursor, verdict.own_until, welcome.incarnation)
             if not position.repair:
                 self._effects.append(Persist(repair=True))
         else:
@@ -342,7 +342,7 @@ class SyncSession:
     def _repaired(self, repair: Repair, acked: tuple[int, bytes]) -> None:
         self._repair = None
         self._effects.append(
-            Persist(acked=acked, sent=(), cursor=repair.cursor, incarnation=repair.incarnation, repair=False)
+            Persist(acked, (), (), repair.incarnation, repair.cursor, repair=False, own_until=repair.own_until)
         )
 
     def _pulled(self, page: PullPage) -> None:

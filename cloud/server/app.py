@@ -163,14 +163,13 @@ class Service:
         claimed = await self._in(
             self._readers, self._authenticator.claim, request.method, request.raw_path, request.headers
         )
-        self.connections.known(request.protocol)
         with self._slot(claimed.caller.device):
             body = await self._body(request, MESSAGE_BYTES_MAX, self._config.body_timeout_s)
             if len(body) > _INLINE_BYTES_MAX:
                 message = await self._in(self._readers, _open, claimed, body)
             else:
                 message = _open(claimed, body)
-            return _respond(await self._carry_out(claimed, message))
+            return _respond(await self._carry_out(claimed, message, request.protocol))
 
     async def _health(self, _: web.Request) -> web.Response:
         failing = self._jobs.failing
@@ -180,15 +179,18 @@ class Service:
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    async def _carry_out(self, claimed: Claimed, message: AnyMessage) -> Answer:
+    async def _carry_out(self, claimed: Claimed, message: AnyMessage, on: asyncio.BaseProtocol) -> Answer:
+        """The connection is the device's once its nonce is used: anybody may have a head that it signed."""
         if isinstance(message, Push | Hello):
-            return await self._in(self._writer, self._consume_and_handle, claimed, message)
-        if isinstance(message, PullBaseline):
+            answer: Answer = await self._in(self._writer, self._consume_and_handle, claimed, message)
+            self.connections.known(on, claimed.caller.device)
+            return answer
+        if isinstance(message, PullBaseline | Pull):
             await self._in(self._writer, self._consume, claimed)
+            self.connections.known(on, claimed.caller.device)
+            if isinstance(message, Pull):
+                return await self._pull(claimed, message)
             return await self._in(self._readers, self._plane.handle, message, claimed.caller)
-        if isinstance(message, Pull):
-            await self._in(self._writer, self._consume, claimed)
-            return await self._pull(claimed, message)
         raise Malformed(f"{type(message).__name__} is not a request that is taken here")
 
     async def _pull(self, claimed: Claimed, message: Pull) -> Answer:

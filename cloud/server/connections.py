@@ -2,8 +2,9 @@
 
 A connection is a *stranger's* until a signed request on it was accepted. What always holds: a connection that brings no
 request head within ``HEAD_S_MAX`` (TLS handshake included) is closed; strangers have at most ``STRANGERS_MAX``, and the
-oldest goes when one too many comes; there are no more than ``most`` in all. So what strangers hold open is bounded, and
-a device that comes while they crowd has the time of ``STRANGERS_MAX`` newcomers to show its signature.
+oldest goes when one too many comes; so it is with the ``DEVICE_CONNECTIONS_MAX`` of a device; there are no more than
+``most`` in all. So what strangers hold open is bounded, and what one device does, and a device that comes while they
+crowd has the time of ``STRANGERS_MAX`` newcomers to show its signature.
 
 It is a protocol under aiohttp's, and hands the transport on: aiohttp has no bound on connections, and a connection
 whose TLS handshake does not end would be known to nobody.
@@ -21,6 +22,7 @@ from aiohttp import web
 
 HEAD_S_MAX = 10.0
 STRANGERS_MAX = 512
+DEVICE_CONNECTIONS_MAX = 16
 # File descriptors that are not connections: the store, the archive's requests, the log.
 _OTHER_FILES = 128
 _TLS_CLOSE_S_MAX = 5.0
@@ -38,6 +40,7 @@ class Connections:
         self._most = most
         self._head_s_max = head_s_max
         self._strangers: dict[asyncio.BaseProtocol, _Stranger] = {}  # oldest first; closed ones linger
+        self._devices: dict[bytes, list[asyncio.Transport]] = {}  # oldest first; closed ones linger
         self._server: web.Server | None = None
 
     @property
@@ -55,9 +58,15 @@ class Connections:
         if (held := self._strangers.get(protocol)) is not None:
             held.timer.cancel()
 
-    def known(self, protocol: asyncio.BaseProtocol) -> None:
-        """A signed request on it was accepted."""
-        self._forget(protocol)
+    def known(self, protocol: asyncio.BaseProtocol, device: bytes) -> None:
+        """A signed request of the device was accepted on it."""
+        if (held := self._forget(protocol)) is None:
+            return
+        mine = [transport for transport in self._devices.get(device, ()) if not transport.is_closing()]
+        mine.append(held.transport)
+        if len(mine) > DEVICE_CONNECTIONS_MAX:
+            mine.pop(0).abort()
+        self._devices[device] = mine
 
     def admit(self, protocol: asyncio.BaseProtocol, transport: asyncio.Transport) -> bool:
         """Make room for one more; False if there is none."""

@@ -67,14 +67,16 @@ class Collection:
         """Store a record; last-writer fields that are not named become absent. A vector is any sequence of numbers,
         float array or float32 bytes of the declared dimension.
         """
-        self._submit((Write(_PUT, self.name, check_key(key), self._log.schemas[self.name].normalise(fields)),))
+        schema = self._log.schemas[self.name]
+        self._submit((Write(_PUT, self.name, check_key(key), schema.normalise(fields), False, schema),))
 
     def patch(self, key: str, fields: Mapping[str, Any], *, upsert: bool = False) -> None:
         """Change the named fields and leave the others; None makes a field absent."""
-        payload = self.schema.normalise(fields)
+        schema = self.schema
+        payload = schema.normalise(fields)
         if not payload:
             raise InvalidValue("a patch names at least one field")
-        self._submit((Write(_PATCH, self.name, check_key(key), payload, upsert),))
+        self._submit((Write(_PATCH, self.name, check_key(key), payload, upsert, schema),))
 
     def increment(self, key: str, field: str, by: float = 1, *, upsert: bool = False) -> None:
         """Add ``by`` (negative to subtract) to a counter field. Concurrent increments add up."""

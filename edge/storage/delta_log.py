@@ -25,6 +25,8 @@ from edge.storage.log_reader import DeadLetter, pack_operation
 from edge.storage.log_schema import close, connect, translate
 from edge.storage.log_writer import Transact
 from sync.errors import CorruptStore, StorageError
+from sync.images import split_image
+from sync.limits import OPERATION_BYTES_MAX
 from sync.operations import Operation, Shape
 from sync.ports import Clock, RandomSource
 from sync.records import state_operation
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from sync.messages import Refusal
 
 _INCARNATION_STEP = 1 << 20
+_STATE_PARTS_MAX = 2  # of a record; the cloud's bound of a record is that of an operation
 _CLOSE_FOLD_RECORDS = 64  # fewer are merged again at the next start, in less time than a commit takes now
 
 
@@ -201,10 +204,18 @@ class DeltaLog(LogCore):
         return self.reader.dead_letters()
 
     def state_operations(self, after: tuple[str, str] | None, limit: int) -> list[Operation]:
-        """The whole store as state, tombstones too, in order of (collection, key) after ``after``."""
+        """The whole store as state, tombstones too, in order of (collection, key) after ``after``.
+
+        A record that has outgrown one operation, by what others wrote into it, comes in parts; of these the cloud takes
+        as many as fit a record.
+        """
         self.fold()
         rows = self.reader.state(after, limit)
-        return [state_operation(collection, key, image, self._state_shape) for collection, key, image in rows]
+        return [
+            state_operation(collection, key, part, self._state_shape)
+            for collection, key, image in rows
+            for part in split_image(image, OPERATION_BYTES_MAX)[:_STATE_PARTS_MAX]
+        ]
 
     def _state_shape(self, collection: str, names: tuple[str, ...]) -> Shape:
         return self._shapes.plain(collection, names)

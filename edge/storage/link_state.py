@@ -52,13 +52,15 @@ def state_page(
     page = log.state_operations(after, min(max_operations, 1_000))
     taken: list[Operation] = []
     size = 0
+    last = after or ("", "")
     for operation in page:
         size += len(msgpack.packb(operation.values)) + len(operation.key)
-        if taken and size > max_bytes:
+        place = (operation.shape.collection, operation.key)
+        if taken and size > max_bytes and place != last:  # the parts of a record stay together
             break
         taken.append(operation)
+        last = place
     if not taken:
         return [], None
-    last = (taken[-1].shape.collection, taken[-1].key)
     more = log.state_operations(last, 1)
     return taken, last if more else None

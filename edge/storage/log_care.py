@@ -66,7 +66,12 @@ def snapshot(log: DeltaLog, target: str) -> None:
         copy = apsw.Connection(part, vfs=log.vfs or checksum_vfs())
         try:
             if has_checksums(source):
+                # Its VFS computes checksums once it has seen a first page with room for them. Pages that the source
+                # has in its write-ahead log come without.
                 reserve(copy)
+                copy.execute("CREATE TABLE first (page)")
+            # One state for the whole copy: without it each write by somebody else begins the backup again.
+            source.execute("BEGIN; SELECT 1 FROM meta").fetchall()
             with copy.backup("main", source, "main") as backup:
                 while not backup.done:
                     backup.step(1000)

@@ -56,7 +56,7 @@ class LogCore:
         self._shapes = ShapeCache()
         self._collections: dict[str, int] = {}
         self._plain: dict[str, int] = {}  # the id of collections that have it and whose fields are all last-writer
-        self._plain_numbers: set[int] = set()
+        self._plain_schemas: dict[str, CollectionSchema] = {}
         self.writer = LogWriter(db, path)
         self.reader = LogReader(path, vfs, self._collections, self.writer.overlay, self._shapes)
         self._settle()
@@ -122,11 +122,11 @@ class LogCore:
                     f"collection {write[1]!r} has not been declared", hint="edge.collection(name) declares it"
                 )
         if len(writes) == 1:
-            kind, collection, key, payload, upsert, _ = writes[0]
+            kind, collection, key, payload, upsert, schema, _ = writes[0]
             plain = self._plain.get(collection)
-            if plain and kind == _PUT and payload is not None:
+            if plain and kind == _PUT and payload is not None and schema is not None:
                 put = pack_put((plain, key), payload, self._shapes)
-                writes = (Write(kind, collection, key, payload, upsert, put),)
+                writes = (Write(kind, collection, key, payload, upsert, schema, put),)
         last: int = self._group.run(writes)
         return last
 
@@ -134,13 +134,14 @@ class LogCore:
         """A group of one, with a short cut for the commonest: one put of a record that is probably new, as the last
         one was.
         """
-        put = writes[0][5]
+        _, collection, _, _, _, schema, put = writes[0]
         if put is not None and self._expect_new:
             writer = self.writer
             ref = put[0]
             with writer.lock:
                 writer.check_open()
-                if self._settled and ref not in writer.overlay and writer.has_room() and ref[0] in self._plain_numbers:
+                as_checked = self._plain_schemas.get(collection) is schema
+                if self._settled and as_checked and ref not in writer.overlay and writer.has_room():
                     seq, position, ts = self.head_seq + 1, self.position + 1, self.clock.now()
                     row, image = plain_put(seq, position, ts, self.cursor, put, self.replica)
                     self._settled = False
@@ -160,7 +161,7 @@ class LogCore:
 
     def _commit_all(self, jobs: Sequence[Job]) -> None:
         """One transaction for all these jobs; a job whose writes cannot be composed fails by itself."""
-        puts = [job.writes[0][5] for job in jobs]
+        puts = [job.writes[0][6] for job in jobs]
         with self.writer.lock:
             if None in puts or not self._commit_puts(jobs, puts):
                 as_new = self._expect_new and {write[0] for job in jobs for write in job.writes} == {_PUT}
@@ -180,7 +181,7 @@ class LogCore:
             and count <= ROWS_MAX
             and writer.has_room(count)
             and writer.overlay.keys().isdisjoint(refs)
-            and all(map(self._plain_numbers.__contains__, {ref[0] for ref in refs}))
+            and all(self._plain_schemas.get(job.writes[0][1]) is job.writes[0][5] for job in jobs)
         ):
             return False
         seen, replica = self.cursor, self.replica
@@ -332,7 +333,9 @@ class LogCore:
             if values is None:
                 self.schemas.pop(name, None)
             else:
-                self.schemas[name] = CollectionSchema.from_document(name, values.get("spec"))
+                schema = CollectionSchema.from_document(name, values.get("spec"))
+                if self.schemas.get(name) != schema:  # writes know by the object what they were checked by
+                    self.schemas[name] = schema
             self.schema_problems.pop(name, None)
         except (SchemaMismatch, Malformed) as error:
             self.schema_problems[name] = str(error)
@@ -341,7 +344,7 @@ class LogCore:
     def _note_plain(self) -> None:
         numbers = self._collections
         self._plain = {name: numbers[name] for name, it in self.schemas.items() if name in numbers and it.all_lww()}
-        self._plain_numbers = set(self._plain.values())
+        self._plain_schemas = {name: self.schemas[name] for name in self._plain}
 
     def _notify(self) -> None:
         for listener in self.listeners:

@@ -72,8 +72,10 @@ def connect(
     flags = apsw.SQLITE_OPEN_READWRITE | (0 if create is None else apsw.SQLITE_OPEN_CREATE)
     name = vfs or page_checksums.checksum_vfs()
     try:
+        if create is not None:  # SQLite would make it readable for everybody; its journals have the mode that it has
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         db = apsw.Connection(path, flags=flags, vfs=name)
-    except apsw.Error as error:
+    except (apsw.Error, OSError) as error:
         raise translate(error, path) from error
     try:
         # Only against strangers with a SQLite shell: our own writers queue before they come here.

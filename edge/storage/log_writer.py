@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from _thread import RLock
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -232,5 +233,6 @@ class Transact:
 
 def roll_back(db: apsw.Connection) -> None:
     """End the transaction, if SQLite has not done so itself (it does on a full disk and on I/O errors)."""
-    if db.in_transaction:
-        db.execute("ROLLBACK")
+    with suppress(apsw.ConnectionClosedError):
+        if db.in_transaction:
+            db.execute("ROLLBACK")

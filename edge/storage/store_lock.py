@@ -40,6 +40,7 @@ class StoreLock:
     def __init__(self, path: str, wait_s: float = 0.0) -> None:
         if type(wait_s) not in (int, float) or not 0 <= wait_s <= _WAIT_S_MAX:
             raise InvalidValue(f"wait_s is 0 to {_WAIT_S_MAX} seconds, not {wait_s!r:.40}")
+        self._process = os.getpid()
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -80,7 +81,9 @@ class StoreLock:
         if self._handle >= 0:
             handle, self._handle = self._handle, -1
             try:
-                os.ftruncate(handle, 0)  # whoever comes next must not be called by our name
+                if os.getpid() == self._process:  # a fork has the same lock, and would let go of its parent's
+                    os.ftruncate(handle, 0)  # whoever comes next must not be called by our name
+                    fcntl.flock(handle, fcntl.LOCK_UN)  # closing it would leave it to a fork that lives on
             except OSError:
                 pass
             finally:

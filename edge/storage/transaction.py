@@ -56,8 +56,9 @@ class Write(NamedTuple):
     """One change that a caller asks for; ``payload`` has been through ``CollectionSchema.normalise``.
 
     PUT/PATCH: the fields. INCREMENT: ``{field: by}``. ADD/REMOVE: ``{field: [elements]}``. DELETE: None. All but PUT
-    raise NotFound for a record that is not there, unless ``upsert``. ``put`` is the payload once more, ready for the
-    log, if it is a plain one.
+    raise NotFound for a record that is not there, unless ``upsert``. ``schema`` is the one that the payload was checked
+    by: it is checked again if the collection has another one by the time of the commit. ``put`` is the payload once
+    more, ready for the log, if it is a plain one.
     """
 
     kind: int
@@ -65,6 +66,7 @@ class Write(NamedTuple):
     key: str
     payload: Mapping[str, Any] | None = None
     upsert: bool = False
+    schema: CollectionSchema | None = None
     put: PackedPut | None = None
 
 
@@ -172,10 +174,11 @@ class Transaction:
         known, touched, held, shapes, replica = self._known, self.touched, self.held, self._shapes, self._replica
         ts = self._clock.take(len(writes))
         for write in writes:
-            kind, collection, key, payload, _, _ = write
-            collection_id, _, all_lww = known.get(collection) or self._know(collection)
+            kind, collection, key, payload, _, checked_by, _ = write
+            collection_id, schema, all_lww = known.get(collection) or self._know(collection)
             ref = (collection_id, key)
-            if kind == _PUT and all_lww and payload is not None and ref not in held and ref not in touched:
+            plain = kind == _PUT and all_lww and checked_by is schema
+            if plain and payload is not None and ref not in held and ref not in touched:
                 self.seq += 1
                 self.position += 1
                 put = pack_put(ref, payload, shapes)
@@ -186,8 +189,11 @@ class Transaction:
             ts += 1
 
     def _local(self, write: Write, ts: int) -> None:
-        kind, collection, key, payload, upsert, _ = write
+        kind, collection, key, payload, upsert, checked_by, _ = write
         collection_id, schema, all_lww = self._known.get(collection) or self._know(collection)
+        if checked_by not in (schema, None) and payload is not None and kind in (_PUT, _PATCH):
+            payload = schema.normalise(payload)  # declared anew since the caller's thread checked it
+            write = write._replace(payload=payload)
         ref = (collection_id, key)
         image = self.touched.get(ref)
         if image is None and ref in self.held:
@@ -214,7 +220,7 @@ class Transaction:
 
     def _compose(self, write: Write, schema: CollectionSchema, image: bytes | None) -> tuple[Shape, tuple[Any, ...]]:
         """The operation's shape and values, given what its writer sees."""
-        kind, collection, _, payload, _, _ = write
+        kind, collection, _, payload, *_ = write
         if kind == _DELETE:
             return self._shapes.intern(Shape(kind, collection)), ()
         assert payload is not None

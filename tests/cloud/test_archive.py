@@ -91,10 +91,15 @@ def test_a_run_without_news_writes_nothing(world: ArchiveWorld) -> None:
     assert world.archive.run_once().manifests == 1
 
 
+@pytest.mark.parametrize("bound", ["rows", "bytes"])
 def test_settled_pieces_of_side_tables_are_not_written_again(
-    world: ArchiveWorld, monkeypatch: pytest.MonkeyPatch
+    world: ArchiveWorld, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    monkeypatch.setattr("cloud.storage.archive.side.PIECE_ROWS_MAX", 3)
+    if bound == "rows":
+        monkeypatch.setattr("cloud.storage.archive.side.PIECE_ROWS_MAX", 3)
+    else:
+        monkeypatch.setattr("cloud.storage.archive.side.PIECE_BYTES_MAX", 600)
+        monkeypatch.setattr("cloud.storage.archive.side._ROWS_PER_READ", 2)
     monkeypatch.setattr("cloud.storage.archive.writer.INLINE_BYTES_MAX", 0)
     for number in range(10):
         world.push([put(f"k{number}")])

@@ -13,10 +13,11 @@ import pytest
 
 from cloud.config import ServerConfig
 from cloud.server import app, connections
-from edge.link.signing import CONTENT_TYPE
-from sync.messages import Enrolled, Push
+from edge.link.signing import CONTENT_TYPE, sign_request
+from sync.keys import DeviceKey
+from sync.messages import Enrolled, Push, encode
 from tests.cloud.identity_world import World, enroll_request
-from tests.cloud.server_world import ENROLL, CountingPlane, LiveServer, hello, live
+from tests.cloud.server_world import ENROLL, SYNC, CountingPlane, LiveServer, hello, live
 from tests.cloud.tls_files import self_signed
 
 HALF_A_HEAD = b"POST /v1/enroll HTTP/1.1\r\nHost:"
@@ -196,3 +197,34 @@ def test_the_same_behind_tls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
         _until(lambda: server.service.connections.strangers == 0)
     world.store.close()
     assert caplog.text == ""
+
+
+def _head(key: DeviceKey, nonce: int, body: bytes) -> bytes:
+    fields = {"Host": "x", **sign_request(key, nonce, "POST", SYNC, body), "Content-Length": str(len(body))}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"POST {SYNC} HTTP/1.1\r\n{lines}\r\n".encode() + body
+
+
+def test_a_request_that_is_sent_again_makes_nobody_known(tmp_path: Path) -> None:
+    """Whoever has a copy of one signed request is a stranger still."""
+    with live(tmp_path) as (world, _, server):
+        key = world.joined()
+        request = _head(key, 1, encode(hello(world.fleet, key.device_id)))
+        with _crowd(server, 30, request) as socks:
+            for sock in socks:
+                sock.recv(1 << 16)
+            assert server.service.connections.strangers == 29
+
+
+def test_a_device_has_only_so_many_connections(tmp_path: Path) -> None:
+    with live(tmp_path) as (world, _, server):
+        key = world.joined()
+        with _crowd(server, 40, b"") as socks:
+            for nonce, sock in enumerate(socks, 1):
+                sock.sendall(_head(key, nonce, encode(hello(world.fleet, key.device_id))))
+                assert b" 200 " in sock.recv(1 << 16)
+            for sock in socks[: -connections.DEVICE_CONNECTIONS_MAX]:
+                assert _closed_after_s(sock) < 5
+            nonce = len(socks) + 1
+            socks[-1].sendall(_head(key, nonce, encode(hello(world.fleet, key.device_id))))
+            assert b" 200 " in socks[-1].recv(1 << 16)

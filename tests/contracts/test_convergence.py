@@ -164,6 +164,33 @@ def test_a_clone_misses_nothing_that_its_original_wrote_under_their_name(tmp_pat
     close(cloud, [device, clone, other])
 
 
+@pytest.mark.parametrize("meets", [False, True], ids=["one after the other", "between its repair and its pull"])
+def test_a_clone_and_its_original_meet_a_restored_cloud(tmp_path: Path, *, meets: bool) -> None:
+    """What was known of feed positions under the old life of the cloud says nothing about the new one's."""
+    cloud, (device, other) = fleet(tmp_path, 3, count=2)
+    for n in range(30):
+        other.notes.put(f"b{n}", {"text": str(n)})
+    heal(cloud, [device, other])
+    backup = cloud.backup()
+    for n in range(100):
+        other.notes.patch("b1", {"text": str(n)})
+    heal(cloud, [device, other])
+    device.edge.close()
+    shutil.copytree(device.path, tmp_path / "clone")
+    device.open()
+    clone = Device.__new__(Device)
+    clone.__dict__.update(device.__dict__, path=tmp_path / "clone", name="clone", before={})
+    clone.open()
+    clone.notes.put("clone", {"text": "written by the clone"})
+    cloud.restore(backup)
+    if meets:
+        device.before = {"Pull": clone.sync}
+    assert device.sync()
+    heal(cloud, [device, clone, other])
+    assert "clone" in device.notes
+    close(cloud, [device, clone, other])
+
+
 def test_a_third_device_joins_from_a_baseline(tmp_path: Path) -> None:
     cloud, devices = fleet(tmp_path, 3, count=2)
     for _ in range(60):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cloud.storage.archive.writer import Archive
 from cloud.storage.objects import open_objects
 from sync import columns, strict_msgpack
 from sync.effects import SessionLimits
-from sync.errors import SchemaMismatch
+from sync.errors import InvalidValue, SchemaMismatch
 from sync.limits import SEGMENT_CONTAINERS_MAX
 from tests.contracts import fleet_world
 from tests.contracts.fleet_world import Cloud, Device
@@ -26,6 +27,7 @@ class World:
     def __init__(self, directory: Path) -> None:
         (directory / "cloud").mkdir()
         self.cloud = Cloud(directory / "cloud", 1)
+        self.objects, self.anchor = open_objects("memory://"), MemoryAnchor()
         self.a, self.b = (Device(directory / name, self.cloud, name, seed) for name, seed in (("a", 11), ("b", 12)))
 
     def later(self) -> None:
@@ -43,9 +45,7 @@ class World:
     def archive(self) -> None:
         """Reads the whole feed as every new device does."""
         cloud = self.cloud
-        Archive(
-            cloud.store, open_objects("memory://"), cloud.keys, cloud.fleet, clock=cloud.clock, anchor=MemoryAnchor()
-        ).run_once()
+        Archive(cloud.store, self.objects, cloud.keys, cloud.fleet, clock=cloud.clock, anchor=self.anchor).run_once()
 
     def open_conflicts(self) -> list[str]:
         return [conflict.note for conflict in self.cloud.plane.conflicts(self.cloud.fleet) if conflict.state == "open"]
@@ -234,3 +234,49 @@ def test_a_refused_declaration_gives_way_to_the_fleets(world: World, ahead_ms: i
         assert device.sync()
     assert a.edge.collection("p").get("k") == b.edge.collection("p").get("k") == {"n": 5}
     assert {a.edge.digest(), b.edge.digest()} == {world.cloud.digest()}
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "error"),
+    [("max", "abc", SchemaMismatch), ("counter", "abc", SchemaMismatch), ("max", None, InvalidValue),
+     ("keep-all", None, InvalidValue), ("set", ["q", "p"], None), ("keep-all", "abc", None)],
+)  # fmt: skip
+@pytest.mark.parametrize("by", ["itself", "the fleet"])
+def test_a_batch_is_checked_by_the_schema_of_its_commit(
+    world: World, by: str, rule: str, value: Any, error: type[Exception] | None
+) -> None:
+    """The collection is declared anew while the batch is open: what was fine before is not sent as what it is not."""
+    a, b = world.a, world.b
+    a.edge.collection("p").put("there", {"y": 1})
+    world.settle()
+    with pytest.raises(error) if error else nullcontext(), a.edge.batch():
+        a.edge.collection("p").put("new", {"f": value})
+        if by == "itself":
+            a.edge.collection("p", fields={"f": rule})
+        else:
+            b.edge.collection("p", fields={"f": rule})
+            assert b.sync()
+            assert a.sync()
+    a.edge.collection("p").put("later", {"y": 2})
+    world.settle()
+    assert ("new" in b.edge.collection("p")) is (error is None)
+    assert "later" in b.edge.collection("p")
+
+
+def test_a_record_that_outgrew_an_operation_stops_no_repair(world: World) -> None:
+    """Two patches, each within the bounds, are too much together: the cloud refuses the later one, the device that made
+    it has both. When it has to push its whole state, that record costs a refusal and nothing else.
+    """
+    a, b = world.a, world.b
+    a.notes.put("r", {"x": 1})
+    world.settle()
+    a.notes.patch("r", {"a": "a" * 150_000})
+    b.notes.patch("r", {"b": "b" * 150_000})
+    assert a.sync()
+    assert b.sync()
+    assert [letter.code for letter in b.edge.log.dead_letters()] == ["too-large"]
+    b.edge.log.new_incarnation()  # as if it had been restored from a copy: it repairs by state
+    b.notes.put("later", {"x": 2})
+    for device in (b, a, b):
+        assert device.sync(steps=100)
+    assert "later" in a.notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -275,3 +276,32 @@ def test_status_says_which_fleet(tmp_path: Path) -> None:
     join_nowhere(str(tmp_path / "joined"))
     with Edge.open(tmp_path / "joined") as edge:
         assert edge.status()["fleet"] == {"id": (b"f" * 16).hex(), "url": NOWHERE, "name": "lonely"}
+
+
+def test_a_snapshot_ends_while_others_write(tmp_path: Path) -> None:
+    with Edge.open(tmp_path / "store") as edge:
+        notes = edge.collection("notes")
+        with edge.batch():
+            for number in range(3000):
+                notes.put(f"k{number}", {"text": "x" * 3000})
+        done = Event()
+
+        def write() -> None:
+            number = 0
+            while not done.is_set():
+                notes.put(f"w{number % 50}", {"n": number})
+                number += 1
+
+        writer = Thread(target=write)
+        writer.start()
+        snapshot = Thread(target=edge.snapshot, args=(tmp_path / "copy",))
+        snapshot.start()
+        snapshot.join(60)
+        ended = not snapshot.is_alive()
+        done.set()
+        writer.join()
+        snapshot.join()
+    assert ended
+    with Edge.open(tmp_path / "copy") as copy:
+        assert copy.verify() == []
+        assert sum(1 for _ in copy.collection("notes").scan("k")) == 3000

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.errors import Malformed
-from sync.images import fold, image_values, is_alive, plain_image, replaced_fields
+from sync.images import fold, image_values, is_alive, plain_image, replaced_fields, split_image
 from sync.operations import Kind, Operation, Shape
 from sync.records import Record, compose
 from sync.records import fold as full_fold
@@ -83,3 +83,23 @@ def test_a_plain_image_is_canonical(ts: int, fields: dict[str, Any]) -> None:
 def test_damage_is_malformed(damaged: bytes) -> None:
     with pytest.raises(Malformed):
         image_values(damaged)
+
+
+def test_a_large_image_comes_in_parts_that_join_to_it() -> None:
+    record = Record()
+    for n in range(40):
+        replica = bytes([n % 3]) * 16
+        shape = Shape(Kind.PATCH, "c", (f"f{n:02}", "set"), "ls")
+        record.apply(
+            Operation(replica, n + 1, 1000 + n, 0, shape, "k", ("x" * 500, [[f"{n}-{m}" for m in range(9)], []]))
+        )
+    record.apply(Operation(b"d" * 16, 1, 1003, 0, Shape(Kind.DELETE, "c"), "k", ()))
+    image = record.encode()
+    parts = split_image(image, 2_000)
+    assert len(parts) > 10
+    assert max(map(len, parts)) <= 2_000
+    joined = Record()
+    for part in reversed(parts):
+        joined.join(Record.decode(part))
+    assert joined.encode() == image
+    assert split_image(image, len(image)) == [image]

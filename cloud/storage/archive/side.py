@@ -5,15 +5,16 @@ the audit trail. They are written as of the moment and always restored from the 
 time must not take back a revocation. *Stream* tables belong to a feed position: what is held of each replica,
 conflicts, dead letters.
 
-A table is cut into pieces of up to 1,000 rows, each msgpack, in order. What always holds: a piece that has not
-changed is not written again; a full and settled piece of a numbered table is not even read again; decoding is
-strict by the row types of ``cloud.rows``. Private keys and epoch keys are never in a side table.
+A table is cut into pieces of up to 1,000 rows and 8 MiB, each msgpack, in order. What always holds: a piece that
+has not changed is not written again; a full and settled piece of a numbered table is not even read again; decoding
+is strict by the row types of ``cloud.rows``. Private keys and epoch keys are never in a side table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
+from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -34,6 +35,8 @@ from sync.errors import Malformed
 from sync.stamps import device_of
 
 PIECE_ROWS_MAX = 1000
+PIECE_BYTES_MAX = 8 << 20  # more only if one row is
+_ROWS_PER_READ = 100  # a conflict or a dead letter may have a quarter of a mebibyte or two
 
 
 class Nonce(NamedTuple):
@@ -62,13 +65,16 @@ class Piece(NamedTuple):
     plain_sha256: bytes
 
 
+Page = Callable[[Reading, bytes, int, int], list[Any]]
+
+
 class Table(NamedTuple):
-    """How a table is read. ``page`` is for one that is numbered from 1: its rows after a number."""
+    """How a table is read. ``page`` is for one that is numbered from 1 without a gap: so many rows after a number."""
 
     number: int
     row: type
     read: Callable[[Reading, bytes], list[Any]] | None = None
-    page: Callable[[Reading, bytes, int], list[Any]] | None = None
+    page: Page | None = None
 
 
 def _bounds(view: Reading, fleet: bytes) -> list[Bound]:
@@ -89,12 +95,12 @@ DEVICES: Final = Table(2, DeviceRow, read=lambda view, fleet: view.devices(fleet
 BOUNDS: Final = Table(3, Bound, read=_bounds)
 TOKENS: Final = Table(4, TokenRow, read=lambda view, fleet: view.tokens(fleet))
 EPOCHS: Final = Table(5, EpochRow, read=lambda view, fleet: view.epochs(fleet))
-AUDIT: Final = Table(6, AuditRow, page=lambda view, fleet, after: view.audit(fleet, after, PIECE_ROWS_MAX))
+AUDIT: Final = Table(6, AuditRow, page=lambda view, fleet, after, count: view.audit(fleet, after, count))
 NONCES: Final = Table(7, Nonce, read=_nonces)
 REPLICAS: Final = Table(16, ReplicaRow, read=lambda view, fleet: view.replicas(fleet))
-CONFLICTS: Final = Table(17, Conflict, page=lambda view, fleet, after: view.conflicts(fleet, after, PIECE_ROWS_MAX))
+CONFLICTS: Final = Table(17, Conflict, page=lambda view, fleet, after, count: view.conflicts(fleet, after, count))
 DEAD_LETTERS: Final = Table(
-    18, DeadLetter, page=lambda view, fleet, after: view.dead_letters(fleet, after, PIECE_ROWS_MAX)
+    18, DeadLetter, page=lambda view, fleet, after, count: view.dead_letters(fleet, after, count)
 )
 
 IDENTITY: Final = (FLEET, DEVICES, BOUNDS, TOKENS, EPOCHS, AUDIT, NONCES)
@@ -107,13 +113,14 @@ def collect(view: Reading, fleet: bytes, tables: Sequence[Table], held: Sequence
     for table in tables:
         before = [ref for ref in held if ref.table == table.number]
         known = {ref.plain_sha256: ref for ref in before}
-        for rows in _pieces(view, fleet, table, before):
-            if isinstance(rows, SideRef):
-                yield rows
+        for piece in _pieces(view, fleet, table, before):
+            if isinstance(piece, SideRef):
+                yield piece
                 continue
+            rows, full = piece
             plain = msgspec.msgpack.encode(rows)
             digest = sha256(plain).digest()
-            final = table.page is not None and len(rows) == PIECE_ROWS_MAX and _settled(table, rows)
+            final = full and _settled(table, rows)
             yield known.get(digest) or Piece(table.number, len(rows), final, plain, digest)
 
 
@@ -134,24 +141,47 @@ def rows_of(table: Table, plain: bytes) -> list[Any]:
     return rows
 
 
-def _pieces(view: Reading, fleet: bytes, table: Table, held: Sequence[SideRef]) -> Iterator[list[Any] | SideRef]:
+def _pieces(
+    view: Reading, fleet: bytes, table: Table, held: Sequence[SideRef]
+) -> Iterator[tuple[list[Any], bool] | SideRef]:
+    """(rows, whether no more will be added to them), or a reference to rows that cannot have changed."""
     if table.page is None:
         assert table.read is not None
         rows = table.read(view, fleet)
-        yield from (rows[start : start + PIECE_ROWS_MAX] for start in range(0, len(rows), PIECE_ROWS_MAX))
+        yield from ((rows[start : start + PIECE_ROWS_MAX], False) for start in range(0, len(rows), PIECE_ROWS_MAX))
         return
     after = 0
-    while True:
-        index = after // PIECE_ROWS_MAX
-        if index < len(held) and held[index].final:
-            yield held[index]
+    for ref, following in zip_longest(held, held[1:]):
+        if ref.final:
+            yield ref
+        elif following is not None:  # it ends where it ended, though a row of it may have changed
+            yield table.page(view, fleet, after, ref.rows), True
         else:
-            rows = table.page(view, fleet, after)
-            if rows:
-                yield rows
-            if len(rows) < PIECE_ROWS_MAX:
-                return
-        after += PIECE_ROWS_MAX
+            break
+        after += ref.rows
+    full = True
+    while full:
+        rows, full = _fill(view, fleet, table.page, after)
+        if rows:
+            yield rows, full
+        after += len(rows)
+
+
+def _fill(view: Reading, fleet: bytes, page: Page, after: int) -> tuple[list[Any], bool]:
+    """The rows of one piece, and whether it is full."""
+    rows: list[Any] = []
+    size = 0
+    while True:
+        read = page(view, fleet, after + len(rows), _ROWS_PER_READ)
+        for row in read:
+            size += len(msgspec.msgpack.encode(row))
+            if rows and size > PIECE_BYTES_MAX:
+                return rows, True
+            rows.append(row)
+            if len(rows) == PIECE_ROWS_MAX:
+                return rows, True
+        if len(read) < _ROWS_PER_READ:
+            return rows, False
 
 
 def _settled(table: Table, rows: Sequence[Any]) -> bool:
