@@ -15,12 +15,13 @@ at any moment; ``close`` loses nothing, and neither does not closing.
 from __future__ import annotations
 
 import os
+from _contextvars import ContextVar
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
 from edge.ports import SystemClock, SystemRandom
-from edge.storage.batch import Batch, Batches, open_batch
+from edge.storage.batch import Batch, Open, open_batch
 from edge.storage.collection import Collection
 from edge.storage.delta_log import DeltaLog
 from edge.storage.log_schema import sqlite_version
@@ -62,7 +63,7 @@ class Edge:
         self._syncing = 0
         self._lock = lock
         self._collections: dict[str, Collection] = {}
-        self._batches: Batches = {}  # thread -> its open batch
+        self._batch: Open = ContextVar("batch", default=None)
 
     @staticmethod
     def open(
@@ -178,14 +179,15 @@ class Edge:
         return sorted(self.log.schemas)
 
     def batch(self) -> Batch:
-        """``with edge.batch():`` makes all writes of this thread inside it one durable transaction, at its end.
+        """``with edge.batch():`` makes all writes of this thread (or asyncio task) inside it one durable transaction,
+        at its end.
 
         Reads inside do not see them yet. An exception discards them all. A batch in a batch joins the outer one.
         """
-        return Batch(self.log, self._batches)
+        return Batch(self.log, self._batch)
 
     def _submit(self, writes: Sequence[Write]) -> None:
-        if self._batches and (batch := open_batch(self._batches)) is not None:
+        if (batch := open_batch(self._batch)) is not None:
             batch.extend(writes)
         else:
             self.log.submit(writes)

@@ -55,11 +55,14 @@ class Persist(NamedTuple):
 
 
 class Apply(NamedTuple):
-    """Merge and store together with ``cursor`` (or, within a baseline, with its ``baseline`` token)."""
+    """Merge and store together with ``cursor`` (or, within a baseline, with its ``baseline`` token). ``pristine``: only
+    if the device has written nothing yet, for the page has no tombstones; else say ``advance(effect, done=False)``.
+    """
 
     operations: list[Operation]
     cursor: int | None
     baseline: bytes | None
+    pristine: bool = False
 
 
 class NewIncarnation(NamedTuple):

@@ -60,10 +60,8 @@ def compare(position: Position, welcome: Welcome) -> Verdict:
     """Who knows more than the other."""
     other_life = position.incarnation not in (b"", welcome.incarnation)
     held = (welcome.last_seq, welcome.last_segment)
-    ours = held == position.acked or held in position.sent
-    if welcome.last_seq > position.head_seq or (
-        not ours and not other_life and not position.repair and welcome.last_seq >= position.acked[0]
-    ):
+    ours = held == position.acked or welcome.last_segment in {segment for _, segment in position.sent}
+    if welcome.last_seq > position.head_seq or (not ours and not other_life and welcome.last_seq >= position.acked[0]):
         return Verdict(RENEW)
     lost_feed = position.cursor > (welcome.restored_head if other_life else welcome.head)
     lost_ours = welcome.last_seq < position.acked[0] or (other_life and not ours)

@@ -97,7 +97,7 @@ class SyncSession:
         self._push_size = self._limits.push_operations
         self._sealed: Sealed | None = None
         self._loading = False
-        self._renewals = 0
+        self._renewals, self._pristine = 0, False
         self._repair: Repair | None = None
 
     # -- what the caller tells ------------------------------------------------------------------------------------
@@ -159,7 +159,11 @@ class SyncSession:
             return
         repair.next_after = after
         repair.last = after is None
-        self._send(PUSH, Push(self._sealed.data))
+        if repair.last:  # it becomes what the cloud holds of this replica: noted, as those of the log are
+            noted = (*self.position.sent[1 - _NOTED_MAX :], (self.position.acked[0], self._sealed.id))
+            self._effects.append(Persist(sent=noted))
+        else:
+            self._send(PUSH, Push(self._sealed.data))
 
     def reincarnated(self, replica: bytes) -> None:
         """The answer to ``NewIncarnation``: a replica id that no segment was ever sent under. The note that the state
@@ -177,8 +181,8 @@ class SyncSession:
         self._waiting += [effect for effect in effects if not isinstance(effect, (Send, Load, LoadState))]
         return effects
 
-    def advance(self, effect: Effect) -> None:
-        """The effect is durable."""
+    def advance(self, effect: Effect, *, done: bool = True) -> None:
+        """The effect is durable, or not ``done`` and dropped."""
         self._waiting.remove(effect)
         position = self.position
         if isinstance(effect, Persist):
@@ -192,7 +196,7 @@ class SyncSession:
             )
             if effect.sent and self._sealed and self.connected:
                 self._send(PUSH, Push(self._sealed.data))
-        elif isinstance(effect, Apply):
+        elif isinstance(effect, Apply) and done:
             cursor = position.cursor if effect.cursor is None else effect.cursor
             position = position._replace(cursor=cursor, baseline=effect.baseline)
         self.position = position
@@ -251,8 +255,9 @@ class SyncSession:
     def _plan_pull(self) -> None:
         position, limits = self.position, self._limits
         if position.baseline is not None:
-            everything = not is_pristine(position)
-            self._send(PULL, PullBaseline(position.replica, position.baseline, everything, position.incarnation))
+            self._pristine = is_pristine(position)
+            page = PullBaseline(position.replica, position.baseline, not self._pristine, position.incarnation)
+            self._send(PULL, page)
             return
         behind = position.cursor < self.head
         if behind or self._live:
@@ -356,7 +361,7 @@ class SyncSession:
         position = self.position
         operations = open_baseline(page, position.baseline, self._keys, position.incarnation)
         self.head = page.head
-        self._effects.append(Apply(operations, None if page.next else page.cursor, page.next or None))
+        self._effects.append(Apply(operations, None if page.next else page.cursor, page.next or None, self._pristine))
 
     def _seal(self, operations: Sequence[Operation], first_seq: int, previous: bytes, flags: int) -> Sealed | None:
         """None if they are too many for one segment: fewer are loaded then."""

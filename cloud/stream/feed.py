@@ -1,9 +1,9 @@
 """Pages of the feed, sealed by the cloud, for one device at a time.
 
 What always holds: a page holds only operations after the cursor that was asked for, in their order, none
-that the asking replica pushed itself, and its cursor is the last position it covers. It makes progress:
-the cursor grows if there is anything after it, even if all of that was the asker's own or filtered away.
-It stays within the limits, except that one operation always fits.
+that the asking replica pushed itself (but for state), and its cursor is the last position it covers. It makes
+progress: the cursor grows if there is anything after it, even if all of that was the asker's own or filtered
+away. It stays within the limits, except that one operation always fits.
 
 A push that is large and wanted whole is passed through as it was packed by the device that made it. Runs
 of small ones are unpacked, joined and packed again: a segment costs some 280 bytes, many one-operation
@@ -142,7 +142,7 @@ class PageBuilder:
 
     def _take(self, row: FeedRow) -> bool:
         """False when the page is full."""
-        if row.replica == self._replica:
+        if row.replica == self._replica and not row.state:  # state may be a clone's, which leaves no trace in the chain
             self._cursor = row.last
             return True
         count = row.last - self._cursor if row.first <= self._cursor else row.last - row.first + 1

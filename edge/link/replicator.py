@@ -200,6 +200,7 @@ class Replicator:
             offset_ms = effect.time_ms - self._clock.wall_ms()
             if abs(offset_ms - log.clock.offset_ms) > CLOCK_ERROR_MS:
                 log.set_offset_ms(offset_ms)
+            log.declare_again()
         elif isinstance(effect, Persist):
             before = log.acked_seq
             link_state.store(log, effect)
@@ -207,7 +208,12 @@ class Replicator:
                 self._pushed += max(0, effect.acked[0] - before)
             self._refused += len(effect.refusals)
         elif isinstance(effect, Apply):
-            log.apply(effect.operations, cursor=effect.cursor, baseline=effect.baseline)
+            changed = log.apply(
+                effect.operations, cursor=effect.cursor, baseline=effect.baseline, pristine=effect.pristine
+            )
+            if changed is None:
+                session.advance(effect, done=False)
+                return
             self._pulled += len(effect.operations)
             self._backoff.reset()
         elif isinstance(effect, NewIncarnation):

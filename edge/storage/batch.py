@@ -1,6 +1,7 @@
 """Batches: the writes of one thread, from ``with edge.batch():`` to its end, become one transaction.
 
-Which thread has one open is known by the thread's number, so that ``collection.put`` needs no other argument.
+Which thread, or which asyncio task, has one open is known by a context variable, so that ``collection.put`` needs no
+other argument.
 
 What always holds: a batch is committed once, at its end, or not at all; writes outside of one never join it.
 """
@@ -8,6 +9,7 @@ What always holds: a batch is committed once, at its end, or not at all; writes 
 from __future__ import annotations
 
 import sys
+from _contextvars import ContextVar
 from _thread import get_ident
 from _weakref import ref
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from edge.storage.transaction import Write
 
 BATCH_WRITES_MAX = 1_000_000
-Batches = dict[int, "ref[Batch]"]  # by thread
+Open = ContextVar["ref[Batch] | None"]
 
 
 class Batch:
@@ -30,18 +32,20 @@ class Batch:
     is only referred to weakly, and asked whether it is open: nobody's later writes join one that was left like that.
     """
 
-    def __init__(self, log: DeltaLog, batches: Batches) -> None:
+    def __init__(self, log: DeltaLog, opened: Open) -> None:
         self._log = log
-        self._open = batches
-        self._thread = 0
+        self._open = opened
         self._outermost = False
+        self._ended = False
+        self._owner: object = None
         self.writes: list[Write] = []
 
     def __enter__(self) -> Self:
         self._outermost = open_batch(self._open) is None
         if self._outermost:
-            self._thread = get_ident()
-            self._open[self._thread] = ref(self)
+            self._ended = False
+            self._owner = _who()
+            self._open.set(ref(self))
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -49,7 +53,8 @@ class Batch:
             try:
                 writes, self.writes = self.writes, []
             finally:
-                self._open.pop(self._thread, None)
+                self._ended = True
+                self._open.set(None)
             if error is None:
                 self._log.submit(writes)
 
@@ -59,8 +64,12 @@ class Batch:
             raise TooLarge(f"a batch has at most {BATCH_WRITES_MAX} writes", hint="make several batches")
         self.writes.extend(writes)
 
-    def was_left(self) -> bool:
-        """Whether the exception that is being handled came out of this batch's own ``__enter__`` or ``__exit__``."""
+    def is_over(self) -> bool:
+        """Whether it ended, or is somebody else's (tasks and threads that were begun in it have a copy of the context),
+        or the exception that is being handled came out of its own ``__enter__`` or ``__exit__``.
+        """
+        if self._ended or self._owner != _who():
+            return True
         error = sys.exc_info()[1]
         while error is not None:
             trace = error.__traceback__
@@ -73,14 +82,25 @@ class Batch:
         return False
 
 
+def _who() -> tuple[int, object]:
+    """This thread and asyncio task. Where nobody has imported asyncio there is none."""
+    module = sys.modules.get("asyncio")
+    try:
+        return get_ident(), module.current_task() if module is not None else None
+    except RuntimeError:  # no loop is running here
+        return get_ident(), None
+
+
 _BATCH_CODE = (Batch.__enter__.__code__, Batch.__exit__.__code__)
 
 
-def open_batch(batches: Batches) -> Batch | None:
-    """This thread's, if it has one."""
-    found = batches.get(get_ident())
-    batch = found() if found is not None else None
-    if batch is not None and not batch.was_left():
+def open_batch(opened: Open) -> Batch | None:
+    """This thread's or task's, if it has one."""
+    found = opened.get()
+    if found is None:
+        return None
+    batch = found()
+    if batch is not None and not batch.is_over():
         return batch
-    batches.pop(get_ident(), None)
+    opened.set(None)
     return None

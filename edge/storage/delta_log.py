@@ -24,18 +24,21 @@ from edge.storage.log_core import LogCore
 from edge.storage.log_reader import DeadLetter, pack_operation
 from edge.storage.log_schema import close, connect, translate
 from edge.storage.log_writer import Transact
-from sync.errors import CorruptStore, StorageError
+from edge.storage.transaction import Write
+from sync.errors import CorruptStore, FutureStamp, StorageError
 from sync.images import split_image
 from sync.limits import OPERATION_BYTES_MAX
-from sync.operations import Operation, Shape
+from sync.operations import Kind, Operation, Shape
 from sync.ports import Clock, RandomSource
 from sync.records import state_operation
+from sync.schema import COLLECTIONS
 from sync.stamps import device_of, incarnation_of, replica_id
 
 if TYPE_CHECKING:
     from sync.messages import Refusal
 
 _INCARNATION_STEP = 1 << 20
+_EARLY = "early_declarations"
 _STATE_PARTS_MAX = 2  # of a record; the cloud's bound of a record is that of an operation
 _CLOSE_FOLD_RECORDS = 64  # fewer are merged again at the next start, in less time than a commit takes now
 
@@ -104,11 +107,14 @@ class DeltaLog(LogCore):
         from next, and small notes of the link's own (``meta``).
         """
         writer = self.writer
-        with writer.transact() as db:
+        early = set()
+        with writer.lock, writer.transact() as db:
             for refusal in refusals:
                 for refused in self.reader.pending(self.replica, refusal.seq - 1, 1, 0):
                     if refused.seq != refusal.seq:
                         continue  # it is not in the log any more
+                    if refused.shape.collection == COLLECTIONS and refusal.code == FutureStamp.code:
+                        early.add(refused.key)
                     db.execute(
                         "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                         (refused.seq, refused.replica, refused.shape.collection, refused.key, refusal.code,
@@ -120,10 +126,27 @@ class DeltaLog(LogCore):
                 writer.put_meta("cursor", cursor)
             for name, value in (notes or {}).items():
                 writer.put_meta(name, value)
+            if early:
+                writer.put_meta(_EARLY, sorted({*early, *(self.meta_get(_EARLY) or ())}))
         if acked is not None:
             self.acked_seq, self.acked_segment = acked
         if cursor is not None:
             self.cursor = cursor
+
+    def declare_again(self) -> None:
+        """Make the declarations once more that were refused because this device's clock was ahead: without them,
+        everything that is written to their collections would be refused for ever. Raises StorageError.
+        """
+        early = self.meta_get(_EARLY)
+        if early:
+            schemas = self.schemas
+            writes = [
+                Write(Kind.PUT, COLLECTIONS, name, {"spec": schemas[name].to_document()})
+                for name in early
+                if name in schemas
+            ]
+            self.submit(writes)
+            self.meta_set(_EARLY, [])
 
     def new_incarnation(self) -> bytes:
         """Begin a new replica id: this store is a copy, or was rolled back. The images stay, the old log's operations
@@ -164,7 +187,7 @@ class DeltaLog(LogCore):
         return None if value is None else msgpack.unpackb(value)
 
     def meta_set(self, name: str, value: Any) -> None:
-        with self.writer.transact():
+        with self.writer.lock, self.writer.transact():
             self.writer.put_meta(name, value)
 
     def checkpoint(self, name: str) -> dict[str, Any] | None:
@@ -223,7 +246,7 @@ class DeltaLog(LogCore):
     # -- care (log_care does the work) --------------------------------------------------------------------------------
 
     def transact(self) -> Transact:
-        """The right to write, and a transaction: ``with log.transact() as db``. For this package only."""
+        """A transaction: ``with log.writer.lock, log.transact() as db``. For this package only."""
         return self.writer.transact()
 
     def trim(self, position: int) -> int:

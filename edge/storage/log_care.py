@@ -37,7 +37,7 @@ def trim(log: DeltaLog, position: int) -> int:
         folded_seq = log.head_seq
     total = 0
     while True:
-        with log.transact() as db:
+        with log.writer.lock, log.transact() as db:
             log.writer.put_meta("head", (log.head_seq, log.position, log.clock.last))
             db.execute(
                 "DELETE FROM operations WHERE seq IN "

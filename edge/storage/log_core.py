@@ -253,14 +253,22 @@ class LogCore:
             self.submit([Write(Kind.PUT, COLLECTIONS, schema.name, {"spec": schema.to_document()})])
 
     def apply(
-        self, operations: Sequence[Operation], *, cursor: int | None = None, baseline: bytes | None = None
-    ) -> int:
+        self,
+        operations: Sequence[Operation],
+        *,
+        cursor: int | None = None,
+        baseline: bytes | None = None,
+        pristine: bool = False,
+    ) -> int | None:
         """Merge remote operations and store the feed position they reach, in one transaction. Returns records changed.
 
-        ``baseline`` is the token of a baseline page; it is forgotten when a cursor comes without one.
+        ``baseline`` is the token of a baseline page; it is forgotten when a cursor comes without one. ``pristine``:
+        only if nothing was written here yet. None, and nothing done, if something was.
         """
         writer = self.writer
         with writer.lock:
+            if pristine and self.head_seq:
+                return None
             try:
                 writer.begin()
                 transaction = self._transaction()

@@ -189,29 +189,24 @@ class LogWriter:
         self.db.execute(_META, (name, msgpack.packb(value)))
 
     def transact(self) -> Transact:
-        """``with writer.transact() as db``: the lock and a transaction that commits at the end, or rolls back."""
+        """``with writer.lock, writer.transact() as db``: a transaction that commits at the end, or rolls back."""
         return Transact(self)
 
 
 class Transact:
-    """Holds the write lock and a transaction; commits on success, rolls back and translates on an error."""
+    """A transaction; commits on success, rolls back and translates on an error. The caller holds the write lock, by a
+    ``with`` of its own: taken in here, a signal handler that raises could leave it taken for good.
+    """
 
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
 
     def __enter__(self) -> apsw.Connection:
         writer = self._writer
-        writer.lock.acquire()
         try:
-            writer.check_open()
-            writer.db.execute("BEGIN IMMEDIATE")
-        except BaseException as error:
-            try:
-                roll_back(writer.db)
-            finally:
-                writer.lock.release()
-            if isinstance(error, apsw.Error):
-                raise translate(error, writer.path) from error
+            writer.begin()
+        except BaseException:
+            roll_back(writer.db)
             raise
         return writer.db
 
@@ -227,8 +222,6 @@ class Transact:
         except apsw.Error as failed:
             roll_back(writer.db)
             raise translate(failed, writer.path) from failed
-        finally:
-            writer.lock.release()
 
 
 def roll_back(db: apsw.Connection) -> None:

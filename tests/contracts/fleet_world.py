@@ -172,11 +172,14 @@ class Device:
             if isinstance(effect, Persist):
                 link_state.store(log, effect)
             elif isinstance(effect, Apply):
-                log.apply(effect.operations, cursor=effect.cursor, baseline=effect.baseline)
+                page, place = effect.operations, {"cursor": effect.cursor, "baseline": effect.baseline}
+                session.advance(effect, done=log.apply(page, **place, pristine=effect.pristine) is not None)  # type: ignore[arg-type]
+                return
             elif isinstance(effect, NewIncarnation):
                 session.reincarnated(log.new_incarnation())
             else:
                 assert isinstance(effect, Learn)
+                log.declare_again()
             session.advance(effect)
 
     def _exchange(self, session: SyncSession, send: Send, loss: float) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.fleet_world import Cloud, Device
+from sync.keys import KeyRing, unwrap
+from tests.cloud.identity_world import NOW_MS, SeededRandom, SetClock
+from tests.contracts.fleet_world import NOTES, Cloud, Device
 
 KEYS = [f"k{n}" for n in range(6)]
 
@@ -162,6 +164,86 @@ def test_a_clone_misses_nothing_that_its_original_wrote_under_their_name(tmp_pat
     heal(cloud, [device, clone, other])
     assert "original" in clone.notes
     close(cloud, [device, clone, other])
+
+
+def copy_of(device: Device, path: Path) -> Device:
+    """A second device from a copy of the first one's directory."""
+    device.edge.close()
+    shutil.copytree(device.path, path)
+    device.open()
+    clone = Device.__new__(Device)
+    clone.__dict__.update(device.__dict__, path=path, name=path.name, before={}, delayed=[], clock=SetClock(NOW_MS))
+    clone.open()
+    return clone
+
+
+def test_two_copies_that_both_have_to_push_their_state(tmp_path: Path) -> None:
+    """Opened from a snapshot, a store has a new name and owes its state; it is copied before it has paid."""
+    cloud, (device, other) = fleet(tmp_path, 3, count=2)
+    other.notes.put("b", {"text": "1"})
+    heal(cloud, [device, other])
+    device.edge.snapshot(tmp_path / "snapshot")
+    device.edge.close()
+    shutil.rmtree(device.path)
+    shutil.copytree(tmp_path / "snapshot", device.path)
+    device.open()
+    clone = copy_of(device, tmp_path / "clone")
+    clone.notes.put("K", {"text": "of the clone"})
+    device.notes.put("A", {"text": "of the original"})
+    heal(cloud, [clone, device, other])
+    assert {"A", "K"} <= {key for key, _ in device.notes.scan()}
+    assert device.edge.log.replica != clone.edge.log.replica
+    close(cloud, [device, clone, other])
+
+
+@pytest.mark.parametrize("steps", [4, 6, 8, 10, 12])
+def test_a_clones_repair_is_interrupted_and_its_original_reads_on(tmp_path: Path, steps: int) -> None:
+    """State segments before the last one leave no trace in the chain: the original is sent them though they bear its
+    name.
+    """
+    cloud, (device, other) = fleet(tmp_path, 3, count=2)
+    for n in range(30):
+        other.notes.put(f"b{n}", {"text": str(n)})
+    heal(cloud, [device, other])
+    backup = cloud.backup()
+    for n in range(100):
+        other.notes.patch("b1", {"text": str(n)})
+    heal(cloud, [device, other])
+    clone = copy_of(device, tmp_path / "clone")
+    for n in range(30):
+        clone.notes.put(f"A-clone{n}", {"text": "of the clone"})
+    cloud.restore(backup)
+    clone.sync(steps=steps)
+    assert device.sync()
+    heal(cloud, [device, clone, other])
+    assert "A-clone29" in device.notes
+    close(cloud, [device, clone, other])
+
+
+def test_a_device_that_writes_while_its_first_baseline_comes_hears_of_deletes(tmp_path: Path) -> None:
+    cloud, (device, other) = fleet(tmp_path, 3, count=2)
+    device.clock.now_ms += 500
+    for n in range(30):
+        device.notes.put(f"k{n}", {"text": str(n)})
+    device.notes.delete("k7")
+    heal(cloud, [device, other])
+    (tmp_path / "late").mkdir()
+    late = Device.__new__(Device)
+    late.__dict__.update(other.__dict__, path=tmp_path / "late" / "store", name="late", before={}, delayed=[])
+    late.random, late.clock = SeededRandom(99), SetClock(NOW_MS)
+    late.open()
+    late.key = late.edge.device_key()
+    enrolled = cloud.enroll(late.edge, "late")
+    late.ring = KeyRing({item.epoch: unwrap(item.wrapped, late.key, cloud.fleet, item.epoch) for item in enrolled.keys})
+
+    def meanwhile() -> None:
+        late.notes = late.edge.collection("notes", **NOTES)
+        late.notes.put("k7", {"text": "written before the delete was heard of, and stamped before it"})
+
+    late.before = {"PullBaseline": meanwhile}
+    assert late.sync()
+    heal(cloud, [device, other, late])
+    close(cloud, [device, other, late])
 
 
 @pytest.mark.parametrize("meets", [False, True], ids=["one after the other", "between its repair and its pull"])

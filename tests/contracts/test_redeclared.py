@@ -280,3 +280,21 @@ def test_a_record_that_outgrew_an_operation_stops_no_repair(world: World) -> Non
     for device in (b, a, b):
         assert device.sync(steps=100)
     assert "later" in a.notes
+
+
+def test_a_declaration_that_came_too_early_is_made_again(world: World) -> None:
+    """A clock that was an hour ahead when the collection was declared costs what was written then, not what comes
+    later.
+    """
+    a, b = world.a, world.b
+    a.clock.now_ms += 3_600_000
+    a.edge.collection("sensors").put("s0", {"x": 0})
+    a.sync()
+    assert {letter.code for letter in a.edge.log.dead_letters()} == {"future-stamp"}
+    world.cloud.clock.now_ms += 3_700_000
+    a.edge.collection("sensors").put("s1", {"x": 1})
+    assert a.sync()
+    a.edge.collection("sensors").put("s2", {"x": 2})
+    assert a.sync()
+    assert b.sync()
+    assert b.edge.collection("sensors").get("s2") == {"x": 2}

@@ -201,6 +201,7 @@ def test_a_cloud_restored_to_before_our_cursor_is_given_the_whole_state() -> Non
     wire.answer("push", first)
     assert wire.step() == ["load state after ('notes', 'a')"]
     wire.session.loaded_state([operation(REPLICA, 0, "b")], None)
+    assert wire.step() == ["persist sent 3"], "the last one becomes what the cloud holds: noted before it is sent"
     assert wire.step() == ["send push Push"]
     header = parse_header(wire.pushed().segment)
     assert (header.flags, header.first_seq) == (FLAG_STATE | FLAG_LAST, 3)
@@ -233,6 +234,7 @@ def test_a_store_that_somebody_else_went_on_with_becomes_a_new_replica(last_seq:
     assert wire.step() == ["load state after None"]
     wire.session.loaded_state([operation(OTHER, 0, "a")], None)
     wire.step()
+    wire.step()
     opened = open_segment(
         wire.pushed().segment, identity=lambda _: wire.device.public, ring=wire.ring, check=lambda header: None
     )
@@ -251,10 +253,18 @@ def test_a_cloud_that_claims_every_name_is_not_believed_for_ever() -> None:
     assert wire.step() == ["learn time 5 epochs []"]
 
 
-def test_an_interrupted_repair_begins_again() -> None:
-    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=((3, b"x" * 32),), cursor=4, incarnation=LIFE1, repair=True)
-    wire.connect(last_seq=3, last_segment=b"other" + bytes(27), head=4)
+@pytest.mark.parametrize("held", [b"x" * 32, b"y" * 32], ids=["before its last segment", "with its ack lost"])
+def test_an_interrupted_repair_begins_again(held: bytes) -> None:
+    sent = ((3, b"x" * 32), (3, b"y" * 32))
+    wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=sent, cursor=4, incarnation=LIFE1, repair=True)
+    wire.connect(last_seq=3, last_segment=held, head=4)
     assert wire.step() == ["load state after None"]
+
+
+def test_a_store_that_somebody_else_repaired_under_its_name_becomes_a_new_replica() -> None:
+    """Copied while it still had to push its state: the copy was quicker."""
+    wire = Wire(head_seq=3, acked=(0, b""), sent=(), cursor=4, incarnation=LIFE1, repair=True)
+    assert "new incarnation" in wire.connect(last_seq=3, last_segment=b"other" + bytes(27), head=4)
 
 
 def test_new_epoch_keys_are_unwrapped_and_handed_over() -> None:
