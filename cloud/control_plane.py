@@ -161,6 +161,7 @@ class ControlPlane:
             baseline=_wants_baseline(hello, head),
             keys=wrapped_keys(self._keys, caller.fleet, caller.identity),
             refusals=[Refusal(letter.seq, letter.code, letter.reason) for letter in refused],
+            last_head=row.head if row else 0,
         )
 
     def _push(self, push: Push, caller: Caller) -> PushAck:

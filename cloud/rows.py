@@ -100,8 +100,8 @@ class AuditRow(NamedTuple):
 
 class ReplicaRow(NamedTuple):
     """What the cloud holds of a replica: all operations up to ``last_seq``, ended by the segment
-    ``last_segment`` (``GENESIS`` if there was none). ``cursor`` is the feed position it had applied when
-    it last pushed.
+    ``last_segment`` (``GENESIS`` if there was none), which came when the feed's head was ``head``. ``cursor`` is
+    the feed position it had applied when it last pushed.
     """
 
     replica: bytes
@@ -109,6 +109,7 @@ class ReplicaRow(NamedTuple):
     last_segment: bytes
     cursor: int
     at_ms: int
+    head: int = 0
 
 
 class RecordRow(NamedTuple):

@@ -61,7 +61,10 @@ def compare(position: Position, welcome: Welcome) -> Verdict:
     other_life = position.incarnation not in (b"", welcome.incarnation)
     held = (welcome.last_seq, welcome.last_segment)
     ours = held == position.acked or welcome.last_segment in {segment for _, segment in position.sent}
-    if welcome.last_seq > position.head_seq or (not ours and not other_life and welcome.last_seq >= position.acked[0]):
+    # In another life of the cloud what it holds may be an older segment of ours: one that came before that life began.
+    since = bool(welcome.last_segment) and welcome.last_head >= welcome.restored_head
+    foreign = not ours and (since if other_life else welcome.last_seq >= position.acked[0])
+    if welcome.last_seq > position.head_seq or foreign:
         return Verdict(RENEW)
     lost_feed = position.cursor > (welcome.restored_head if other_life else welcome.head)
     lost_ours = welcome.last_seq < position.acked[0] or (other_life and not ours)

@@ -38,7 +38,7 @@ _DEVICE = """SELECT fleet, device, signing, exchange, name, priority, enrolled_m
     FROM devices """
 _TOKEN = "SELECT token_id, fleet, secret_hash, uses, expires_ms, created_ms FROM tokens "  # noqa: S105 - a statement
 _AUDIT = "SELECT number, at_ms, actor, action, subject, details, digest FROM audit WHERE fleet = ? "
-_REPLICA = "SELECT replica, last_seq, last_segment, cursor, at_ms FROM replicas WHERE fleet = ? "
+_REPLICA = "SELECT replica, last_seq, last_segment, cursor, at_ms, head FROM replicas WHERE fleet = ? "
 _RECORD = "SELECT collection, key, image, position, field_positions, grave FROM records "
 # CROSS JOIN fixes the order: the planner knows nothing of the array's size, and the other way round reads
 # all records.

@@ -55,7 +55,7 @@ CREATE TABLE audit (
 
 CREATE TABLE replicas (
     fleet BLOB NOT NULL, replica BLOB NOT NULL, last_seq INT NOT NULL, last_segment BLOB NOT NULL,
-    cursor INT NOT NULL, at_ms INT NOT NULL, PRIMARY KEY (fleet, replica)
+    cursor INT NOT NULL, at_ms INT NOT NULL, head INT NOT NULL, PRIMARY KEY (fleet, replica)
 ) WITHOUT ROWID;
 CREATE TABLE records (
     fleet BLOB NOT NULL, collection TEXT NOT NULL, key TEXT NOT NULL, image BLOB NOT NULL, position INT NOT NULL,

@@ -92,7 +92,7 @@ class SqliteTransaction(SqliteReading):
     # -- stream ---------------------------------------------------------------------------------------------------
 
     def put_replicas(self, fleet: bytes, rows: Iterable[ReplicaRow]) -> None:
-        sql = "INSERT OR REPLACE INTO replicas VALUES (?, ?, ?, ?, ?, ?)"
+        sql = "INSERT OR REPLACE INTO replicas VALUES (?, ?, ?, ?, ?, ?, ?)"
         self._db.executemany(sql, [(fleet, *row) for row in rows])
 
     def put_records(self, fleet: bytes, rows: Iterable[RecordRow]) -> None:

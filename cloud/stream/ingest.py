@@ -350,7 +350,9 @@ class _Push:
             return row
         seq = max(row.last_seq, header.first_seq) if self._state else header.last_seq
         cursor = max(row.cursor, min(self._opened.operations[-1].seen, self._head.position))
-        row = row._replace(last_seq=seq, last_segment=self._opened.id, cursor=cursor, at_ms=self._now_ms)
+        row = row._replace(
+            last_seq=seq, last_segment=self._opened.id, cursor=cursor, at_ms=self._now_ms, head=self._head.position
+        )
         self._tx.put_replicas(fleet, [row])
         return row
 

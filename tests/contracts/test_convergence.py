@@ -220,6 +220,25 @@ def test_a_clones_repair_is_interrupted_and_its_original_reads_on(tmp_path: Path
     close(cloud, [device, clone, other])
 
 
+def test_a_clone_is_quicker_with_a_restored_cloud_and_writes_on(tmp_path: Path) -> None:
+    """What stands under the original's name came in the cloud's present life, and is not its own."""
+    cloud, (device, other) = fleet(tmp_path, 3, count=2)
+    device.notes.put("a", {"text": "1"})
+    heal(cloud, [device, other])
+    backup = cloud.backup()
+    device.notes.put("a", {"text": "2"})
+    heal(cloud, [device, other])
+    clone = copy_of(device, tmp_path / "clone")
+    cloud.restore(backup)
+    assert clone.sync()
+    clone.notes.put("clone", {"text": "an ordinary operation, under the name that both have"})
+    assert clone.sync()
+    device.notes.put("device", {"text": "of the original"})
+    heal(cloud, [device, clone, other])
+    assert {"clone", "device"} <= {key for key, _ in device.notes.scan()}
+    close(cloud, [device, clone, other])
+
+
 def test_a_device_that_writes_while_its_first_baseline_comes_hears_of_deletes(tmp_path: Path) -> None:
     cloud, (device, other) = fleet(tmp_path, 3, count=2)
     device.clock.now_ms += 500

@@ -69,7 +69,7 @@ def record() -> Record:
 def plain_files() -> dict[str, bytes]:
     """What has to come out byte for byte."""
     token = JoinToken(b"t" * 16, b"s" * 32, FLEET, b"p" * 32, "https://cloud.example")
-    welcome = Welcome(1, 5, CLOUD, 2, 3, b"i" * 32, 4, True, [], [Refusal(1, "too-large", "no")])
+    welcome = Welcome(1, 5, CLOUD, 2, 3, b"i" * 32, 4, True, [], [Refusal(1, "too-large", "no")], 3)
     return {
         "columns.v1.bin": columns.encode(operations()),
         "image.v1.bin": record().encode(),
