@@ -27,7 +27,15 @@ from edge.storage.delta_log import DeltaLog
 from edge.storage.log_schema import sqlite_version
 from edge.storage.projections import TRIM_ROWS, Projections
 from edge.storage.store_lock import StoreLock
-from edge.storage.store_making import LOG_FILE, begin, check_vacant, made, make_directory, new_device
+from edge.storage.store_making import (
+    LOG_FILE,
+    begin,
+    check_vacant,
+    check_vacant_target,
+    made,
+    make_directory,
+    new_device,
+)
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, NotFound, UnknownCollection
 from sync.ports import Clock, RandomSource
@@ -268,10 +276,12 @@ class Edge:
         return self.log.digest()
 
     def verify(self) -> list[str]:
-        """Check the log and the projections; projections that fail are rebuilt. Returns what was found, in
+        """Check the keys, the log and the projections; projections that fail are rebuilt. Returns what was found, in
         sentences.
         """
-        return self.log.verify() + self.projections.verify()
+        from edge.storage.keystore import key_problems
+
+        return key_problems(self.path, self.device) + self.log.verify() + self.projections.verify()
 
     def snapshot(self, path: str | os.PathLike[str]) -> None:
         """A consistent copy of the store in the new directory ``path``, with the device's keys: keep it as safe as
@@ -281,16 +291,18 @@ class Edge:
         StorageError.
         """
         target = os.path.abspath(path)
-        if os.path.exists(target):
-            raise InvalidValue(f"{target} exists already", hint="choose a new path for the snapshot")
-        make_directory(target)
-        from edge.storage.keystore import copy_keys
+        from edge.storage.keystore import check_device_key, copy_keys
 
+        check_vacant_target(self.path, target)
+        check_device_key(self.path)
+        make_directory(target)
         copy_keys(self.path, target)
         self.log.snapshot(os.path.join(target, LOG_FILE))
 
     def status(self) -> dict[str, Any]:
         """What there is to know, as plain values: the store, its log, its link to the cloud, its projections."""
+        from edge.storage.keystore import key_problems
+
         log = self.log
         return {
             "store": self.path,
@@ -318,6 +330,7 @@ class Edge:
                 for letter in log.dead_letters()
             ],
             "schema_problems": dict(log.schema_problems),
+            "key_problems": key_problems(self.path),
             "projections": self.projections.status(),
             "fleet": self._fleet(),
             "sync": self._link_state(),

@@ -18,19 +18,21 @@ from sync.errors import StoreLocked
 @store_argument
 @json_option
 def status(store: str, as_json: bool) -> None:
-    """What is in the store, what waits to be pushed, what was refused, how the link is.
+    """What is in the store, what waits to be pushed, what was refused, how the link is. Exit 1 if its keys are lost.
 
     While `agentdb-edge run` has the store open, what it last wrote of it, and how long ago.
     """
     said = _status(store)
     if as_json:
         print_json(said)
-        return
-    if "held_by" in said:
-        held = said["held_by"]
-        seconds = f"{said['age_ms'] / 1000:.0f} s ago"
-        click.echo(f"Open in process {held['pid']} ({held['command']}), which said {seconds}:")
-    _print_status(store, said)
+    else:
+        if "held_by" in said:
+            held = said["held_by"]
+            seconds = f"{said['age_ms'] / 1000:.0f} s ago"
+            click.echo(f"Open in process {held['pid']} ({held['command']}), which said {seconds}:")
+        _print_status(store, said)
+    if said.get("key_problems"):
+        sys.exit(1)
 
 
 def _status(store: str) -> dict[str, Any]:
@@ -52,6 +54,7 @@ def _print_status(store: str, said: dict[str, Any]) -> None:
     rows = [
         ("store", said["store"]),
         ("device", said["device"]),
+        *(("keys", problem) for problem in said.get("key_problems", ())),
         ("fleet", joined or f"none: agentdb-edge init {store} --join TOKEN"),
         ("log", f"{log['head_seq']} written, {log['pending']} to push, {log['bytes']:,} bytes"),
         ("feed", f"applied up to {said['cursor']}"),
@@ -80,7 +83,7 @@ def _link_state(link: dict[str, Any]) -> str:
 @store_argument
 @json_option
 def verify(store: str, as_json: bool) -> None:
-    """Check the store; search tables that fail are rebuilt. Exit 1 if there was anything."""
+    """Check the store and its keys; search tables that fail are rebuilt. Exit 1 if there was anything."""
     with existing(store) as edge:
         problems = edge.verify()
         digest = edge.digest()

@@ -13,6 +13,7 @@ from edge.cli.stores import WAIT_S, existing, store_argument
 from edge.cli.watch import Watch, clock_time
 from edge.node import Edge
 from edge.ports import SystemClock
+from edge.storage.keystore import check_device_key
 from sync.errors import AgentDBError
 
 url_option = click.option("--url", help="The control plane's URL, instead of the one that was joined.")
@@ -44,6 +45,7 @@ def init(store: str, token: str | None, name: str, url: str | None, as_json: boo
 
         parse_token(token)  # a damaged one must not leave a store behind
     with Edge.open(store, wait_s=WAIT_S) as edge:
+        check_device_key(edge.path, edge.device)
         if token:
             _join(edge, store, token, name, url)
         made = {"store": edge.path, "device": edge.device.hex(), "joined": edge.log.meta_get("fleet") is not None}

@@ -16,7 +16,6 @@ _INSTEAD = {
     "put a snapshot in its place": "move the directory away; put a copy made by `agentdb-edge snapshot` in its place, "
     "or begin with `agentdb-edge init STORE --join TOKEN`: what had been synced comes back from the fleet",
     "restore the keys directory": _NO_KEYS,
-    "restore it from a backup, or join": _NO_KEYS,
     "create a new device key": "a store's key is for life: make another store, agentdb-edge init STORE --join TOKEN, "
     "with a new token from the fleet's operator",
 }

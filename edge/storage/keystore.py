@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 KEYS_DIRECTORY = "keys"
 DEVICE_KEY_FILE = "device.key"
+_KEY_BYTES = 64
+_LOST_HINT = (
+    "restore the keys directory from a snapshot or a backup; without it, make another store and join with a new token: "
+    "what had been synced comes back from the fleet"
+)
 
 
 def create_device_key(store: str, random: RandomSource) -> DeviceKey:
@@ -45,6 +50,37 @@ def load_device_key(store: str) -> DeviceKey:
     """The store's keys. Raises CorruptStore if they are missing or damaged, StorageError if others may read them."""
     from sync.keys import DeviceKey
 
+    data = _read(store)
+    try:
+        return DeviceKey.from_bytes(data)
+    except Malformed as error:
+        path = os.path.join(store, KEYS_DIRECTORY, DEVICE_KEY_FILE)
+        raise CorruptStore(f"{path} is damaged: {error}", hint=_LOST_HINT) from error
+
+
+def check_device_key(store: str, device: bytes | None = None) -> None:
+    """The keys can be read and, if a device is named, are its keys: only then is ``cryptography`` loaded.
+
+    Raises as ``load_device_key`` does.
+    """
+    path = os.path.join(store, KEYS_DIRECTORY, DEVICE_KEY_FILE)
+    if device is None:
+        if len(_read(store)) != _KEY_BYTES:
+            raise CorruptStore(f"{path} is damaged: it has not {_KEY_BYTES} bytes", hint=_LOST_HINT)
+    elif load_device_key(store).device_id != device:
+        raise CorruptStore(f"{path} is the key of another device than {device.hex()}", hint=_LOST_HINT)
+
+
+def key_problems(store: str, device: bytes | None = None) -> list[str]:
+    """What ``check_device_key`` finds, in sentences."""
+    try:
+        check_device_key(store, device)
+    except StorageError as error:
+        return [f"{error.message}: this device cannot sync"]
+    return []
+
+
+def _read(store: str) -> bytes:
     path = os.path.join(store, KEYS_DIRECTORY, DEVICE_KEY_FILE)
     try:
         with open(path, "rb") as file:
@@ -52,17 +88,15 @@ def load_device_key(store: str) -> DeviceKey:
                 raise StorageError(
                     f"{path} can be read by others", hint=f"chmod 600 {path}, and consider a new device key"
                 )
-            data = file.read(65)
+            return file.read(_KEY_BYTES + 1)
     except FileNotFoundError as error:
-        raise CorruptStore(
-            f"{path} is missing", hint="restore the keys directory from a backup, or join again"
+        raise CorruptStore(f"{path} is missing", hint=_LOST_HINT) from error
+    except PermissionError as error:
+        raise StorageError(
+            f"{path} cannot be read: {error.strerror}", hint="run this as the user that made the store"
         ) from error
     except OSError as error:
         raise translate(error, path) from error
-    try:
-        return DeviceKey.from_bytes(data)
-    except Malformed as error:
-        raise CorruptStore(f"{path} is damaged: {error}", hint="restore it from a backup, or join again") from error
 
 
 def write_private(path: str, data: bytes) -> None:
@@ -81,7 +115,8 @@ def write_private(path: str, data: bytes) -> None:
 
 
 def copy_keys(store: str, target: str) -> None:
-    """Copy every key file of a store to another directory, durably, mode 0600. Raises StorageError."""
+    """Copy every key file of a store to another directory, durably, mode 0600. Raises StorageError, CorruptStore."""
+    check_device_key(store)
     source = os.path.join(store, KEYS_DIRECTORY)
     copies = os.path.join(target, KEYS_DIRECTORY)
     try:

@@ -22,13 +22,27 @@ _CLOUD_FILES = ("cloud.db", "cloud.toml")
 
 
 def make_directory(path: str) -> None:
-    """Raises StorageError."""
+    """Raises InvalidValue where a file is in the way, StorageError."""
     try:
         if not os.path.isdir(path):
             os.makedirs(path, mode=0o700)
             sync_directory(os.path.dirname(path))
+    except (NotADirectoryError, FileExistsError) as error:
+        raise InvalidValue(
+            f"{path} cannot be a directory: there is a file at that path or above it", hint="choose another path"
+        ) from error
     except OSError as error:
         raise translate(error, path) from error
+
+
+def check_vacant_target(store: str, target: str) -> None:
+    """A copy of ``store`` may be made at ``target``. Raises InvalidValue."""
+    if os.path.exists(target):
+        raise InvalidValue(f"{target} exists already", hint="choose a new path for the snapshot")
+    if os.path.realpath(target).startswith(os.path.realpath(store) + os.sep):
+        raise InvalidValue(
+            f"{target} is inside the store that is copied", hint="choose a path outside of it, better on another disk"
+        )
 
 
 def check_vacant(store: str, *, used: bool) -> None:

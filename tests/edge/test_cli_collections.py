@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def test_long_vectors_are_short_in_tables(store: str) -> None:
         (["collection", "STORE", "notes", "--vector", "e:3"], "2 dimensions", ""),
         (["collection", "STORE", "x", "--conflict", "luck"], "unknown conflict rule", "priority"),
         (["snapshot", "STORE", "STORE"], "exists already", "new path"),
+        (["snapshot", "STORE", "STORE/copy"], "inside the store", "outside of it"),
     ],
 )
 def test_hints_are_what_can_be_typed(store: str, words: list[str], message: str, hint: str) -> None:
@@ -164,3 +166,30 @@ def test_lost_keys_are_told_what_can_be_done_from_a_shell(store: str) -> None:
         result = call("sync", store)
         assert result.exit_code == 1
         assert "agentdb-edge init STORE --join TOKEN" in result.stderr
+
+
+@pytest.mark.parametrize("lost", ["directory", "file", "damaged", "another's"])
+def test_no_command_calls_a_store_healthy_whose_keys_are_lost(store: str, tmp_path: Path, lost: str) -> None:
+    told("collection", store, "notes", "--text", "body")
+    keys, copy = Path(store, "keys"), tmp_path / "copy"
+    if lost == "directory":
+        shutil.rmtree(keys)
+    elif lost == "file":
+        (keys / "device.key").unlink()
+    elif lost == "damaged":
+        (keys / "device.key").write_bytes(b"short")
+    else:
+        assert call("init", str(tmp_path / "other")).exit_code == 0
+        shutil.copy(tmp_path / "other" / "keys" / "device.key", keys / "device.key")
+    result = call("init", store)
+    assert (result.exit_code, "backup" in result.stderr) == (1, True), result.output
+    result = call("verify", store, "--json")
+    (problem,) = json.loads(result.stdout)["problems"]
+    assert (result.exit_code, "device.key" in problem, "cannot sync" in problem) == (1, True, True)
+    if lost == "another's":  # `status` does not load the cryptography that it takes to see this
+        return
+    result = call("status", store)
+    assert (result.exit_code, "cannot sync" in result.stdout) == (1, True)
+    assert json.loads(call("status", store, "--json").stdout)["key_problems"]
+    result = call("snapshot", store, str(copy), "--json")
+    assert (result.exit_code, json.loads(result.stderr)["error"], copy.exists()) == (1, "corrupt-store", False)

@@ -196,8 +196,10 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_the_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError):
-        Edge.open(tmp_path / "file")
+    for path in (tmp_path / "file", tmp_path / "file" / "store"):
+        with pytest.raises(InvalidValue, match="there is a file") as caught:
+            Edge.open(path)
+        assert caught.value.hint
 
 
 # -- one process at a time --------------------------------------------------------------------------------------------
