@@ -203,13 +203,18 @@ class Edge:
     # -- the fleet ----------------------------------------------------------------------------------------------------
 
     def join(self, token: str, *, name: str = "", url: str | None = None) -> None:
-        """Join a fleet with a token from its operator (``agentdb-cloud token``); joining again changes nothing.
+        """Join a fleet with a token from its operator (``agentdb-cloud token``); joining again changes nothing but the
+        URL.
 
-        ``name`` is what people call the device (its host name by default); ``url`` overrides the token's. Raises
-        InvalidValue, Refused, Unreachable, ProtocolError, StorageError.
+        ``name`` is what people call the device (its host name by default), for as long as it has these keys; ``url``
+        overrides the token's. Raises InvalidValue, Refused, Unreachable, ProtocolError, StorageError.
         """
         import platform
 
+        from edge.link.membership import known_name
+        from sync.tokens import parse_token
+
+        name = name or known_name(self.log, self.path, parse_token(token))
         self._link().join(token, name or platform.node()[:128] or self.device.hex(), url)
 
     def sync(

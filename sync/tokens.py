@@ -19,7 +19,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from sync.errors import BadSignature, Malformed
+from sync.errors import BadSignature, InvalidValue
 from sync.keys import PublicIdentity
 from sync.messages import Id16, Key32
 
@@ -60,18 +60,20 @@ _decoder = msgspec.msgpack.Decoder(tuple[Id16, Key32, Id16, Key32, _Url])
 
 
 def parse_token(text: str) -> JoinToken:
-    """Raises Malformed."""
+    """Raises InvalidValue: a person gave it."""
+    if not isinstance(text, str):
+        raise InvalidValue(f"a join token is a string, not {type(text).__name__}", hint=_HINT)
     text = text.strip()
     if not text.startswith(PREFIX) or len(text) > TEXT_CHARACTERS_MAX:
-        raise Malformed(f"a join token begins with {PREFIX!r}", hint=_HINT)
+        raise InvalidValue(f"a join token begins with {PREFIX!r}", hint=_HINT)
     body = text[len(PREFIX) :]
     try:
         packed = urlsafe_b64decode(body + "=" * (-len(body) % 4))
         token = JoinToken(*_decoder.decode(packed))
     except (Base64Error, ValueError, msgspec.MsgspecError) as error:
-        raise Malformed("this join token is damaged", hint=_HINT) from error
+        raise InvalidValue("this join token is damaged", hint=_HINT) from error
     if token.encode() != text:  # the decoder skips characters outside its alphabet
-        raise Malformed("this join token is damaged", hint=_HINT)
+        raise InvalidValue("this join token is damaged", hint=_HINT)
     return token
 
 

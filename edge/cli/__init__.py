@@ -18,7 +18,7 @@ from edge.cli.fleet import init, run, sync
 from edge.cli.hints import for_the_shell
 from edge.cli.output import say_error
 from edge.cli.records import add, delete, get, increment, patch, put, remove, scan, search
-from sync.errors import AgentDBError, InputError, Malformed
+from sync.errors import AgentDBError, InputError
 
 
 class _Main(click.Group):
@@ -27,7 +27,7 @@ class _Main(click.Group):
             return super().invoke(ctx)
         except AgentDBError as error:
             say_error(ctx, error.code, error.message, for_the_shell(error))
-            ctx.exit(2 if isinstance(error, InputError | Malformed) else 1)
+            ctx.exit(2 if isinstance(error, InputError) else 1)
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})

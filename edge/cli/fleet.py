@@ -14,7 +14,7 @@ from edge.cli.watch import Watch, clock_time
 from edge.node import Edge
 from edge.ports import SystemClock
 from edge.storage.keystore import check_device_key
-from sync.errors import AgentDBError
+from sync.errors import AgentDBError, InvalidValue
 
 url_option = click.option("--url", help="The control plane's URL, instead of the one that was joined.")
 _INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
@@ -23,6 +23,12 @@ _INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
 def _token(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     if value is not None and not value.strip():
         raise click.BadParameter("the token is empty: did the command that should have made it fail?")
+    return value
+
+
+def _name(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise click.BadParameter("the name is empty; leave it out to take the host name")
     return value
 
 
@@ -35,11 +41,17 @@ def _seconds(_: click.Context, __: click.Parameter, value: float) -> float:
 @click.command()
 @store_argument
 @click.option("--join", "token", callback=_token, help="Join a fleet with this token (agentdb-cloud token DIR).")
-@click.option("--name", default="", help="What people call this device; its host name by default.")
+@click.option("--name", callback=_name, help="What people call this device; its host name by default. It stays.")
 @url_option
 @json_option
-def init(store: str, token: str | None, name: str, url: str | None, as_json: bool) -> None:
+def init(store: str, token: str | None, name: str | None, url: str | None, as_json: bool) -> None:
     """Make a store with its own keys, and join a fleet if there is a token."""
+    given = [option for option, value in (("--name", name), ("--url", url)) if value is not None]
+    if given and not token:
+        raise InvalidValue(
+            f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for joining a fleet, and there is no --join",
+            hint=f"agentdb-edge init {store} --join TOKEN {given[0]} …",
+        )
     if token:
         from sync.tokens import parse_token
 
@@ -47,7 +59,7 @@ def init(store: str, token: str | None, name: str, url: str | None, as_json: boo
     with Edge.open(store, wait_s=WAIT_S) as edge:
         check_device_key(edge.path, edge.device)
         if token:
-            _join(edge, store, token, name, url)
+            _join(edge, store, token, name or "", url)
         made = {"store": edge.path, "device": edge.device.hex(), "joined": edge.log.meta_get("fleet") is not None}
     if as_json:
         print_json(made)

@@ -1,11 +1,11 @@
 """Joining a fleet, and what a device keeps of it: the cloud's identity, the URL, the fleet's epoch keys.
 
 A join token (``agentdb1.…``, docs/FORMAT.md) carries the fingerprint of the fleet's cloud, so that whoever answers at
-the URL must hold the keys that the token's author meant. What is kept: ``meta["fleet"]`` in the delta log (public) and
-``keys/fleet.keys`` (0600: epoch → key).
+the URL must hold the keys that the token's author meant. What is kept: ``meta["fleet"]`` in the delta log (public),
+``keys/fleet.keys`` (0600: epoch → key) and, for a store that is made anew around its keys, ``keys/fleet.name``.
 
 What always holds: a lost answer costs nothing (the same token with the same device key is answered the same again); a
-device belongs to one fleet for life.
+device belongs to one fleet for life, and has there the name that it first joined by: the roster keeps that one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sync.messages import Enroll, Enrolled, enroll_proof
 from sync.tokens import JoinToken
 
 FLEET_KEYS_FILE = "fleet.keys"
+FLEET_NAME_FILE = "fleet.name"
 
 
 class Membership(NamedTuple):
@@ -36,12 +37,20 @@ class Membership(NamedTuple):
 
 
 def enroll_request(log: DeltaLog, store: str, token: JoinToken, name: str) -> Enroll:
-    """The request to send to the token's cloud. Raises Refused if the device belongs to another fleet already."""
+    """The request to send to the token's cloud. Raises Refused if the device belongs to another fleet already,
+    InvalidValue for a name that is none, or not the one that this fleet knows it by.
+    """
     if not 0 < len(name) <= 128:
         raise InvalidValue("a device's name has 1 to 128 characters")
     member = find_membership(log)
     if member is not None and member.fleet != token.fleet:
         raise Refused("this device belongs to another fleet", hint="create a new store for the new fleet")
+    called = member.name if member is not None else _noted_names(store).get(token.fleet, name)
+    if name != called:
+        raise InvalidValue(
+            f"the fleet knows this device as {called!r}, and that stays; it cannot join again as {name!r}",
+            hint=f"leave the name out, or give {called!r}; another name takes another store, with keys of its own",
+        )
     key = load_device_key(store)
     public = key.public
     proof = key.sign(enroll_proof(token.id, public.signing, public.exchange, name))
@@ -57,8 +66,15 @@ def accept(log: DeltaLog, store: str, token: JoinToken, answer: Enrolled, url: s
         raise ProtocolError("the server enrolled another device than this one, or into another fleet")
     keep_keys(store, {item.epoch: unwrap(item.wrapped, key, token.fleet, item.epoch) for item in answer.keys})
     member = Membership(token.fleet, cloud, url, name)
+    write_private(str(Path(store, KEYS_DIRECTORY, FLEET_NAME_FILE)), msgpack.packb({token.fleet: name}))
     log.meta_set("fleet", [member.fleet, *member.cloud, member.url, member.name])
     return member
+
+
+def known_name(log: DeltaLog, store: str, token: JoinToken) -> str:
+    """What the token's fleet calls this device if it is known here, or ""."""
+    member = find_membership(log)
+    return member.name if member is not None else _noted_names(store).get(token.fleet, "")
 
 
 def find_membership(log: DeltaLog) -> Membership | None:
@@ -100,3 +116,15 @@ def _read_keys(store: str) -> dict[int, bytes]:
         return {}
     except (ValueError, TypeError, msgpack.exceptions.UnpackException, OSError) as error:
         raise CorruptStore(f"{path} cannot be read: {error}", hint="join the fleet again with a new token") from error
+
+
+def _noted_names(store: str) -> dict[bytes, str]:
+    """Fleet -> the name that these keys have in it. A file that is not there or damaged says nothing."""
+    try:
+        with Path(store, KEYS_DIRECTORY, FLEET_NAME_FILE).open("rb") as file:
+            noted = msgpack.unpackb(file.read(4096))
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException, OSError):
+        return {}
+    if not isinstance(noted, dict):
+        return {}
+    return {fleet: name for fleet, name in noted.items() if type(fleet) is bytes and type(name) is str}

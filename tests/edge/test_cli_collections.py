@@ -119,6 +119,20 @@ def test_an_empty_token_is_a_mistake_and_a_damaged_one_leaves_nothing(tmp_path: 
         assert not Path(target).exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--name", "anna"], "no --join"),
+        (["--url", "http://127.0.0.1:9"], "no --join"),
+        (["--name", ""], "name is empty"),
+    ],
+)
+def test_what_init_is_given_is_not_dropped(tmp_path: Path, words: list[str], message: str) -> None:
+    result = call("init", str(tmp_path / "new"), *words)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.output
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_failed_join_says_that_the_store_is_there_and_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
