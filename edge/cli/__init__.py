@@ -18,6 +18,7 @@ from edge.cli.fleet import init, run, sync
 from edge.cli.hints import for_the_shell
 from edge.cli.output import say_error
 from edge.cli.records import add, delete, get, increment, patch, put, remove, scan, search
+from edge.cli.stores import STORE
 from sync.errors import AgentDBError, InputError
 
 
@@ -26,7 +27,7 @@ class _Main(click.Group):
         try:
             return super().invoke(ctx)
         except AgentDBError as error:
-            say_error(ctx, error.code, error.message, for_the_shell(error))
+            say_error(ctx, error.code, error.message, for_the_shell(error, ctx.meta.get(STORE, "STORE")))
             ctx.exit(2 if isinstance(error, InputError) else 1)
 
 

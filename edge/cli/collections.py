@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from edge.cli.output import counted, json_option, print_json, print_table
-from edge.cli.stores import existing, store_argument
+from edge.cli.stores import declared, existing, store_argument
 from edge.node import Edge
 from sync.errors import InvalidValue
 from sync.schema import METRICS, RULE_LETTERS, TYPES, CollectionSchema
@@ -22,6 +22,7 @@ _FIELD_HELP = f"A type ({', '.join(TYPES[:-1])}), a merge rule ({', '.join(RULE_
 @click.option("--vector", metavar="FIELD:DIMENSIONS[:METRIC[:MODEL]]", help=f"METRIC is one of {', '.join(METRICS)}.")
 @click.option("--text", "texts", multiple=True, metavar="FIELD", help="A field that text search covers.")
 @click.option("--conflict", help="latest, priority, manual or resolver:NAME: what the cloud does with a conflict.")
+@click.option("--new", is_flag=True, help="Declare it with no more than its name: any fields, the last writer wins.")
 @click.option("--strict/--no-strict", default=None, help="Refuse fields that are not declared, or take them.")
 @json_option
 def collection(
@@ -31,12 +32,14 @@ def collection(
     vector: str | None,
     texts: tuple[str, ...],
     conflict: str | None,
+    new: bool,
     strict: bool | None,
     as_json: bool,
 ) -> None:
-    """List the collections, or declare one: what is given is added to what is declared of it.
+    """List the collections, show one, or declare one: what is given is added to what is declared of it.
 
-    A declaration is for the whole fleet and travels with the next sync. How a field merges is for life.
+    A declaration is for the whole fleet, travels with the next sync and cannot be taken back. How a field merges is for
+    life.
     """
     given: dict[str, Any] = {}
     if fields:
@@ -46,11 +49,15 @@ def collection(
     if texts:
         given["text"] = texts
     given |= {word: value for word, value in (("conflict", conflict), ("strict", strict)) if value is not None}
-    if name is None and given:
+    if name is None and (given or new):
         raise InvalidValue("a declaration needs the collection's NAME", hint=f"agentdb-edge collection {store} NAME …")
     with existing(store) as edge:
-        if name is not None:
+        if name is not None and (given or new):
             _declare(edge, name, given)
+        elif name is not None:
+            declared(
+                edge, name, hint=f"to declare it: agentdb-edge collection {store} {name} --new, or with its fields"
+            )
         names = edge.collections() if name is None else [name]
         found = [(edge.collection(each).schema, edge.collection(each).count()) for each in names]
     if as_json:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sync.errors import AgentDBError
+
+NOT_JOINED_HINT = "agentdb-edge init STORE --join TOKEN"  # as ``edge.link.membership`` says it
 
 _NO_KEYS = (
     "put the keys directory back from a snapshot or a backup; without it, make another store: "
@@ -21,7 +24,10 @@ _INSTEAD = {
 }
 
 
-def for_the_shell(error: AgentDBError) -> str:
+def for_the_shell(error: AgentDBError, store: str = "STORE") -> str:
+    """``store`` is what was typed for it, where that is what the hint means."""
+    if error.hint == NOT_JOINED_HINT:
+        return error.hint.replace("STORE", shlex.quote(store))
     for start, instead in _INSTEAD.items():
         if error.hint.startswith(start):
             return instead

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -23,6 +24,7 @@ from sync.errors import InvalidValue, NotFound, SchemaMismatch
 if TYPE_CHECKING:
     from edge.node import Edge
 
+_LIMIT_MAX = 1_000_000
 _MADE_BY = "`agentdb-edge put` makes a record; so does --upsert here"
 where_option = click.option(
     "--where", "--filter", "where", help='A filter as JSON, such as \'{"agent": "a1"}\'; filter= in Python.'
@@ -35,12 +37,14 @@ upsert_option = click.option("--upsert", is_flag=True, help="Make the record if 
 @collection_argument
 @key_argument
 @click.argument("fields")
+@click.option("--new", is_flag=True, help="Declare the collection plain, for the whole fleet, if there is none.")
 @json_option
-def put(store: str, collection: str, key: str, fields: str, as_json: bool) -> None:
-    """Store a record; FIELDS is a JSON object, or - for standard input. An unknown collection is declared plain."""
+def put(store: str, collection: str, key: str, fields: str, new: bool, as_json: bool) -> None:
+    """Store a record; FIELDS is a JSON object, or - for standard input."""
     values = read_fields(fields)
+    hint = f"`agentdb-edge collection {store} {collection} …` declares it; `put --new` declares it plain, for the fleet"
     with existing(store) as edge:
-        edge.collection(collection).put(key, values)
+        (edge.collection(collection) if new else declared(edge, collection, hint)).put(key, values)
         _say_written(edge, as_json)
 
 
@@ -143,16 +147,20 @@ def get(store: str, collection: str, key: str, as_json: bool) -> None:
 @collection_argument
 @click.option("--prefix", default="", help="Only keys that begin with this.")
 @where_option
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--limit", type=click.IntRange(1, _LIMIT_MAX), default=20, show_default=True)
+@click.option("--after", default="", metavar="KEY", help="Go on after this key.")
 @json_option
-def scan(store: str, collection: str, prefix: str, where: str | None, limit: int, as_json: bool) -> None:
-    """List records in order of key."""
+def scan(store: str, collection: str, prefix: str, where: str | None, limit: int, after: str, as_json: bool) -> None:
+    """List records in order of key. That there are more is said on standard error."""
     with existing(store) as edge:
-        rows = list(declared(edge, collection).scan(prefix, read_filter(where), limit))
+        rows = list(declared(edge, collection).scan(prefix, read_filter(where), limit + 1, after=after))
+    more, rows = len(rows) > limit, rows[:limit]
     if as_json:
         print_json([{"key": key, "fields": fields} for key, fields in rows])
     else:
         print_table(("key", "fields"), [(key, cell(fields)) for key, fields in rows])
+    if more and not as_json:
+        click.echo(f"There are more: --after {shlex.quote(rows[-1][0])}, or --limit", err=True)
 
 
 @click.command()

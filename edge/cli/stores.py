@@ -10,14 +10,24 @@ import click
 
 from edge.node import Edge
 from sync.errors import InvalidValue, TooLarge, UnknownCollection
+from sync.schema import check_collection_name
 
 if TYPE_CHECKING:
     from edge.storage.collection import Collection
 
 FIELDS_BYTES_MAX = 1 << 20
 WAIT_S = 2.0  # for another command to be done with the store
+STORE = "agentdb.store"  # in the context's meta: the path as it was typed
 
-store_argument = click.argument("store", type=click.Path(file_okay=False))
+
+def _store(ctx: click.Context, _: click.Parameter, value: str) -> str:
+    if not value:  # what a shell makes of a variable that is not set; as a path it would be the current directory
+        raise click.BadParameter("the path is empty: is the variable set that should have it? Here is '.'")
+    ctx.meta[STORE] = value
+    return value
+
+
+store_argument = click.argument("store", type=click.Path(file_okay=False), callback=_store)
 collection_argument = click.argument("collection")
 key_argument = click.argument("key")
 
@@ -26,11 +36,12 @@ def existing(store: str, wait_s: float = WAIT_S) -> Edge:
     return Edge.open(store, create=False, wait_s=wait_s)
 
 
-def declared(edge: Edge, name: str) -> Collection:
-    """Reading from a collection must not declare it for the whole fleet."""
+def declared(edge: Edge, name: str, hint: str = "") -> Collection:
+    """A typing mistake must not declare a collection for the whole fleet; ``hint`` is how it would be declared."""
+    check_collection_name(name)
     if name not in edge.collections():
-        known = ", ".join(edge.collections()) or "none yet"
-        raise UnknownCollection(f"there is no collection {name!r}", hint=f"known are: {known}")
+        known = f"known are: {', '.join(edge.collections()) or 'none yet'}"
+        raise UnknownCollection(f"there is no collection {name!r}", hint=f"{known}; {hint}" if hint else known)
     return edge.collection(name)
 
 
@@ -76,9 +87,17 @@ def read_vector(text: str | None) -> list[float] | None:
 def read_json(what: str, text: str, example: str) -> Any:
     """``example`` is quoted as a shell wants it. Raises InvalidValue."""
     try:
-        return json.loads(text, parse_constant=_no_number)
+        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise InvalidValue(f"{what} is not JSON: {error}", hint=f"quoted for the shell, such as {example}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        name = next(name for at, (name, _) in enumerate(pairs) if name in dict(pairs[:at]))
+        raise ValueError(f"the name {name!r:.80} is there twice in one object")
+    return found
 
 
 def _no_number(name: str) -> Any:

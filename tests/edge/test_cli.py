@@ -25,6 +25,8 @@ def store(tmp_path: Path) -> str:
 
 
 def call(*words: str, said: str | None = None) -> Result:
+    if words[0] == "put":
+        words = ("put", "--new", *words[1:])
     return CliRunner().invoke(main, list(words), input=said)
 
 
@@ -78,6 +80,7 @@ def test_tables_show_what_was_stored_literally(store: str) -> None:
         (["status", "STORE-that-is-not"], 2, "no store"),
         (["sync", "STORE"], 2, "not joined a fleet"),
         (["init", "STORE", "--join", "agentdb1.broken"], 2, "damaged"),
+        (["put", "STORE", "notes", "k", '{"x": 1, "y": {"a": 1, "a": 2}}'], 2, "'a' is there twice"),
     ],
 )
 def test_a_mistake_is_one_line_and_a_hint(store: str, words: list[str], code: int, message: str) -> None:
@@ -125,6 +128,30 @@ def test_run_says_what_is_wrong_and_ends_on_a_signal(store: str, tmp_path: Path)
             line = process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
+
+
+def test_an_empty_path_is_not_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (["init", ""], ["status", ""], ["put", "", "notes", "k", "{}"]):
+        result = call(*words)
+        assert (result.exit_code, "path is empty" in result.stderr) == (2, True), result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_has_not_joined_is_told_what_to_type(store: str) -> None:
+    assert f"agentdb-edge init {store} --join TOKEN" in call("sync", store).stderr
+
+
+def test_a_scan_says_that_there_is_more_and_how_to_go_on(store: str) -> None:
+    for number in range(5):
+        call("put", store, "notes", f"k {number}", '{"n": 1}')
+    result = call("scan", store, "notes", "--limit", "2")
+    assert result.exit_code == 0
+    assert result.stderr == "There are more: --after 'k 1', or --limit\n"
+    last = call("scan", store, "notes", "--limit", "3", "--after", "k 1")
+    assert [line[:3] for line in last.stdout.splitlines()[1:]] == ["k 2", "k 3", "k 4"]
+    assert last.stderr == ""
+    assert [row["key"] for row in told("scan", store, "notes", "--after", "k 3")] == ["k 4"]
 
 
 def test_every_command_has_help() -> None:

@@ -57,12 +57,26 @@ def test_a_declaration_adds_to_what_is_declared(store: str) -> None:
     (made,) = told("collection", store, "notes", "--text", "title", "--text", "body", "--no-strict")
     assert (made["text"], made["vector"][:2], made["strict"]) == (["body", "title"], ["e", 2], False)
     assert made["fields"]["n"] == ["int", "lww"]
-    told("collection", store, "plain")
+    told("collection", store, "plain", "--new")
     shown = call("collection", store).stdout
     assert "n=int; vector e:2:cosine; text body, title" in shown
     assert "plain" in shown
     assert [found["name"] for found in told("collection", store)] == ["notes", "plain"]
     assert [found["text"] for found in told("collection", store, "notes")] == [["body", "title"]]
+
+
+def test_looking_and_typing_mistakes_declare_nothing(store: str) -> None:
+    told("collection", store, "notes", "--new")
+    for words in (["collection", store, "nots"], ["put", store, "nots", "k", "{}"], ["put", store, "nots", "k", "{}"]):
+        result = call(*words)
+        assert result.exit_code == 2
+        assert "there is no collection 'nots'" in result.stderr
+        assert "known are: notes; " in result.stderr
+        assert "--new" in result.stderr
+    assert [found["name"] for found in told("collection", store)] == ["notes"]
+    told("put", "--new", store, "more", "k", "{}")
+    told("collection", store, "notes", "--new")
+    assert [found["name"] for found in told("collection", store)] == ["more", "notes"]
 
 
 def test_long_vectors_are_short_in_tables(store: str) -> None:
@@ -102,7 +116,7 @@ def test_long_vectors_are_short_in_tables(store: str) -> None:
 )
 def test_hints_are_what_can_be_typed(store: str, words: list[str], message: str, hint: str) -> None:
     told("collection", store, "notes", "--vector", "e:2")
-    told("collection", store, "plain")
+    told("collection", store, "plain", "--new")
     told("put", store, "notes", "k", '{"body": "here"}')
     result = call(*(word.replace("STORE", store) for word in words))
     assert result.exit_code == 2, result.output
@@ -153,7 +167,7 @@ def test_a_control_planes_directory_is_no_place_for_a_store(tmp_path: Path) -> N
 
 
 def test_a_damaged_log_and_the_way_back_by_a_snapshot(store: str, tmp_path: Path) -> None:
-    told("put", store, "notes", "a", '{"x": 1}')
+    told("put", "--new", store, "notes", "a", '{"x": 1}')
     copy = tmp_path / "copy"
     assert call("snapshot", store, str(copy)).exit_code == 0
     Path(store, "log.db").write_bytes(b"not a database, certainly" * 400)
