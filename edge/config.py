@@ -55,7 +55,14 @@ _KEYS = (
 def config_of(config: EdgeConfig | str | os.PathLike[str] | None, store: str) -> EdgeConfig:
     """What ``Edge.open`` was given, or the file in the store, or the defaults. Raises InvalidConfig."""
     if isinstance(config, EdgeConfig):
+        for key in _KEYS:
+            _checked(key, getattr(config, key.field), f"EdgeConfig: {key.field}", "EdgeConfig() has the defaults")
         return config
+    if config is not None and not isinstance(config, str | os.PathLike):
+        raise InvalidConfig(
+            f"a configuration is an EdgeConfig or a path, not {type(config).__name__}",
+            hint='such as config=EdgeConfig(durability="relaxed")',
+        )
     if config is None:
         config = os.path.join(store, CONFIG_FILE)
         if not os.path.exists(config):
@@ -99,15 +106,14 @@ def parse_config(document: Mapping[str, Any], path: str) -> EdgeConfig:
             if key is None:
                 names = sorted(key.key for key in _KEYS if key.table == table)
                 raise InvalidConfig(f"{path}: [{table}] has no key {name!r}", hint=f"known are {', '.join(names)}")
-            chosen[key.field] = _checked(key, value, path)
+            chosen[key.field] = _checked(key, value, f"{path}: {key.key} in [{key.table}]", _EXAMPLE)
     return EdgeConfig(**chosen)
 
 
-def _checked(key: _Key, value: Any, path: str) -> Any:
-    where = f"{path}: {key.key} in [{key.table}]"
+def _checked(key: _Key, value: Any, where: str, example: str) -> Any:
     if type(value) is not key.kind:
         wanted = {int: "a whole number", str: "a string", bool: "true or false"}[key.kind]
-        raise InvalidConfig(f"{where} is {wanted}, not {value!r:.80}", hint=_EXAMPLE)
+        raise InvalidConfig(f"{where} is {wanted}, not {value!r:.80}", hint=example)
     if key.choices and value not in key.choices:
         raise InvalidConfig(f"{where} is {value!r:.80}", hint=f"choose one of {', '.join(key.choices)}")
     if type(value) is int and not key.least <= value <= key.most:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edge.config import EdgeConfig, load_config
+from edge.node import Edge
 from sync.errors import InvalidConfig
 
 SAMPLE = Path(__file__).parent.parent.parent / "configs" / "edge.toml"
@@ -67,3 +69,22 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_bytes(b"#" * (1 << 20) + b"\n")
     with pytest.raises(InvalidConfig, match="over"):
         load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (EdgeConfig(durability="foo"), "durability is 'foo'"),
+        (EdgeConfig(exact_mib_max="x"), "exact_mib_max is a whole number"),  # type: ignore[arg-type]
+        (EdgeConfig(exact_mib_max=-3), "exact_mib_max is -3"),
+        (EdgeConfig(flush_interval_ms=0), "flush_interval_ms is 0"),
+        (EdgeConfig(sync_url=None), "sync_url is a string"),  # type: ignore[arg-type]
+        (EdgeConfig(sync_allow_plain_http=1), "sync_allow_plain_http is true or false"),  # type: ignore[arg-type]
+        ({"durability": "full"}, "not dict"),
+    ],
+)
+def test_a_configuration_made_in_python_is_checked_as_the_file_is(tmp_path: Path, config: Any, said: str) -> None:
+    with pytest.raises(InvalidConfig, match=said) as caught:
+        Edge.open(tmp_path / "store", config=config)
+    assert caught.value.hint
+    assert not (tmp_path / "store").exists()
