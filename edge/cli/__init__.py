@@ -8,6 +8,8 @@ commands wait two seconds for it; ``status`` shows what ``run`` last wrote of it
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 import click
@@ -29,6 +31,12 @@ class _Main(click.Group):
         except AgentDBError as error:
             say_error(ctx, error.code, error.message, for_the_shell(error, ctx.meta.get(STORE, "STORE")))
             ctx.exit(2 if isinstance(error, InputError) else 1)
+        except OSError as error:  # those of the store are AgentDBErrors: this is the output
+            if error.errno == errno.EPIPE:
+                raise  # click ends quietly then
+            say_error(ctx, "output", f"the output cannot be written: {error.strerror}", "is the disk full?")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try again at its end, and show a stack trace
+            ctx.exit(1)
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})

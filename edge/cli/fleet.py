@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import signal
 import threading
+from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli.output import json_option, print_json, say_error
+from edge.cli.output import counted, json_option, print_json, say_error
 from edge.cli.running import StatusFile
 from edge.cli.stores import WAIT_S, existing, store_argument
 from edge.cli.watch import Watch, clock_time
 from edge.node import Edge
 from edge.ports import SystemClock
 from edge.storage.keystore import check_device_key
-from sync.errors import AgentDBError, InvalidValue
+from sync.errors import AgentDBError, InvalidValue, Unauthenticated
+
+if TYPE_CHECKING:
+    from edge.link.replicator import Progress
 
 url_option = click.option("--url", help="The control plane's URL, instead of the one that was joined.")
 _INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
@@ -95,23 +99,28 @@ def sync(ctx: click.Context, store: str, url: str | None, timeout_s: float, as_j
         try:
             with watch:
                 done = edge.sync(timeout_s=timeout_s, url=url, on_progress=watch.told)
+        except Unauthenticated as error:
+            raise _revoked(edge, error.message) or error from error
         except KeyboardInterrupt:
             last = watch.last
             say_error(
                 ctx,
                 "interrupted",
-                f"stopped; {last.pushed if last else 0} operations pushed, {last.pulled if last else 0} pulled so far",
-                f"what has arrived is kept, and {edge.log.head_seq - edge.log.acked_seq} operations wait here: "
-                "the next sync goes on from there",
+                f"stopped; {_operations(last.pushed if last else 0)} pushed, "
+                f"{last.pulled if last else 0} pulled so far",
+                f"what has arrived is kept, and {_waiting(edge)} here: the next sync goes on from there",
             )
             ctx.exit(_INTERRUPTED)
         dead = len(edge.log.dead_letters())
     if as_json:
         print_json({**done._asdict(), "dead_letters": dead})
         return
-    click.echo(f"In sync: {done.pushed} operations pushed, {done.pulled} pulled.")
+    click.echo(f"In sync: {_operations(done.pushed)} pushed, {done.pulled} pulled.")
     if dead:
-        click.echo(f"{dead} operations were refused; `agentdb-edge status {store}` says which and why.")
+        click.echo(
+            f"{_operations(dead)} {'was' if dead == 1 else 'were'} refused; "
+            f"`agentdb-edge status {store}` says which and why."
+        )
 
 
 @click.command()
@@ -119,12 +128,23 @@ def sync(ctx: click.Context, store: str, url: str | None, timeout_s: float, as_j
 @url_option
 @json_option
 def run(store: str, url: str | None, as_json: bool) -> None:
-    """Stay in sync, and keep the search tables up to date, until interrupted. `status` shows how it goes meanwhile."""
+    """Stay in sync, and keep the search tables up to date, until interrupted. `status` shows how it goes meanwhile.
+
+    It ends by itself, with exit 1, when the device was revoked. A program that has the store open itself does without:
+    edge.start_sync().
+    """
     stopped = threading.Event()
+    revoked: list[AgentDBError] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     with existing(store) as edge, StatusFile(edge) as shared:
-        edge.start_sync(url=url)
+
+        def told(now: Progress) -> None:
+            if (error := _revoked(edge, now.error)) is not None:
+                revoked.append(error)
+                stopped.set()
+
+        edge.start_sync(url=url, on_progress=told)
         edge.projections.start(with_tables=True)
         said = ""
         while not stopped.wait(0.5):
@@ -136,5 +156,27 @@ def run(store: str, url: str | None, as_json: bool) -> None:
                 said = now
                 if as_json:
                     print_json({"state": now})
-                else:
+                elif _revoked(edge, now) is None:
                     click.echo(f"{now}; trying again, Ctrl-C stops, nothing is lost" if now == error else now)
+    if revoked:
+        raise revoked[0]
+
+
+def _revoked(edge: Edge, said: str) -> Unauthenticated | None:
+    """What the control plane's words mean for this device: that it was revoked is for good, no key comes back."""
+    if said != f"device {edge.device.hex()} was revoked":
+        return None
+    return Unauthenticated(
+        "this device was revoked: its fleet takes nothing from it any more, and gives it nothing",
+        hint=f"{_waiting(edge)} here and will not get there; the store itself stays readable; to go on in the fleet, "
+        "make another store with a new token from its operator: agentdb-edge init STORE --join TOKEN",
+    )
+
+
+def _operations(number: int) -> str:
+    return counted(number, "operation")
+
+
+def _waiting(edge: Edge) -> str:
+    number = edge.log.head_seq - edge.log.acked_seq
+    return f"{_operations(number)} {'waits' if number == 1 else 'wait'}"

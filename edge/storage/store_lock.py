@@ -69,7 +69,8 @@ class StoreLock:
                     holder = _named(self._handle)
                     raise StoreLocked(
                         f"the store at {os.path.dirname(path)} is open in process {holder or 'unknown'}",
-                        hint="one process opens a store at a time; close it there first",
+                        hint="one process opens a store at a time; close it there first. A program that has it open "
+                        "syncs by itself with edge.start_sync(), without `agentdb-edge run`",
                     ) from error
             except OSError as error:
                 raise StorageError(

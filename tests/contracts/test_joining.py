@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,20 @@ def test_a_token_that_is_none_is_the_callers_mistake(tmp_path: Path) -> None:
                 edge.join(token)  # type: ignore[arg-type]
             assert isinstance(caught.value, InputError)
             assert caught.value.hint
+
+
+def test_a_revoked_device_is_told_what_that_means_and_run_ends(served: Served, tmp_path: Path) -> None:
+    store = str(tmp_path / "carl")
+    with served.device(tmp_path / "carl") as edge:
+        edge.sync(timeout_s=20)
+        edge.collection("notes").put("a", {"x": 1})
+        served.cloud.plane.enrollment.revoke(served.cloud.fleet, edge.device)
+    result = call("sync", store)
+    done = subprocess.run(
+        [sys.executable, "-m", "edge.cli", "run", store], capture_output=True, text=True, timeout=60, check=False
+    )
+    for code, errors in ((result.exit_code, result.stderr), (done.returncode, done.stderr)):
+        assert code == 1
+        assert "this device was revoked" in errors
+        assert "2 operations wait here and will not get there" in errors
+    assert "nothing is lost" not in done.stdout

@@ -159,3 +159,16 @@ def test_every_command_has_help() -> None:
         result = call(name, "--help")
         assert result.exit_code == 0
         assert command.help, name
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux's")
+@pytest.mark.parametrize("words", [["get", "STORE", "notes", "k"], ["scan", "STORE", "notes", "--json"]])
+def test_an_output_that_is_full_is_one_line(store: str, words: list[str]) -> None:
+    call("put", store, "notes", "k", '{"n": 1}')
+    command = [sys.executable, "-m", "edge.cli", *(word.replace("STORE", store) for word in words)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "the output cannot be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
