@@ -24,6 +24,7 @@ from sync.limits import (
 )
 
 COLLECTIONS = "_collections"
+_NUMBERS = frozenset("fdehHiIlLqQ")  # what a buffer of numbers calls its elements; those of bytes may mean anything
 _NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 
 
@@ -68,7 +69,8 @@ def check_field_name(name: Any) -> str:
 def check_value(name: str, value: Any, depth: int = 0) -> Any:
     """A value that msgpack can carry both ways: None, bool, 64-bit int, finite float, str, bytes, list, dict of str.
 
-    Tuples become lists. Raises InvalidValue (wrong type, NaN, not Unicode, too deep) or TooLarge.
+    Tuples become lists, NumPy's scalars the numbers they are. Raises InvalidValue (wrong type, NaN, not Unicode, too
+    deep) or TooLarge.
     """
     kind = type(value)
     if kind is str:
@@ -93,10 +95,10 @@ def check_value(name: str, value: Any, depth: int = 0) -> Any:
 def _check_container(name: str, value: Any, depth: int) -> Any:
     kind = type(value)
     if kind is not list and kind is not tuple and kind is not dict:
-        raise InvalidValue(
-            f"field {name!r}: cannot store a {kind.__name__}",
-            hint="None, bool, int, float, str, bytes, list, dict; vectors need a schema",
-        )
+        plain = _plain(value)
+        if plain is not value:
+            return check_value(name, plain, depth)
+        raise InvalidValue(f"field {name!r}: cannot store a {kind.__name__}", hint=_instead_of(kind))
     if depth >= VALUE_DEPTH_MAX:
         raise InvalidValue(f"field {name!r} is nested deeper than {VALUE_DEPTH_MAX} levels")
     if len(value) > VALUE_ITEMS_MAX:
@@ -117,6 +119,7 @@ def check_elements(name: str, value: Any) -> list[Any]:
         raise InvalidValue(
             f"field {name!r} is a set and takes a list of strings or integers, not {type(value).__name__}"
         )
+    value = [_plain(element) for element in value]
     for element in value:
         if type(element) is int and INT_MIN <= element <= INT_MAX:
             continue
@@ -137,7 +140,7 @@ def element_order(element: Any) -> tuple[bool, Any]:
 
 
 def pack_vector(value: Any, dimensions: int, name: str = "vector") -> bytes:
-    """``dimensions`` float32, little-endian, from a sequence of numbers, a float buffer (array, ndarray) or such bytes.
+    """``dimensions`` float32, little-endian, from a sequence or a buffer (array, ndarray) of numbers, or such bytes.
 
     Raises SchemaMismatch for a wrong dimension and InvalidValue for NaN, infinity or other types.
     """
@@ -153,9 +156,10 @@ def pack_vector(value: Any, dimensions: int, name: str = "vector") -> bytes:
             )
         else:
             view = memoryview(value)
-            if view.ndim != 1 or view.format not in ("f", "d", "e"):
+            if view.ndim != 1 or view.format not in _NUMBERS:
                 raise InvalidValue(
-                    f"field {name!r}: a vector is one-dimensional and of floats, not {view.ndim}-d {view.format!r}"
+                    f"field {name!r}: a vector is one-dimensional and of numbers, not {view.ndim}-d {view.format!r}",
+                    hint="of a NumPy array: .ravel(), .astype('float32')",
                 )
             # Not view.tolist(): Python 3.11 cannot read half floats ("e") that way.
             data = view.tobytes()
@@ -183,6 +187,24 @@ def brief(value: Any) -> str:
         return f"{value!r:.80}"
     except (ValueError, RecursionError):
         return f"a {type(value).__name__}"
+
+
+def _plain(value: Any) -> Any:
+    """Of a NumPy scalar the Python value, without importing NumPy; anything else as it is."""
+    if type(value).__module__ != "numpy" or getattr(value, "ndim", None) != 0 or value.dtype.kind not in "biufUS":
+        return value
+    item = value.item()
+    return item if type(item) in (bool, int, float, str, bytes) else value  # a longdouble has no Python value
+
+
+def _instead_of(kind: type) -> str:
+    if kind.__module__ == "numpy":
+        return ".tolist() makes a list of an array; a vector field takes the array itself"
+    if kind.__module__ == "datetime":
+        return "store .isoformat(), which sorts and filters as text, or .timestamp()"
+    if kind is set or kind is frozenset:
+        return "a list, or declare the field as a set"
+    return "None, bool, int, float, str, bytes, list, dict; vectors need a schema"
 
 
 def _utf8_bytes(what: str, text: str) -> int:

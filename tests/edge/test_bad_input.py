@@ -72,7 +72,7 @@ FIELDS: list[tuple[Any, type[AgentDBError]]] = [
     ({"v": ["a", "b", "c"]}, InvalidValue),
     ({"v": "text"}, InvalidValue),
     ({"v": b"123"}, InvalidValue),
-    ({"v": array("i", [1, 2, 3])}, InvalidValue),
+    ({"v": array("b", [1, 2, 3])}, InvalidValue),
     ({"v": 5}, InvalidValue),
 ]
 

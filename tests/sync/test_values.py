@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
 
@@ -111,8 +112,6 @@ def test_depth_and_length_have_bounds() -> None:
             "\ud800",
             "ok \udc00",
             Odd.ONE,
-            np.float64(1.0),
-            np.int64(1),
             np.zeros(3),
             SELF,
             {1: 2},
@@ -235,7 +234,7 @@ def test_small_and_whole_numbers_are_vectors_too() -> None:
             [1, 2, float("-inf")],
             b"12345",
             bytearray(12),
-            np.array([1, 2, 3]),
+            np.array([1, 2, 3], dtype=np.uint8),
             np.zeros((1, 3)),
             np.float32(1),
             [[1], [2], [3]],
@@ -243,7 +242,7 @@ def test_small_and_whole_numbers_are_vectors_too() -> None:
         np.array([1, 2, np.nan], dtype=np.float32),
         np.array([1, 2, 1e300]),
         iter([1.0, 2.0, 3.0]),
-        array("i", [1, 2, 3]),
+        array("b", [1, 2, 3]),
         array("f", [1, 2, float("nan")]).tobytes(),
     ],
     ids=lambda value: type(value).__name__,
@@ -262,3 +261,52 @@ def test_a_vector_of_other_dimensions(value: Any) -> None:
 @pytest.mark.parametrize("value", STRANGE, ids=lambda value: type(value).__name__)
 def test_messages_can_show_anything(value: Any) -> None:
     assert 0 < len(brief(value)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("put", "kept"),
+    [
+        (np.float32(0.5), 0.5), (np.float64(0.1), 0.1), (np.int64(-3), -3), (np.uint8(9), 9), (np.bool_(True), True),
+        (np.str_("text"), "text"), (np.array(7), 7), ([np.int32(1), {"x": np.float16(2)}], [1, {"x": 2.0}]),
+    ],
+)  # fmt: skip
+def test_numpy_scalars_are_the_numbers_they_are(put: Any, kept: Any) -> None:
+    checked = check_value("f", put)
+    assert checked == kept
+    assert type(checked) is type(kept)
+    if isinstance(checked, list):
+        assert type(checked[0]) is int
+
+
+@pytest.mark.parametrize(
+    ("put", "hint"),
+    [
+        (np.zeros(3), "tolist"),
+        (np.datetime64("2024-01-01T00:00:00", "ns"), "vector field"),
+        (np.longdouble(1), ""),
+        (np.complex64(1), ""),
+        (datetime(2024, 1, 1, tzinfo=UTC), "isoformat"),
+        ({1, 2}, "declare the field as a set"),
+        (object(), "None, bool"),
+    ],
+)
+def test_what_cannot_be_stored_has_a_hint(put: Any, hint: str) -> None:
+    with pytest.raises(InvalidValue, match="cannot store a") as caught:
+        check_value("f", put)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("bad", [np.float32("nan"), np.float64("inf"), np.uint64(1 << 63)])
+def test_numpy_scalars_have_the_bounds_of_numbers(bad: Any) -> None:
+    with pytest.raises(InvalidValue):
+        check_value("f", bad)
+
+
+def test_numpy_in_sets_and_vectors() -> None:
+    assert check_elements("s", [np.int64(2), np.str_("a"), 2]) == [2, "a"]
+    for kind in ("int16", "uint16", "int32", "int64", "uint64", "float16", "float64"):
+        assert pack_vector(np.array([1, 0, 2], dtype=kind), 3) == pack_vector([1, 0, 2], 3)
+    for wrong in (np.zeros((1, 3)), np.array([True, False, True]), np.array([1j, 0, 0])):
+        with pytest.raises(InvalidValue, match="one-dimensional and of numbers") as caught:
+            pack_vector(wrong, 3)
+        assert "astype" in caught.value.hint
