@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,8 @@ import edge
 from edge.cli import main
 from simulations.control_plane import ControlPlane
 from simulations.processes import Children, environment
+from tests.cloud.conflict_world import pair, settle
+from tests.cloud.stream_world import Fleet
 
 ROOT = Path(__file__).parent.parent
 GUIDE = (ROOT / "docs" / "GUIDE.md").read_text()
@@ -36,6 +39,28 @@ def test_the_python_of_the_guide_holds(tmp_path: Path, monkeypatch: pytest.Monke
         for block in blocks:
             line = GUIDE[: GUIDE.index(block)].count("\n")
             exec(compile("\n" * line + block, "GUIDE.md", "exec"), session)
+
+
+@pytest.mark.parametrize("first", ["van", "kiosk"])
+def test_the_resolver_of_the_guide_decides(tmp_path: Path, first: str) -> None:
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "def keep_longer" in block]
+    session: dict[str, Any] = {}
+    exec(block, session)
+    fleet = Fleet(tmp_path, resolvers={"longer": session["keep_longer"]})
+    van, kiosk = pair(fleet, "resolver:longer")
+    van.patch("notes", "k", text="a long text")
+    kiosk.patch("notes", "k", text="short")
+    for device in (van, kiosk) if first == "van" else (kiosk, van):
+        device.push()
+    assert settle(fleet) == {"text": "a long text", "n": 1}
+    van.delete("notes", "k")
+    kiosk.patch("notes", "k", text="edited")
+    for device in (van, kiosk) if first == "van" else (kiosk, van):
+        device.push()
+    shown = settle(fleet)
+    assert [conflict.state for conflict in fleet.conflicts()] == ["resolved", "resolved"]
+    assert shown == {"text": "edited"}, "what only the deleted record had is not in what a resolver is given"
+    fleet.close()
 
 
 def test_the_guide_names_every_exception_and_every_command() -> None:
