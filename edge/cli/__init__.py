@@ -23,6 +23,8 @@ from edge.cli.records import add, delete, get, increment, patch, put, remove, sc
 from edge.cli.stores import STORE
 from sync.errors import AgentDBError, InputError
 
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # the store's own are AgentDBErrors
+
 
 class _Main(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
@@ -31,9 +33,9 @@ class _Main(click.Group):
         except AgentDBError as error:
             say_error(ctx, error.code, error.message, for_the_shell(error, ctx.meta.get(STORE, "STORE")))
             ctx.exit(2 if isinstance(error, InputError) else 1)
-        except OSError as error:  # those of the store are AgentDBErrors: this is the output
-            if error.errno == errno.EPIPE:
-                raise  # click ends quietly then
+        except OSError as error:
+            if error.filename is not None or error.errno not in _UNWRITABLE:
+                raise  # not the output, or a closed pipe: click ends quietly then
             say_error(ctx, "output", f"the output cannot be written: {error.strerror}", "is the disk full?")
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try again at its end, and show a stack trace
             ctx.exit(1)
@@ -42,7 +44,11 @@ class _Main(click.Group):
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="agentdb-edge")
 def main() -> None:
-    """Keep, search and sync an agent's state on this device."""
+    """Keep, search and sync an agent's state on this device.
+
+    Exit codes: 0 done; 1 disk, network or the other side failed, another process has the store open, or `verify` or
+    `status` found something; 2 a mistake in what was typed, or nothing of that name; 130 `sync` was interrupted.
+    """
 
 
 for command in (
