@@ -152,7 +152,7 @@ def restore(
     compared = "as the archive noted" if restored.compared else "the archive notes none for this position"
     click.echo(f"State digest {restored.digest} ({compared})")
     if rehearse:
-        click.echo(f"A rehearsal: serve {target} does not write to {url}. Devices of the fleet do not belong here.")
+        click.echo(f"A rehearsal: serve {target} does not write to {url}, and takes nothing from devices.")
         click.echo(f"To keep it, give it an archive of its own: agentdb-cloud archive move {target} URL")
         return
     click.echo(f"It takes over the archive at {url}: stop the control plane that wrote it before, for good.")

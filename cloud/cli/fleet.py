@@ -18,7 +18,7 @@ from cloud.cli.output import (
     show_table,
     when,
 )
-from sync.errors import InvalidValue, NotFound
+from sync.errors import InvalidConfig, InvalidValue, NotFound
 
 if TYPE_CHECKING:
     from cloud.ports import Reading
@@ -79,11 +79,14 @@ def init(
 def token(directory: Path, name: str, ttl: str, uses: int, url: str, as_json: bool) -> None:
     """Print a join token. Whoever has it can join: treat it as a password."""
     from cloud.server.home import Home
+    from cloud.server.rehearsal import HINT
 
     ttl_s = parse_duration_s(ttl)
     if url:
         url = parse_url(url)
     with Home.open(directory) as home:
+        if home.is_rehearsal:
+            raise InvalidConfig(f"{directory} is a rehearsal: it lets no device in", hint=HINT.format(directory))
         url = url or home.url
         if not url:
             raise InvalidValue("the server's address is not known", hint="start it first, or give --url")

@@ -32,6 +32,8 @@ def serve(directory: Path, host: str | None, port: int | None, config_file: Path
 
     Prints "listening on http://HOST:PORT" once devices can connect, and writes the port to DIR/port; then the fleet and
     where it is archived.
+
+    A rehearsal (restore --rehearse) listens on any free port unless --port is given, and takes nothing from devices.
     """
     import msgspec
 
@@ -39,6 +41,7 @@ def serve(directory: Path, host: str | None, port: int | None, config_file: Path
     from cloud.server.app import Service
     from cloud.server.home import Home
     from cloud.server.jobs import Jobs
+    from cloud.server.rehearsal import RehearsalPlane
     from cloud.server.serve import serve as run
 
     logging.basicConfig(
@@ -47,12 +50,15 @@ def serve(directory: Path, host: str | None, port: int | None, config_file: Path
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     with Home.open(directory, config_file) as home, home.serving():
+        if home.is_rehearsal and port is None:
+            port = 0  # its control plane may be running on the configured one
         given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
         server = msgspec.structs.replace(home.config.server, **given)
         config = msgspec.structs.replace(home.config, server=server).validate(str(config_file or directory))
         before = {name: home.noted_job(name) for name in JOBS}
         jobs = Jobs(_jobs(home), home.clock, home.note_job, before)
-        service = Service(home.plane, home.store, jobs, config.server, home.clock)
+        plane = RehearsalPlane() if home.is_rehearsal else home.plane
+        service = Service(plane, home.store, jobs, config.server, home.clock)
         about = (f"fleet {home.fleet.name!r} ({home.fleet.fleet.hex()})", f"archive {_where(home)}")
 
         def announce(line: str) -> None:
@@ -82,6 +88,8 @@ def status(directory: Path, as_json: bool) -> None:
 def _show(found: dict[str, Any]) -> None:
     server, archive = found["server"], found["archive"]
     running = f"runs at {server['url']}" if server["running"] else "does not run"
+    if not archive["written"]:
+        running += ", takes nothing from devices: this is a rehearsal"
     failing = f", failing: {', '.join(server['failing'])}" if server["failing"] else ""
     last_push = when(found["last_push_ms"]) or "never"
     lines = {
@@ -115,7 +123,7 @@ def _status(home: Home) -> dict[str, Any]:
         state = load_state(view, fleet)
     found["archive"] = {
         "url": home.archive_url,
-        "written": home.config.archive.write,
+        "written": not home.is_rehearsal,
         "position": state.position,
         "behind": found["head"] - state.position,
         "manifest": state.number,
@@ -125,7 +133,7 @@ def _status(home: Home) -> dict[str, Any]:
     found["server"] = {
         "running": home.is_served,
         "url": home.url,
-        "failing": [name for name, job in jobs.items() if job.error and home.config.archive.write],
+        "failing": [name for name, job in jobs.items() if job.error and not home.is_rehearsal],
     }
     found["jobs"] = {
         name: {"error": job.error, "hint": job.hint, "failed_ms": job.failed_ms} for name, job in jobs.items()
@@ -154,4 +162,5 @@ def _jobs(home: Home) -> list[Job]:
 
 
 def _where(home: Home) -> str:
-    return home.archive_url + ("" if home.config.archive.write else " is not written: this is a rehearsal")
+    rehearsal = " is not written, and nothing is taken from devices: this is a rehearsal"
+    return home.archive_url + (rehearsal if home.is_rehearsal else "")

@@ -104,6 +104,11 @@ class Home:
     def archive_url(self) -> str:
         return configuration.archive_url(self.config.archive, self.directory)
 
+    @property
+    def is_rehearsal(self) -> bool:
+        """A copy to look at: it writes no archive and takes nothing from devices."""
+        return not self.config.archive.write
+
     @cached_property
     def objects(self) -> ObjectStore:
         """Raises InvalidConfig."""
@@ -124,7 +129,7 @@ class Home:
     @contextmanager
     def archiving(self) -> Iterator[Archive]:
         """The archive, while no other process writes it; waits for one that does. InvalidConfig in a rehearsal."""
-        if not self.config.archive.write:
+        if self.is_rehearsal:
             raise InvalidConfig(
                 f"{self.directory} is a rehearsal: it does not write to the archive that it was restored from",
                 hint=f"to keep it, give it an archive of its own: agentdb-cloud archive move {self.directory} URL",

@@ -157,7 +157,7 @@ def test_a_rehearsal_leaves_the_archive_to_the_control_plane_that_writes_it(flee
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         assert process.stdout is not None
-        assert "is not written: this is a rehearsal" in process.stdout.read()
+        assert "is not written, and nothing is taken from devices" in process.stdout.read()
     assert sorted((fleet / "archive").rglob("*")) == before
     assert "is a rehearsal" in _refused("archive", "run", reh)
     assert "is a rehearsal" in _refused("archive", "snapshot", reh)
