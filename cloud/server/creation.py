@@ -73,7 +73,7 @@ def create_home(directory: Path, name: str, config_text: str) -> None:
         made.directory(directory)
         draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=directory))
         try:
-            (draft / configuration.FILE).write_text(config_text, encoding="utf-8")
+            write_private(draft / configuration.FILE, config_text)
             _build(draft, directory, name, config, made)
             _publish(draft, directory)
         finally:
@@ -147,6 +147,13 @@ def _publish(draft: Path, directory: Path) -> None:
         for part in moved:
             (directory / part).rename(draft / part)
         raise
+
+
+def write_private(path: Path, text: str) -> None:
+    """A new file that only its owner may read, whatever the directory allows: a cloud.toml may hold credentials."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _sync(directory: Path) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from cloud import config as configuration
 from cloud.identity.key_service import EPOCH_FILE, SERVICE_FILE, FileKeyService, copy_key_file
 from cloud.ports import ObjectStore, SystemRandom
-from cloud.server.creation import Made, check_free, check_no_device, entries, making
+from cloud.server.creation import Made, check_free, check_no_device, entries, making, write_private
 from cloud.server.home import ANCHOR, ARCHIVE_LOCK, SERVE_LOCK
 from cloud.server.settings import config_text
 from cloud.storage.archive.anchor import AnchorFile
@@ -60,7 +60,7 @@ def restore_home(
         settings = target / configuration.FILE
         if not settings.exists():
             made.add(settings)
-            settings.write_text(config_text(url, options, write=not rehearse), encoding="utf-8")
+            write_private(settings, config_text(url, options, write=not rehearse))
         return _restore(objects, own, target, fleets, position, at_ms, manifest, progress)
 
 

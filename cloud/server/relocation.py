@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cloud import config as configuration
+from cloud.server.creation import write_private
 from cloud.server.home import Home
 from cloud.server.recovery import absolute
 from cloud.server.settings import with_archive
@@ -75,6 +76,7 @@ def move_archive(
 
 def _replace(path: Path, text: str) -> None:
     beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
+    beside.unlink(missing_ok=True)
+    write_private(beside, text)
     beside.chmod(path.stat().st_mode & 0o777)
     beside.replace(path)

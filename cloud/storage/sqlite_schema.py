@@ -10,6 +10,7 @@ The format is ``VERSION`` in ``user_version``; ``APPLICATION_ID`` tells our file
 from __future__ import annotations
 
 import errno
+import os
 
 import apsw
 
@@ -91,6 +92,8 @@ def connect(path: str, *, vfs: str | None = None, read_only: bool = False) -> ap
 
     Raises StorageError and its kinds, UnsupportedVersion.
     """
+    if not read_only:
+        _make_private(path)
     try:
         flags = apsw.SQLITE_OPEN_READWRITE | (0 if read_only else apsw.SQLITE_OPEN_CREATE)
         db = apsw.Connection(path, flags=flags, vfs=vfs or checksum_vfs(), statementcachesize=100)
@@ -114,6 +117,14 @@ def connect(path: str, *, vfs: str | None = None, read_only: bool = False) -> ap
     except BaseException:
         db.close(True)
         raise
+
+
+def _make_private(path: str) -> None:
+    """A new file is the owner's alone, whatever the directory allows; SQLite gives its log the file's own mode."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except OSError:  # it is there; or it cannot be made, which SQLite says in its own words
+        return
 
 
 def _prepare(db: apsw.Connection, path: str) -> None:
