@@ -13,10 +13,13 @@ import click
 from cloud.cli.output import directory_argument, json_option, show_json, when
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cloud.server.home import Home
     from cloud.server.jobs import Job
 
 JOBS = ("archive", "snapshot")
+_WATCH_S = 2.0
 
 
 @click.command()
@@ -56,8 +59,8 @@ def serve(directory: Path, host: str | None, port: int | None, config_file: Path
         server = msgspec.structs.replace(home.config.server, **given)
         config = msgspec.structs.replace(home.config, server=server).validate(str(config_file or directory))
         before = {name: home.noted_job(name) for name in JOBS}
-        jobs = Jobs(_jobs(home), home.clock, home.note_job, before)
         plane = RehearsalPlane() if home.is_rehearsal else home.plane
+        jobs = Jobs(_jobs(home), home.clock, home.note_job, before)
         service = Service(plane, home.store, jobs, config.server, home.clock)
         about = (f"fleet {home.fleet.name!r} ({home.fleet.fleet.hex()})", f"archive {_where(home)}")
 
@@ -80,12 +83,12 @@ def status(directory: Path, as_json: bool) -> None:
     if as_json:
         show_json(found)
     else:
-        _show(found)
+        _show(found, directory)
     if found["server"]["failing"]:
         raise SystemExit(1)
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(found: dict[str, Any], directory: Path) -> None:
     server, archive = found["server"], found["archive"]
     running = f"runs at {server['url']}" if server["running"] else "does not run"
     if not archive["written"]:
@@ -107,6 +110,12 @@ def _show(found: dict[str, Any]) -> None:
     click.echo(f"fleet {found['name']!r} ({found['fleet']})")
     for name, line in lines.items():
         click.echo(f"  {name:12} {line}")
+    if (waiting := found["undecided"])["conflicts"]:
+        click.echo(
+            f"  {waiting['conflicts']} conflicts were left open by their resolver,"
+            f" the newest is {waiting['newest']}: {waiting['reason']}"
+        )
+        click.echo(f"  hint: mend the resolver, restart the server, then: agentdb-cloud conflicts {directory} --retry")
     for name, job in found["jobs"].items():
         if job["error"]:
             click.echo(f"  {name} has been failing, last {when(job['failed_ms'])}: {job['error']}")
@@ -115,12 +124,15 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _status(home: Home) -> dict[str, Any]:
+    from cloud.server.resolvers import undecided
     from cloud.storage.archive.state import load_state
 
     fleet = home.fleet.fleet
     found = home.plane.status(fleet)
     with home.store.reading() as view:
         state = load_state(view, fleet)
+        waiting = undecided(view, fleet)
+    found["undecided"] = waiting._asdict()
     found["archive"] = {
         "url": home.archive_url,
         "written": not home.is_rehearsal,
@@ -152,13 +164,28 @@ def _jobs(home: Home) -> list[Job]:
         with home.archiving() as writer:
             writer.snapshot()
 
-    settings = home.config.archive
-    if not settings.write:
+    if home.is_rehearsal:
         return []
+    settings = home.config.archive
     return [
+        Job("resolvers", _WATCH_S, _resolvers(home)),
         Job("archive", settings.interval_s, archive, at_shutdown=True),
         Job("snapshot", settings.snapshot_interval_s, snapshot),
     ]
+
+
+def _resolvers(home: Home) -> Callable[[], None]:
+    """Puts them to use; what says in the log that one cannot decide. Raises InvalidConfig."""
+    from cloud.server.resolvers import missing_resolvers, watcher
+
+    known = home.use_resolvers()
+    with home.store.reading() as view:
+        missing = missing_resolvers(view, home.fleet.fleet, known)
+    for name, collections in missing.items():
+        logging.getLogger(__name__).warning(
+            "no resolver %r in cloud.toml: conflicts in %s stay open", name, ", ".join(collections)
+        )
+    return watcher(home.store, home.fleet.fleet)
 
 
 def _where(home: Home) -> str:

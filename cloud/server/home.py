@@ -18,10 +18,9 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,6 +34,7 @@ from cloud.identity.key_service import FileKeyService
 from cloud.ports import ObjectStore, SystemClock, SystemRandom
 from cloud.rows import FleetRow
 from cloud.server.jobs import JobState
+from cloud.server.resolvers import load_resolvers
 from cloud.storage.archive.anchor import AnchorFile
 from cloud.storage.archive.writer import Archive
 from cloud.storage.sqlite_store import SqliteStore
@@ -94,9 +94,15 @@ class Home:
 
     @cached_property
     def plane(self) -> ControlPlane:
-        """Raises InvalidConfig for a resolver that cannot be imported."""
-        resolvers = load_resolvers(self.config.conflicts.resolvers)
-        return ControlPlane(self.store, self.keys, self.clock, SystemRandom(), resolvers=resolvers)
+        """Without the operator's resolvers: only what judges conflicts imports their code (``use_resolvers``)."""
+        return ControlPlane(self.store, self.keys, self.clock, SystemRandom())
+
+    def use_resolvers(self) -> dict[str, Resolver]:
+        """Have the plane decide by them from now on. Raises InvalidConfig for one that cannot be used."""
+        found = load_resolvers(self.config.conflicts.resolvers)
+        for name, resolver in found.items():
+            self.plane.register_resolver(name, resolver)
+        return found
 
     # -- the archive ------------------------------------------------------------------------------------------------
 
@@ -201,20 +207,6 @@ def _is_there(path: Path) -> bool:
         return path.is_file()
     except OSError as error:
         raise InvalidConfig(f"{path}: {error.strerror}", hint="run this as the user whose directory it is") from error
-
-
-def load_resolvers(names: Mapping[str, str]) -> dict[str, Resolver]:
-    """Raises InvalidConfig."""
-    resolvers: dict[str, Resolver] = {}
-    for name, path in names.items():
-        module, _, attribute = path.partition(":")
-        try:
-            resolvers[name] = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise InvalidConfig(
-                f"[conflicts] resolvers.{name}: {error}", hint="its package must be importable where the server runs"
-            ) from error
-    return resolvers
 
 
 @contextmanager
