@@ -24,6 +24,9 @@ KEYS = "keys"
 PORT = "port"
 PORT_DEFAULT = 7700
 
+FLEETING = "memory://"
+PLACES = "a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+
 Problem = tuple[str, str, str]  # key, what is wrong with it, what to do
 
 _PLAIN_HINT = (
@@ -97,7 +100,9 @@ class ArchiveConfig(_Section, frozen=True):
     def problems(self) -> list[Problem]:
         found: list[Problem] = []
         if not self.url:
-            found.append(("url", "is empty", 'a directory such as "archive", or s3://bucket/prefix'))
+            found.append(("url", "is empty", PLACES))
+        if self.url.startswith(FLEETING):
+            found.append(("url", f"{self.url!r} would be gone with the process that wrote it", PLACES))
         found += _bounds("interval_s", self.interval_s, 0.05, 86_400)
         found += _bounds("snapshot_interval_s", self.snapshot_interval_s, 1, 31_622_400)
         return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cloud.cli.output import (
+    count,
     directory_argument,
     json_option,
     parse_options,
@@ -75,7 +76,7 @@ def move(directory: Path, url: str, options: tuple[str, ...], fresh: bool, as_js
         show_json(moved._asdict())
         return
     click.echo(f"The archive is at {moved.url}: position {moved.position}, manifest {moved.manifest}")
-    click.echo(f"Written there: {moved.objects} objects, {moved.bytes} bytes")
+    click.echo(f"Written there: {count(moved.objects, 'object')}, {moved.bytes} bytes")
 
 
 @archive.command()
@@ -92,9 +93,9 @@ def verify(directory: Path, as_json: bool) -> None:
         show_json({**report._asdict(), "problems": [problem._asdict() for problem in report.problems]})
     else:
         click.echo(
-            f"{report.objects} objects, {report.bytes} bytes, {report.manifests} manifests,"
-            f" {report.operations} operations up to position {report.position};"
-            f" {report.unreferenced} unreferenced objects"
+            f"{count(report.objects, 'object')}, {report.bytes} bytes, {count(report.manifests, 'manifest')},"
+            f" {count(report.operations, 'operation')} up to position {report.position};"
+            f" {count(report.unreferenced, 'unreferenced object')}"
         )
         show_table(("OBJECT", "PROBLEM"), report.problems, "Everything checks out.")
     if report.problems:
@@ -108,9 +109,11 @@ def verify(directory: Path, as_json: bool) -> None:
     "--archive-option", "options", multiple=True, metavar="KEY=VALUE", help="For the driver of the object store."
 )
 @click.option("--keys", required=True, type=click.Path(path_type=Path), help="The keys directory of the fleet.")
-@click.option("--cursor", type=int, help="Restore up to this feed position.")
+@click.option("--cursor", type=click.IntRange(min=0), help="Restore up to this feed position.")
 @click.option("--time", "moment", help="Restore what was accepted by this time: ISO 8601, UTC without an offset.")
-@click.option("--manifest", type=int, help="Restore what this manifest describes, whatever came after it.")
+@click.option(
+    "--manifest", type=click.IntRange(min=1), help="Restore what this manifest describes, whatever came after it."
+)
 @click.option("--rehearse", is_flag=True, help="A copy to look at: it never writes to the archive.")
 @json_option
 def restore(
@@ -129,10 +132,14 @@ def restore(
     The new control plane takes over the archive: the one that wrote it before must be stopped, its archiving fails from
     then on. To try out a restore while that one goes on, use --rehearse.
     """
+    from cloud.ports import SystemClock
     from cloud.server.recovery import restore_home
 
     if cursor is not None and moment is not None:
         raise InvalidValue("--cursor and --time exclude each other", hint="give one of them, or neither")
+    at_ms = None if moment is None else parse_time_ms(moment)
+    if at_ms is not None and at_ms > SystemClock().wall_ms():
+        raise InvalidValue(f"--time {moment} is in the future", hint="leave it out for the newest state")
     with progress_bar("records and operations", quiet=as_json) as bar:
         restored = restore_home(
             target,
@@ -140,7 +147,7 @@ def restore(
             keys,
             options=parse_options(options),
             position=cursor,
-            at_ms=None if moment is None else parse_time_ms(moment),
+            at_ms=at_ms,
             manifest=manifest,
             rehearse=rehearse,
             progress=bar,
@@ -148,7 +155,7 @@ def restore(
     if as_json:
         show_json({**restored._asdict(), "directory": target, "rehearsal": rehearse})
         return
-    click.echo(f"Restored {restored.records} records up to position {restored.position} into {target}")
+    click.echo(f"Restored {count(restored.records, 'record')} up to position {restored.position} into {target}")
     compared = "as the archive noted" if restored.compared else "the archive notes none for this position"
     click.echo(f"State digest {restored.digest} ({compared})")
     if rehearse:
@@ -164,8 +171,8 @@ def _show_run(done: ArchiveRun, *, as_json: bool) -> None:
         show_json(done._asdict())
     elif done.manifests:
         click.echo(
-            f"Archived {done.operations} operations up to position {done.position}:"
-            f" {done.objects} objects, {done.bytes} bytes, manifest {done.number}"
+            f"Archived {count(done.operations, 'operation')} up to position {done.position}:"
+            f" {count(done.objects, 'object')}, {done.bytes} bytes, manifest {done.number}"
         )
     else:
         click.echo(f"Nothing new since position {done.position}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
@@ -19,10 +20,11 @@ from cloud.cli.output import (
     when,
 )
 from sync.errors import InvalidConfig, InvalidValue, NotFound
+from sync.stamps import device_of
 
 if TYPE_CHECKING:
     from cloud.ports import Reading
-    from cloud.rows import AuditRow, DeviceRow
+    from cloud.rows import AuditRow, DeviceRow, ReplicaRow
 
 
 _PREFIX_MIN = 4
@@ -72,7 +74,9 @@ def init(
 @click.command()
 @directory_argument
 @click.option("--name", default="", help="What it is for; kept in the audit trail.")
-@click.option("--ttl", default="24h", show_default=True, help="How long it is valid: 30m, 24h, 7d.")
+@click.option(
+    "--ttl", default="24h", show_default=True, help="How long it is valid: 30m, 24h, 7d; a number alone is seconds."
+)
 @click.option("--uses", default=1, show_default=True, help="How many devices may join with it.")
 @click.option("--url", default="", help="Where devices reach the server, if not as configured.")
 @json_option
@@ -90,12 +94,15 @@ def token(directory: Path, name: str, ttl: str, uses: int, url: str, as_json: bo
         url = url or home.url
         if not url:
             raise InvalidValue("the server's address is not known", hint="start it first, or give --url")
+        warning = _plain_http_warning(url)
         made = home.plane.create_token(home.fleet.fleet, ttl_s=ttl_s, uses=uses, name=name, url=url)
         expires_ms = home.clock.wall_ms() + ttl_s * 1000
     if as_json:
         show_json({"token": made.encode(), "id": made.id, "url": url, "uses": uses, "expires_ms": expires_ms})
         return
     click.echo(made.encode())
+    if warning:
+        click.echo(f"warning: {warning}", err=True)
     click.echo(f"Valid until {when(expires_ms)} for {uses} device{'s' if uses > 1 else ''}, at {url}.", err=True)
 
 
@@ -110,28 +117,40 @@ def devices(
 ) -> None:
     """List the fleet's devices, or change one.
 
-    DEVICE is a name, an id, or the beginning of an id: 4 characters or more that no other begins with.
+    DEVICE is a name, an id, or the beginning of an id: 4 characters or more that no other begins with. Of several
+    devices of one name the only active one is meant.
+
+    REPLICAS: under how many names a device's store has written; it takes a new one when it was put back or copied. The
+    last push as another than the newest is in PUSH BEFORE: if both times go on moving, there are two copies of the
+    device; revoke it if you did not make them.
     """
     from cloud.server.home import Home
 
+    if reason and revoke is None:
+        raise InvalidValue("--reason says why a device is revoked: which one?", hint="--revoke DEVICE --reason …")
     with Home.open(directory) as home:
         fleet, enrollment = home.fleet.fleet, home.plane.enrollment
         if set_priority is not None:
-            enrollment.set_priority(fleet, _find(enrollment.devices(fleet), set_priority[0]).device, set_priority[1])
+            enrollment.set_priority(
+                fleet, _find(directory, enrollment.devices(fleet), set_priority[0]).device, set_priority[1]
+            )
         if revoke is not None:
-            enrollment.revoke(fleet, _find(enrollment.devices(fleet), revoke).device, reason=reason)
+            found = _find(directory, enrollment.devices(fleet), revoke)
+            if found.revoked_ms:
+                already = f"{found.name!r} ({found.device.hex()}) was revoked already, {when(found.revoked_ms)}"
+                click.echo(f"{already}: nothing changed", err=True)
+            enrollment.revoke(fleet, found.device, reason=reason)
         rows = enrollment.devices(fleet)
         with home.store.reading() as view:
             replicas = view.replicas(fleet)
-    seen_ms: dict[bytes, int] = {}
-    for held in replicas:
-        device = held.replica[:12]
-        seen_ms[device] = max(seen_ms.get(device, 0), held.at_ms)
+    written: dict[bytes, list[ReplicaRow]] = {row.device: [] for row in rows}
+    for held in sorted(replicas, key=lambda held: held.at_ms, reverse=True):
+        written.setdefault(device_of(held.replica), []).append(held)
     if as_json:
-        show_json([_as_dict(row, seen_ms.get(row.device, 0)) for row in rows])
+        show_json([_as_dict(row, written[row.device]) for row in rows])
         return
     show_table(
-        ("DEVICE", "NAME", "STATE", "PRIORITY", "ENROLLED", "LAST PUSH"),
+        ("DEVICE", "NAME", "STATE", "PRIORITY", "ENROLLED", "LAST PUSH", "REPLICAS", "PUSH BEFORE"),
         [
             (
                 row.device.hex(),
@@ -139,7 +158,9 @@ def devices(
                 "revoked" if row.revoked_ms else "active",
                 row.priority,
                 when(row.enrolled_ms),
-                when(seen_ms.get(row.device, 0)),
+                _pushed(written[row.device], 0),
+                len(written[row.device]),
+                _pushed(written[row.device], 1),
             )
             for row in rows
         ],
@@ -185,13 +206,28 @@ def _whole_trail(view: Reading, fleet: bytes) -> Iterator[AuditRow]:
         after = rows[-1].number
 
 
-def _find(rows: Sequence[DeviceRow], wanted: str) -> DeviceRow:
+def _pushed(written: Sequence[ReplicaRow], at: int) -> str:
+    return when(written[at].at_ms) if at < len(written) else ""
+
+
+def _plain_http_warning(url: str) -> str:
+    """What devices will say to the token; "" if they take it."""
+    from cloud.config import ServerConfig
+
+    parts = urlsplit(url)
+    if parts.scheme != "http" or ServerConfig(host=parts.hostname or "").loopback:
+        return ""
+    return f"devices refuse plain HTTP to {parts.hostname}, unless their edge.toml has [sync] allow_plain_http = true"
+
+
+def _find(directory: Path, rows: Sequence[DeviceRow], wanted: str) -> DeviceRow:
     """Raises NotFound or InvalidValue."""
     named = [row for row in rows if row.name == wanted]
     begun = [row for row in rows if wanted and row.device.hex().startswith(wanted.lower())]
-    found = named or begun
+    active = [row for row in named if not row.revoked_ms]
+    found = (active if len(active) == 1 else named) or begun
     if not found:
-        raise NotFound(f"no device {wanted!r}", hint="agentdb-cloud devices DIR lists them")
+        raise NotFound(f"no device {wanted!r}", hint=f"agentdb-cloud devices {directory} lists them")
     if len(found) > 1 or (not named and len(wanted) < _PREFIX_MIN):
         what = f"the beginning of {len(found)} ids" if found is begun else f"the name of {len(found)} devices"
         if len(found) == 1:
@@ -203,7 +239,7 @@ def _find(rows: Sequence[DeviceRow], wanted: str) -> DeviceRow:
     return found[0]
 
 
-def _as_dict(row: DeviceRow, seen_ms: int) -> dict[str, object]:
+def _as_dict(row: DeviceRow, written: Sequence[ReplicaRow]) -> dict[str, object]:
     return {
         "device": row.device,
         "name": row.name,
@@ -211,5 +247,8 @@ def _as_dict(row: DeviceRow, seen_ms: int) -> dict[str, object]:
         "priority": row.priority,
         "enrolled_ms": row.enrolled_ms,
         "revoked_ms": row.revoked_ms,
-        "last_push_ms": seen_ms,
+        "last_push_ms": max((held.at_ms for held in written), default=0),
+        "replicas": [
+            {"replica": held.replica, "operations": held.last_seq, "last_push_ms": held.at_ms} for held in written
+        ],
     }

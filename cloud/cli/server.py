@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cloud.cli.output import directory_argument, json_option, show_json, when
+from cloud.cli.output import count, directory_argument, json_option, show_json, when
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +99,8 @@ def _show(found: dict[str, Any], directory: Path) -> None:
         "server": running + failing,
         "feed": f"position {found['head']}, {found['records']} records, last push {last_push}",
         "collections": ", ".join(found["collections"]) or "none",
-        "devices": f"{found['devices']}, replicas {found['replicas']}",
+        "devices": f"{found['devices'] - found['revoked']} active, {found['revoked']} revoked;"
+        f" their stores have written under {count(found['replicas'], 'name')} (replicas)",
         "conflicts": f"{found['conflicts']}, open {found['open_conflicts']}",
         "dead letters": found["dead_letters"],
         "archive": f"{archive['url']}: position {archive['position']} ({archive['behind']} behind),"
@@ -112,7 +113,7 @@ def _show(found: dict[str, Any], directory: Path) -> None:
         click.echo(f"  {name:12} {line}")
     if (waiting := found["undecided"])["conflicts"]:
         click.echo(
-            f"  {waiting['conflicts']} conflicts were left open by their resolver,"
+            f"  {count(waiting['conflicts'], 'conflict')} left open by a resolver,"
             f" the newest is {waiting['newest']}: {waiting['reason']}"
         )
         click.echo(f"  hint: mend the resolver, restart the server, then: agentdb-cloud conflicts {directory} --retry")
@@ -132,6 +133,7 @@ def _status(home: Home) -> dict[str, Any]:
     with home.store.reading() as view:
         state = load_state(view, fleet)
         waiting = undecided(view, fleet)
+    found["revoked"] = sum(1 for row in home.plane.devices(fleet) if row.revoked_ms)
     found["undecided"] = waiting._asdict()
     found["archive"] = {
         "url": home.archive_url,

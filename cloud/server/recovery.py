@@ -22,6 +22,7 @@ from cloud.server.creation import Made, check_free, check_no_device, entries, ma
 from cloud.server.home import ANCHOR, ARCHIVE_LOCK, SERVE_LOCK
 from cloud.server.settings import config_text
 from cloud.storage.archive.anchor import AnchorFile
+from cloud.storage.archive.names import Names
 from cloud.storage.archive.restore import Restored
 from cloud.storage.archive.restore_file import restore_file
 from cloud.storage.objects import open_objects
@@ -54,6 +55,8 @@ def restore_home(
         raise InvalidConfig(
             f"{keys} holds the keys of {len(fleets)} fleets, not of one", hint="give the keys directory of the fleet"
         )
+    if manifest is not None:
+        _check_manifest(objects, fleets[0], manifest)
     with making(target) as made:
         made.directory(target)
         own = _copy_keys(keys, target / configuration.KEYS, made)
@@ -64,8 +67,19 @@ def restore_home(
         return _restore(objects, own, target, fleets, position, at_ms, manifest, progress)
 
 
+def _check_manifest(objects: ObjectStore, fleet: bytes, number: int) -> None:
+    """Raises InvalidValue for one beyond those that there are."""
+    names = Names(fleet)
+    found = (names.number_of(info.name) for info in objects.list(names.manifests))
+    numbers = [held for held in found if held is not None]
+    if numbers and not min(numbers) <= number <= max(numbers):
+        raise InvalidValue(f"the archive has no manifest {number}", hint=f"it has {min(numbers)} to {max(numbers)}")
+
+
 def absolute(url: str) -> str:
-    """One way of writing a place: a directory as its path."""
+    """One way of writing a place: a directory as its path. Raises InvalidConfig for one that nothing outlives."""
+    if url.startswith(configuration.FLEETING):
+        raise InvalidConfig(f"{url!r} would be gone with the process that wrote it", hint=configuration.PLACES)
     if url.startswith("file://"):
         url = unquote(urlsplit(url).path)
     return url.rstrip("/") if "://" in url else str(Path(url).resolve())

@@ -7,8 +7,8 @@ everything; interrupted at any point, the control plane archives where it did, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from cloud.storage.archive.errors import ForeignArchive
 from cloud.storage.archive.state import begin_anew
 from cloud.storage.archive.transfer import check_free, copy_archive
 from cloud.storage.objects import open_objects
-from sync.errors import InvalidValue
+from sync.errors import InvalidValue, StoreLocked
 
 Progress = Callable[[int, int], None]
 
@@ -48,7 +48,7 @@ def move_archive(
     that is in use, InvalidConfig for a cloud.toml that cannot be edited, and what reading and writing archives raise.
     """
     url = absolute(url)
-    with Home.open(directory) as home, home.serving(), home.holding_archive():
+    with Home.open(directory) as home, _not_served(home), home.holding_archive():
         settings = directory / configuration.FILE
         edited = with_archive(settings.read_text(encoding="utf-8"), url, options)
         same = absolute(home.archive_url) == url
@@ -72,6 +72,18 @@ def move_archive(
         done = archive.snapshot() if fresh else archive.run_once()
         home.note_works("archive", "snapshot")
     return Moved(url, objects + done.objects, size + done.bytes, done.position, done.number)
+
+
+@contextmanager
+def _not_served(home: Home) -> Iterator[None]:
+    """Raises StoreLocked."""
+    if home.is_served:
+        raise StoreLocked(
+            f"the server of {home.directory} runs: it archives to the old place",
+            hint="stop it first, and start it again when the archive has moved",
+        )
+    with home.serving():
+        yield
 
 
 def _replace(path: Path, text: str) -> None:

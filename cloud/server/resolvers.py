@@ -134,7 +134,8 @@ def watcher(store: Store, fleet: bytes) -> Callable[[], None]:
             for row in _waiting(view, fleet, after):
                 reasons.setdefault(row.note, []).append(row.number)
         for reason, numbers in reasons.items():
-            logger.warning("%d conflicts stay open, the newest is %d: %s", len(numbers), numbers[-1], reason)
+            some = "1 conflict" if len(numbers) == 1 else f"{len(numbers)} conflicts"
+            logger.warning("%s left open, the newest is %d: %s", some, numbers[-1], reason)
             after = max(after, numbers[-1])
 
     return watch

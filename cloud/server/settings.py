@@ -44,8 +44,9 @@ write = true                 # false: nothing is written there (agentdb-cloud re
 # region = "eu-central-1"
 
 # Python functions that decide conflicts, by the name that a collection's schema uses.
-# def keep_longer(collection, key, field, held, came, context): the field's value; held.value and came.value are the two,
-# context["record"] is the record as it is. field is "" for a delete against an edit: return all fields, or None to delete.
+# def keep_longer(collection, key, field, held, came, context) returns the field's value; held.value and came.value are
+# the two, context["record"] is the record as it is. For a delete against an edit field is "": return all fields, or
+# None to delete.
 [conflicts.resolvers]
 # keep_longer = "mypackage.rules:keep_longer"
 """

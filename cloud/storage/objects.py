@@ -72,7 +72,8 @@ def open_objects(url: str, *, create: bool = True, options: Mapping[str, Any] | 
         return DirectoryObjects(directory, create=create)
     if scheme not in _REMOTE:
         raise InvalidConfig(
-            f"not an object store: {url!r}", hint="a directory, s3://bucket/prefix, gs://, az:// or memory://"
+            f"not an object store: {url!r}",
+            hint="a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
         )
     config = dict(options or {})
     if scheme in ("s3", "s3a"):
@@ -173,6 +174,8 @@ class DirectoryObjects(BucketObjects):
         try:
             if create:
                 _make_directories(self.directory)
+            elif not self.directory.is_dir():
+                raise InvalidConfig(f"there is no directory {directory}", hint="give the place of an archive")
             store = LocalStore(self.directory)
         except (BaseError, OSError) as error:
             raise InvalidConfig(f"cannot keep objects in {directory}: {_first_line(error)}") from error

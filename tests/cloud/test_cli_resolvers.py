@@ -94,7 +94,7 @@ def test_conflicts_without_their_resolver_are_said_and_decided_later(fleet: Path
         _contradict(fleet, tmp_path, "a", "b", "c")
         assert process.stderr is not None
         line = process.stderr.readline()
-        assert "3 conflicts stay open, the newest is 3: no resolver 'longest'" in line
+        assert "3 conflicts left open, the newest is 3: no resolver 'longest'" in line
     with served(fleet) as (process, url):
         assert process.stderr is not None
         assert "no resolver 'longest' in cloud.toml: conflicts in notes stay open" in process.stderr.readline()
@@ -104,7 +104,7 @@ def test_conflicts_without_their_resolver_are_said_and_decided_later(fleet: Path
             van.sync(url=url, timeout_s=20)
     assert ok("status", fleet)["undecided"] == {"conflicts": 3, "newest": 3, "reason": "no resolver 'longest'"}
     shown = run("status", fleet).stdout
-    assert "3 conflicts were left open by their resolver, the newest is 3: no resolver 'longest'" in shown
+    assert "3 conflicts left open by a resolver, the newest is 3: no resolver 'longest'" in shown
     assert f"agentdb-cloud conflicts {fleet} --retry" in shown
     assert "no resolver 'longest'" in run("conflicts", fleet).stdout
     assert len(ok("conflicts", fleet, "--retry")["left"]) == 3
@@ -125,4 +125,4 @@ def test_a_resolver_that_fails_is_in_the_log(fleet: Path, code: Path, tmp_path: 
     with served(fleet) as (process, _):
         _contradict(fleet, tmp_path, "a")
         assert process.stderr is not None
-        assert "1 conflicts stay open, the newest is 1: resolver 'longest': TypeError" in process.stderr.readline()
+        assert "1 conflict left open, the newest is 1: resolver 'longest': TypeError" in process.stderr.readline()
