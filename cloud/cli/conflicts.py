@@ -64,7 +64,15 @@ def conflicts(
         if resolve is not None:
             if take is None:
                 raise InvalidValue("what shall be kept?", hint="--take winner, loser or value (with --value JSON)")
-            one = home.plane.resolve(fleet, resolve, take=take, value=_parse_value(take, value))
+            given = _parse_value(take, value)
+            with home.store.reading() as view:
+                found = view.conflict(fleet, resolve)
+            if found is not None and not found.field and take == "value" and not isinstance(given, dict | None):
+                raise InvalidValue(
+                    f"conflict {resolve} is about a whole record, deleted or edited: {value} is no record",
+                    hint='all its fields: --value \'{"text": "new"}\', or --value null to delete it',
+                )
+            one = home.plane.resolve(fleet, resolve, take=take, value=given)
             return _show(one, as_json=as_json)
         if show is not None:
             with home.store.reading() as view:

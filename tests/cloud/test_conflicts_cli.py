@@ -35,3 +35,15 @@ def test_who_won_and_who_lost(fleet: Path) -> None:
     lines = run("conflicts", fleet).stdout.splitlines()[1:]
     for row, line in zip(rows[:2], lines[:2], strict=True):
         assert line.index(json.dumps(row["won"]["value"])) < line.index(json.dumps(row["lost"]["value"]))
+
+
+def test_a_value_for_a_record_that_was_deleted_or_edited(fleet: Path) -> None:
+    held, came = Claim(b"h" * 16, 1, 5, "van", None, True), Claim(b"c" * 16, 1, 6, "kiosk", {"text": "new"})
+    with Home.open(fleet) as home, home.store.writing() as tx:
+        row = Conflict(0, 0, 1, "notes", "k", "", held, came, "came", "manual", "open", 0, "")
+        number = tx.add_conflict(home.fleet.fleet, row)
+    result = run("conflicts", fleet, "--resolve", number, "--take", "value", "--value", '"x"')
+    assert result.exit_code == 2
+    assert "about a whole record" in result.stderr
+    assert "--value null to delete it" in result.stderr
+    assert "(delete or edit)" in run("conflicts", fleet).stdout
