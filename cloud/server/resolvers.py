@@ -149,13 +149,13 @@ def retry(plane: ControlPlane, store: Store, fleet: bytes, resolvers: Mapping[st
     left: list[tuple[int, str]] = []
     with store.reading() as view:
         numbers = [row.number for row in _waiting(view, fleet, 0)]
-    for number in numbers:
+    for number in reversed(numbers):  # of several about one field the last is about what is shown now
         reason = _retry(plane, store, fleet, resolvers, number)
         if reason is None:
             decided.append(number)
         else:
             left.append((number, reason))
-    return Retried(decided, left)
+    return Retried(sorted(decided), sorted(left))
 
 
 def _retry(

@@ -119,6 +119,24 @@ def test_conflicts_without_their_resolver_are_said_and_decided_later(fleet: Path
     assert _shown(fleet, tmp_path, "c") == {"text": "third"}
 
 
+def test_several_conflicts_of_one_field_are_decided_from_the_last_on(fleet: Path, code: Path, tmp_path: Path) -> None:
+    with served(fleet):
+        token = ok("token", fleet, "--uses", "3")["token"]
+        for number, text in enumerate(("middle", "the longest", "end")):
+            with Edge.open(tmp_path / f"device-{number}") as edge:
+                edge.join(token, name=f"device-{number}")
+                edge.collection("notes", conflict="resolver:longest").put("a", {"text": text})
+        for number in range(3):
+            with Edge.open(tmp_path / f"device-{number}") as edge:
+                edge.sync(timeout_s=20)
+    assert len(ok("conflicts", fleet, "--open")) == 2
+    (code / "our_rules.py").write_text(GOOD)
+    _configure(fleet, "our_rules:pick")
+    assert ok("conflicts", fleet, "--retry") == {"decided": [1, 2], "left": []}
+    (tmp_path / "device-0").rename(tmp_path / "van")
+    assert _shown(fleet, tmp_path, "a") == {"text": "the longest"}
+
+
 def test_a_resolver_that_fails_is_in_the_log(fleet: Path, code: Path, tmp_path: Path) -> None:
     (code / "our_rules.py").write_text(GOOD.replace("max(", "min(1, "))
     _configure(fleet, "our_rules:pick")
