@@ -67,8 +67,9 @@ class Collection:
         """Store a record; last-writer fields that are not named become absent. A vector is any sequence of numbers,
         float array or float32 bytes of the declared dimension.
         """
-        schema = self._log.schemas[self.name]
-        self._submit((Write(_PUT, self.name, check_key(key), schema.normalise(fields), False, schema),))
+        log = self._log
+        schema = log.schemas[self.name]
+        self._submit((log.put_of(self.name, check_key(key), schema.normalise(fields), schema),))
 
     def patch(self, key: str, fields: Mapping[str, Any], *, upsert: bool = False) -> None:
         """Change the named fields and leave the others; None makes a field absent."""

@@ -121,21 +121,23 @@ class LogCore:
                 raise UnknownCollection(
                     f"collection {write[1]!r} has not been declared", hint="edge.collection(name) declares it"
                 )
-        if len(writes) == 1:
-            kind, collection, key, payload, upsert, schema, _ = writes[0]
-            plain = self._plain.get(collection)
-            if plain and kind == _PUT and payload is not None and schema is not None:
-                put = pack_put((plain, key), payload, self._shapes)
-                writes = (Write(kind, collection, key, payload, upsert, schema, put),)
         last: int = self._group.run(writes)
         return last
+
+    def put_of(self, collection: str, key: str, payload: Mapping[str, Any], schema: CollectionSchema) -> Write:
+        """A PUT of what the schema has normalised. What can be done of it before its commit, is. Raises InvalidValue or
+        TooLarge.
+        """
+        plain = self._plain.get(collection)
+        put = pack_put((plain, key), payload, self._shapes) if plain else None
+        return Write(_PUT, collection, key, payload, False, schema, put)
 
     def _commit_one(self, writes: Sequence[Write]) -> int:
         """A group of one, with a short cut for the commonest: one put of a record that is probably new, as the last
         one was.
         """
         _, collection, _, _, _, schema, put = writes[0]
-        if put is not None and self._expect_new:
+        if put is not None and self._expect_new and len(writes) == 1:
             writer = self.writer
             ref = put[0]
             with writer.lock:
@@ -161,9 +163,9 @@ class LogCore:
 
     def _commit_all(self, jobs: Sequence[Job]) -> None:
         """One transaction for all these jobs; a job whose writes cannot be composed fails by itself."""
-        puts = [job.writes[0][6] for job in jobs]
+        puts = [put for job in jobs if len(job.writes) == 1 and (put := job.writes[0][6]) is not None]
         with self.writer.lock:
-            if None in puts or not self._commit_puts(jobs, puts):
+            if len(puts) < len(jobs) or not self._commit_puts(jobs, puts):
                 as_new = self._expect_new and {write[0] for job in jobs for write in job.writes} == {_PUT}
                 if not (as_new and self._commit_as_new(jobs)):
                     self._commit_jobs(jobs)

@@ -174,14 +174,14 @@ class Transaction:
         known, touched, held, shapes, replica = self._known, self.touched, self.held, self._shapes, self._replica
         ts = self._clock.take(len(writes))
         for write in writes:
-            kind, collection, key, payload, _, checked_by, _ = write
+            kind, collection, key, payload, _, checked_by, put = write
             collection_id, schema, all_lww = known.get(collection) or self._know(collection)
             ref = (collection_id, key)
             plain = kind == _PUT and all_lww and checked_by is schema
             if plain and payload is not None and ref not in held and ref not in touched:
                 self.seq += 1
                 self.position += 1
-                put = pack_put(ref, payload, shapes)
+                put = put or pack_put(ref, payload, shapes)
                 row, touched[ref] = plain_put(self.seq, self.position, ts, self._seen, put, replica)
                 self.operations.append(row)
             else:
