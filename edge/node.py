@@ -290,19 +290,20 @@ class Edge:
 
     def snapshot(self, path: str | os.PathLike[str]) -> None:
         """A consistent copy of the store in the new directory ``path``, with the device's keys: keep it as safe as
-        them.
+        them. The directory is there whole, or not at all.
 
         Opened, it is a replica of its own; its projections are rebuilt from its records. Raises InvalidValue,
         StorageError.
         """
         target = os.path.abspath(path)
+        from edge.storage.appearing import appearing
         from edge.storage.keystore import check_device_key, copy_keys
 
         check_vacant_target(self.path, target)
         check_device_key(self.path)
-        make_directory(target)
-        copy_keys(self.path, target)
-        self.log.snapshot(os.path.join(target, LOG_FILE))
+        with appearing(target) as draft:
+            copy_keys(self.path, draft)
+            self.log.snapshot(os.path.join(draft, LOG_FILE))
 
     def status(self) -> dict[str, Any]:
         """What there is to know, as plain values: the store, its log, its link to the cloud, its projections."""

@@ -305,3 +305,25 @@ def test_a_snapshot_ends_while_others_write(tmp_path: Path) -> None:
     with Edge.open(tmp_path / "copy") as copy:
         assert copy.verify() == []
         assert sum(1 for _ in copy.collection("notes").scan("k")) == 3000
+
+
+@pytest.mark.parametrize("stage", ["copy_keys", "snapshot"])
+def test_an_interrupted_snapshot_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    """Above all no keys."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with Edge.open(tmp_path / "store") as edge:
+        edge.collection("notes").put("a", {"n": 1})
+        with monkeypatch.context() as patch:
+            where = "edge.storage.keystore.copy_keys" if stage == "copy_keys" else "edge.storage.log_care.snapshot"
+            patch.setattr(where, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                edge.snapshot(tmp_path / "copies" / "copy")
+        assert list((tmp_path / "copies").iterdir()) == []
+        edge.snapshot(tmp_path / "copies" / "copy")
+    assert [path.name for path in (tmp_path / "copies").iterdir()] == ["copy"]
+    assert (tmp_path / "copies" / "copy").stat().st_mode & 0o777 == 0o700
+    with Edge.open(tmp_path / "copies" / "copy") as copy:
+        assert copy.collection("notes").get("a") == {"n": 1}
