@@ -1,13 +1,12 @@
-"""The replicator: carries out what a ``SyncSession`` asks for, over a transport, against the delta log.
+"""The replicator: runs a ``SyncSession`` over a transport; what it asks of the device itself, the carrier carries out.
 
 It is one asyncio task; the work it does itself (sealing, merging a page) is short, bounded by the session's limits, and
 runs between awaits, so requests of both lanes overlap with it. ``Edge`` runs it in a thread of its own; an agent's
 reads and writes never wait for it except for the write lock of one page.
 
-What always holds: effects are carried out one by one in their order, and ``advance`` is called only after the delta
-log's transaction has committed. Whatever is under way when it is stopped or killed is repeated or recognised by the
-next session's handshake. A live link survives a disk that fails for a while (full, busy) as it does a lost network:
-the session begins again from what is durable. Only a damaged log ends it.
+What always holds: effects are carried out one by one in their order. Whatever is under way when it is stopped or killed
+is repeated or recognised by the next session's handshake. A live link survives a disk that fails for a while (full,
+busy) as it does a lost network: the session begins again from what is durable. Only a damaged log ends it.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from edge.link.membership import keep_keys, session_keys
+from edge.link.carrier import Carrier
+from edge.link.membership import session_keys
 from edge.link.transport import Transport
 from edge.storage import link_state
 from edge.storage.delta_log import DeltaLog
-from sync.effects import Apply, Effect, Learn, Load, LoadState, NewIncarnation, Persist, Send, SessionLimits
+from sync.effects import Apply, Effect, Send, SessionLimits
 from sync.errors import (
     AgentDBError,
     CorruptStore,
@@ -37,7 +37,6 @@ from sync.ports import Clock, RandomSource
 from sync.schedule import Backoff
 from sync.session import SyncSession
 
-CLOCK_ERROR_MS = 1_000
 _log = logging.getLogger("agentdb.edge")
 # No handshake mends these; anything else, a broken chain or a damaged segment among them, may go well the next time.
 _HOPELESS = (Unauthenticated, Refused, UnsupportedVersion, NotFound)
@@ -73,31 +72,30 @@ class Replicator:
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self._log = log
-        self._store = store
         self._transport = transport
         self._clock = clock
         self._live = live
         self._backoff = Backoff(random)
         self._on_progress = on_progress
-        self._keys = session_keys(log, store)
-        self._session = SyncSession(link_state.load_position(log), self._keys, random, live=live, limits=limits)
+        keys = session_keys(log, store)
+        self._session = SyncSession(link_state.load_position(log), keys, random, live=live, limits=limits)
         self._answers: list[tuple[int, Answer | AgentDBError]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pushed = self._pulled = self._refused = self._handshakes = 0
+        self._carrier = Carrier(log, store, clock, self._session)
         self._noted: tuple[bool, str] | None = None
 
     @property
     def progress(self) -> Progress:
-        session = self._session
+        session, done = self._session, self._carrier
         position = session.position
         return Progress(
-            self._pushed,
-            self._pulled,
-            self._refused,
-            self._handshakes,
+            done.pushed,
+            done.pulled,
+            done.refused,
+            done.handshakes,
             position.head_seq - position.acked[0],
             max(0, session.head - position.cursor),
             session.error.message if session.error else "",
@@ -181,44 +179,14 @@ class Replicator:
         return bool(effects or answers)
 
     def _carry_out(self, effect: Effect) -> None:
-        log, session = self._log, self._session
         if isinstance(effect, Send):
             task = asyncio.get_running_loop().create_task(self._exchange(effect))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
-        if isinstance(effect, Load):
-            session.loaded(log.pending(*effect))
-            return
-        if isinstance(effect, LoadState):
-            session.loaded_state(*link_state.state_page(log, *effect))
-            return
-        if isinstance(effect, Learn):
-            self._handshakes += 1
-            if effect.keys:
-                keep_keys(self._store, effect.keys)
-            offset_ms = effect.time_ms - self._clock.wall_ms()
-            if abs(offset_ms - log.clock.offset_ms) > CLOCK_ERROR_MS:
-                log.set_offset_ms(offset_ms)
-            log.declare_again()
-        elif isinstance(effect, Persist):
-            before = log.acked_seq
-            link_state.store(log, effect)
-            if effect.acked is not None:
-                self._pushed += max(0, effect.acked[0] - before)
-            self._refused += len(effect.refusals)
-        elif isinstance(effect, Apply):
-            changed = log.apply(
-                effect.operations, cursor=effect.cursor, baseline=effect.baseline, pristine=effect.pristine
-            )
-            if changed is None:
-                session.advance(effect, done=False)
-                return
-            self._pulled += len(effect.operations)
+        self._carrier.carry_out(effect)
+        if isinstance(effect, Apply):
             self._backoff.reset()
-        elif isinstance(effect, NewIncarnation):
-            session.reincarnated(log.new_incarnation())
-        session.advance(effect)
 
     async def _exchange(self, effect: Send) -> None:
         try:

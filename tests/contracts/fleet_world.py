@@ -1,7 +1,7 @@
 """A fleet of real parts in one process, driven step by step: delta logs, sessions, control plane, SQLite; only the
 wire is ours, and it loses, repeats and delays what it is told to.
 
-The replicator's asyncio is left out: ``Device.sync`` carries out effects exactly as it does, one after the other.
+The replicator's asyncio is left out: ``Device.sync`` steps the session, and the product's carrier carries effects out.
 """
 
 from __future__ import annotations
@@ -16,21 +16,11 @@ from cloud.control_plane import ControlPlane
 from cloud.identity.key_service import MemoryKeyService
 from cloud.ports import Caller
 from cloud.storage.sqlite_store import SqliteStore
+from edge.link.carrier import Carrier
 from edge.node import Edge
 from edge.storage import link_state
 from sync.digest import StateDigest
-from sync.effects import (
-    Apply,
-    Effect,
-    Learn,
-    Load,
-    LoadState,
-    NewIncarnation,
-    Persist,
-    Send,
-    SessionKeys,
-    SessionLimits,
-)
+from sync.effects import Send, SessionKeys, SessionLimits
 from sync.errors import AgentDBError, Unreachable
 from sync.keys import KeyRing, unwrap
 from sync.messages import Answer, Enroll, Enrolled, Failure, Message, decode, encode, enroll_proof
@@ -144,13 +134,17 @@ class Device:
         log = self.edge.log
         keys = SessionKeys(self.cloud.fleet, self.key, self.cloud.keys.service_key.public, self.ring)
         session = SyncSession(link_state.load_position(log), keys, self.random, limits=LIMITS)
+        carrier = Carrier(log, str(self.path), self.clock, session)
         sends: list[Send] = []
         now = 0
         for _ in range(steps):
             session.tick(now)
             session.written(log.head_seq)
             for effect in session.ready():
-                self._carry_out(session, effect, sends)
+                if isinstance(effect, Send):
+                    sends.append(effect)
+                else:
+                    carrier.carry_out(effect)
             if sends:
                 send = sends.pop(self.rng.randrange(len(sends)))
                 self._exchange(session, send, loss)
@@ -159,28 +153,6 @@ class Device:
             else:
                 now += session.wake_ms() or 0
         return False
-
-    def _carry_out(self, session: SyncSession, effect: Effect, sends: list[Send]) -> None:
-        log = self.edge.log
-        if isinstance(effect, Send):
-            sends.append(effect)
-        elif isinstance(effect, Load):
-            session.loaded(log.pending(*effect))
-        elif isinstance(effect, LoadState):
-            session.loaded_state(*link_state.state_page(log, *effect))
-        else:
-            if isinstance(effect, Persist):
-                link_state.store(log, effect)
-            elif isinstance(effect, Apply):
-                page, place = effect.operations, {"cursor": effect.cursor, "baseline": effect.baseline}
-                session.advance(effect, done=log.apply(page, **place, pristine=effect.pristine) is not None)  # type: ignore[arg-type]
-                return
-            elif isinstance(effect, NewIncarnation):
-                session.reincarnated(log.new_incarnation())
-            else:
-                assert isinstance(effect, Learn)
-                log.declare_again()
-            session.advance(effect)
 
     def _exchange(self, session: SyncSession, send: Send, loss: float) -> None:
         request = decode(encode(send.message))
