@@ -1,0 +1,66 @@
+"""The simulated object store: whole objects in memory, and the ways in which real ones fail.
+
+An answer may be lost after the object was written, a request may never arrive, objects may vanish, be swapped or be
+changed in place (what a thief or an operator's script does), listings come in the order of their names, as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+from cloud.rows import ObjectInfo
+from sync.errors import NotFound, Unreachable
+
+
+class SimulatedObjects:
+    """``cloud.ports.ObjectStore``. ``trouble`` is the share of requests that fail, half of them after they were
+    carried out. ``seen`` is told every object that is written.
+    """
+
+    def __init__(self, dice: Random) -> None:
+        self.data: dict[str, bytes] = {}
+        self.trouble = 0.0
+        self.failures = 0
+        self._dice = dice
+
+    def put(self, name: str, data: bytes, *, create_only: bool = False) -> bool:
+        self._before()
+        taken = create_only and name in self.data
+        if not taken:
+            self.data[name] = bytes(data)
+        self._after()
+        return not taken
+
+    def get(self, name: str) -> bytes:
+        self._before()
+        self._after()
+        try:
+            return self.data[name]
+        except KeyError:
+            raise NotFound(f"no object {name}") from None
+
+    def head(self, name: str) -> ObjectInfo:
+        return ObjectInfo(name, len(self.get(name)), 1)
+
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        self._before()
+        self._after()
+        for name in sorted(self.data):
+            if name.startswith(prefix) and name > after:
+                yield ObjectInfo(name, len(self.data[name]), 1)
+
+    def delete(self, name: str) -> None:
+        self._before()
+        self.data.pop(name, None)
+        self._after()
+
+    def _before(self) -> None:
+        if self.trouble and self._dice.random() < self.trouble / 2:
+            self.failures += 1
+            raise Unreachable("the object store does not answer")
+
+    def _after(self) -> None:
+        if self.trouble and self._dice.random() < self.trouble / 2:
+            self.failures += 1
+            raise Unreachable("the object store's answer was lost")

@@ -1,0 +1,227 @@
+"""What the fleet promised: every acknowledged write, remembered outside of the system that made the promise.
+
+The oracle keeps the operations themselves, as the device's log showed them right after the acknowledgement (compared
+with what was asked for), each with the image that its writer had before: that says exactly, and without believing any
+``seen``, what the writer knew. It never reads the product's cursors or acknowledgements to decide what must be there.
+
+Two bounds follow for every record of the final state:
+
+* **nothing lost**: folding any promised operation into it changes nothing;
+* **nothing invented, nothing twice**: it is no more than the join of everything that was ever written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sync.images import fold
+from sync.operations import Kind, Operation
+from sync.records import Record
+from sync.stamps import device_of
+
+Place = tuple[str, str]  # collection, key
+
+
+class Violation(Exception):
+    """An invariant does not hold. ``name`` is the invariant's."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(f"{name}: {what}")
+        self.name = name
+
+
+class Asked(NamedTuple):
+    """A write that a caller asked for; what its log may say of it."""
+
+    kind: int
+    place: Place
+    fields: Mapping[str, Any] | None
+
+
+class Written:
+    """One operation that reached a device's log. ``before`` is the record's image when it was written."""
+
+    __slots__ = ("acknowledged", "before", "excused", "node", "operation", "refused")
+
+    def __init__(self, node: str, operation: Operation, before: bytes | None, *, acknowledged: bool) -> None:
+        self.node = node
+        self.operation = operation
+        self.before = before
+        self.acknowledged = acknowledged
+        self.excused = ""
+        self.refused = False
+
+    @property
+    def place(self) -> Place:
+        return (self.operation.shape.collection, self.operation.key)
+
+
+def contains(image: bytes | None, operation: Operation) -> bool:
+    """Whether the record knows of this operation, or of what came after it."""
+    return image is not None and fold(image, operation) == image
+
+
+class Oracle:
+    """For one fleet. ``clouds`` are the cloud's own operations (answers of resolvers, records brought back)."""
+
+    def __init__(self) -> None:
+        self.written: dict[tuple[str, bytes, int], Written] = {}
+        self.clouds: dict[tuple[bytes, int, Place], Operation] = {}
+        self.known: set[tuple[bytes, int, int]] = set()  # (replica, seq, ts), for membership only
+        self.asked: dict[str, list[Asked]] = {}
+
+    # -- the devices' side --------------------------------------------------------------------------------------------
+
+    def ask(self, node: str, asked: Sequence[Asked]) -> None:
+        """Before a write: it may come to the log, whatever becomes of the call."""
+        self.asked[node] = list(asked)
+
+    def acknowledge(
+        self, node: str, operations: Sequence[Operation], before: Mapping[Place, bytes | None]
+    ) -> None:
+        """The call returned, and the log has these operations since. Raises Violation if they are not what was
+        asked for.
+        """
+        asked = self.asked.pop(node, [])
+        if len(asked) != len(operations):
+            raise Violation("acknowledged", f"{node}: {len(asked)} writes asked, {len(operations)} operations logged")
+        for want, operation in zip(asked, operations, strict=True):
+            _check_same(node, want, operation)
+            image = before.get(want.place)
+            _check_causal(node, image, operation)
+            self._add(Written(node, operation, image, acknowledged=True))
+
+    def found(self, node: str, operations: Iterable[Operation]) -> None:
+        """After a restart, or a call that failed: operations that no call acknowledged. They may be there if they
+        were asked for.
+        """
+        for operation in operations:
+            key = (node, operation.replica, operation.seq)
+            held = self.written.get(key)
+            if held is not None:
+                if held.operation.ts != operation.ts:
+                    held.operation = operation  # stamped anew: its clock was wrong, and it had not been pushed
+                    self._know(operation)
+                continue
+            asked = self.asked.get(node, [])
+            if not any(_is_same(want, operation) for want in asked) and not self._is_rewrite(node, operation):
+                raise Violation("nothing invented", f"{node} has an operation that nobody asked for: {operation}")
+            self._add(Written(node, operation, None, acknowledged=False))
+
+    def copied(self, source: str, target: str) -> None:
+        """``target``'s store is a copy of ``source``'s: it has the same operations, and owes none of them."""
+        for (node, replica, seq), held in list(self.written.items()):
+            if node == source:
+                copy = Written(target, held.operation, held.before, acknowledged=False)
+                copy.excused = "a copy"
+                self.written[target, replica, seq] = copy
+
+    def refused(self, node: str, replica: bytes, seq: int) -> None:
+        held = self.written.get((node, replica, seq))
+        if held is not None:
+            held.refused = True
+
+    def excuse(self, why: str, survivors: Sequence[Mapping[Place, bytes]], suspects: Iterable[Written]) -> int:
+        """A disaster: of the suspects, those that no survivor has are gone with good reason. Returns how many."""
+        count = 0
+        for held in suspects:
+            if not held.excused and not any(contains(images.get(held.place), held.operation) for images in survivors):
+                held.excused = why
+                count += 1
+        return count
+
+    def of(self, node: str) -> list[Written]:
+        return [held for held in self.written.values() if held.node == node]
+
+    # -- the cloud's side ---------------------------------------------------------------------------------------------
+
+    def committed(self, operations: Iterable[Operation], cloud: bytes) -> None:
+        """Operations that entered the feed. Raises Violation for one that nobody wrote."""
+        for operation in operations:
+            if operation.shape.kind == Kind.IMAGE or operation.seq == 0:
+                continue  # state: what it says was written by others
+            place = (operation.shape.collection, operation.key)
+            if device_of(operation.replica) == cloud:
+                self.clouds[operation.replica, operation.ts, place] = operation
+            elif (operation.replica, operation.seq, operation.ts) not in self.known:
+                raise Violation("nothing invented", f"the feed has an operation that nobody wrote: {operation}")
+
+    # -- what must hold of the final state ----------------------------------------------------------------------------
+
+    def check_nothing_lost(self, images: Mapping[Place, bytes]) -> None:
+        for held in self.written.values():
+            if held.excused or held.refused or not held.acknowledged:
+                continue
+            if not contains(images.get(held.place), held.operation):
+                raise Violation("nothing lost", f"{held.node} was told that {held.operation} is safe")
+
+    def check_nothing_invented(self, images: Mapping[Place, bytes]) -> None:
+        everything = self.everything()
+        for place, image in images.items():
+            record = everything.get(place, Record())
+            joined = record.encode()
+            record.join(Record.decode(image))
+            if record.encode() != joined:
+                raise Violation(
+                    "nothing invented", f"{place} is more than what was written: {Record.decode(image).values()}"
+                )
+
+    def check_nothing_missing(self, images: Mapping[Place, bytes]) -> None:
+        """Where no disaster excused anything, the state is exactly the join of all that was written."""
+        for place, record in self.everything(promised=True).items():
+            if record.encode() != images.get(place):
+                found = Record.decode(images[place]).values() if place in images else None
+                raise Violation("nothing lost", f"{place} is {found}, the writes come to {record.values()}")
+
+    def everything(self, *, promised: bool = False) -> dict[Place, Record]:
+        """The join of all operations; with ``promised``, of those that the cloud did not refuse."""
+        out: dict[Place, Record] = {}
+        for held in self.written.values():
+            if not (promised and held.refused):
+                out.setdefault(held.place, Record()).apply(held.operation)
+        for (_, _, place), operation in self.clouds.items():
+            out.setdefault(place, Record()).apply(operation)
+        return out
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _add(self, held: Written) -> None:
+        operation = held.operation
+        self.written[held.node, operation.replica, operation.seq] = held
+        self._know(operation)
+
+    def _know(self, operation: Operation) -> None:
+        self.known.add((operation.replica, operation.seq, operation.ts))
+
+    def _is_rewrite(self, node: str, operation: Operation) -> bool:
+        """A refused operation that its device wrote once more, under a new seq and a true stamp."""
+        return any(
+            held.refused
+            and held.node == node
+            and (held.operation.shape, held.operation.key) == (operation.shape, operation.key)
+            for held in self.written.values()
+        )
+
+
+def _is_same(want: Asked, operation: Operation) -> bool:
+    if (want.kind, *want.place) != (operation.shape.kind, operation.shape.collection, operation.key):
+        return False
+    if want.fields is None:
+        return True
+    names, rules = operation.shape.names, operation.shape.rules
+    said = {name: value for name, rule, value in zip(names, rules, operation.values, strict=True) if rule == "l"}
+    return all(said.get(name) == value for name, value in want.fields.items() if name in said or value is None) and (
+        set(want.fields) <= set(names) or want.kind == Kind.PUT
+    )
+
+
+def _check_same(node: str, want: Asked, operation: Operation) -> None:
+    if not _is_same(want, operation):
+        raise Violation("acknowledged", f"{node} asked for {want}, and {operation} was logged")
+
+
+def _check_causal(node: str, before: bytes | None, operation: Operation) -> None:
+    """A write comes after everything that its writer saw."""
+    if before is not None and (operation.ts, operation.replica) <= Record.decode(before).stamp:
+        raise Violation("causal order", f"{node}: {operation} is not after what it was written over")
