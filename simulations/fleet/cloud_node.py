@@ -126,6 +126,9 @@ class CloudNode:
         self.world.note(CLOUD, why, count="cloud crashes")
         self.disk.kill()
         self.up = False
+        self.drop()
+
+    def drop(self) -> None:
         self._polls.clear()
         with suppress(StorageError, apsw.Error):  # a dead process closes nothing in order
             self.store.close()

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from sync.images import fold
 from sync.operations import Kind, Operation
 from sync.records import Record
+from sync.schema import COLLECTIONS
 from sync.stamps import device_of
 
 Place = tuple[str, str]  # collection, key
@@ -57,6 +58,14 @@ class Written:
         return (self.operation.shape.collection, self.operation.key)
 
 
+def show(operation: Operation) -> str:
+    """In one line, for people. Replica ids are the same in every run of a seed."""
+    shape = operation.shape
+    fields = ", ".join(f"{name}={value!r}"[:60] for name, value in zip(shape.names, operation.values, strict=False))
+    who = f"{operation.replica.hex()[:6]}.{operation.replica[-1]}/{operation.seq}"
+    return f"{Kind(shape.kind).name} {shape.collection}/{operation.key} {{{fields}}} by {who} at {operation.ts}"
+
+
 def contains(image: bytes | None, operation: Operation) -> bool:
     """Whether the record knows of this operation, or of what came after it."""
     return image is not None and fold(image, operation) == image
@@ -70,6 +79,7 @@ class Oracle:
         self.clouds: dict[tuple[bytes, int, Place], Operation] = {}
         self.known: set[tuple[bytes, int, int]] = set()  # (replica, seq, ts), for membership only
         self.asked: dict[str, list[Asked]] = {}
+        self._retired = 0
 
     # -- the devices' side --------------------------------------------------------------------------------------------
 
@@ -78,10 +88,10 @@ class Oracle:
         self.asked[node] = list(asked)
 
     def acknowledge(
-        self, node: str, operations: Sequence[Operation], before: Mapping[Place, bytes | None]
+        self, node: str, operations: Sequence[Operation], before: Mapping[Place, bytes | None], *, excused: str = ""
     ) -> None:
-        """The call returned, and the log has these operations since. Raises Violation if they are not what was
-        asked for.
+        """The call returned, and the log has these operations since; ``excused`` says why nobody may count on them.
+        Raises Violation if they are not what was asked for.
         """
         asked = self.asked.pop(node, [])
         if len(asked) != len(operations):
@@ -90,7 +100,9 @@ class Oracle:
             _check_same(node, want, operation)
             image = before.get(want.place)
             _check_causal(node, image, operation)
-            self._add(Written(node, operation, image, acknowledged=True))
+            held = Written(node, operation, image, acknowledged=True)
+            held.excused = excused
+            self._add(held)
 
     def found(self, node: str, operations: Iterable[Operation]) -> None:
         """After a restart, or a call that failed: operations that no call acknowledged. They may be there if they
@@ -105,8 +117,9 @@ class Oracle:
                     self._know(operation)
                 continue
             asked = self.asked.get(node, [])
-            if not any(_is_same(want, operation) for want in asked) and not self._is_rewrite(node, operation):
-                raise Violation("nothing invented", f"{node} has an operation that nobody asked for: {operation}")
+            declared = operation.shape.collection == COLLECTIONS
+            if not declared and not any(_is_same(want, operation) for want in asked) and not self._is_rewrite(node, operation):
+                raise Violation("nothing invented", f"{node} has an operation that nobody asked for: {show(operation)}")
             self._add(Written(node, operation, None, acknowledged=False))
 
     def copied(self, source: str, target: str) -> None:
@@ -131,6 +144,20 @@ class Oracle:
                 count += 1
         return count
 
+    def retire(self, held: Written) -> None:
+        """The writer's store no longer has it, so its name may be given again; the promise stands."""
+        operation = held.operation
+        del self.written[held.node, operation.replica, operation.seq]
+        self._retired += 1
+        self.written[f"{held.node} before {self._retired}", operation.replica, operation.seq] = held
+        held.node = f"{held.node} before {self._retired}"
+
+    def forget_answers(self, survivors: Sequence[Mapping[Place, bytes]]) -> None:
+        """The cloud lost a part of its feed: answers of its own that nobody has are gone with it."""
+        for key, operation in list(self.clouds.items()):
+            if not any(contains(images.get(key[2]), operation) for images in survivors):
+                del self.clouds[key]
+
     def of(self, node: str) -> list[Written]:
         return [held for held in self.written.values() if held.node == node]
 
@@ -145,7 +172,7 @@ class Oracle:
             if device_of(operation.replica) == cloud:
                 self.clouds[operation.replica, operation.ts, place] = operation
             elif (operation.replica, operation.seq, operation.ts) not in self.known:
-                raise Violation("nothing invented", f"the feed has an operation that nobody wrote: {operation}")
+                raise Violation("nothing invented", f"the feed has an operation that nobody wrote: {show(operation)}")
 
     # -- what must hold of the final state ----------------------------------------------------------------------------
 
@@ -154,7 +181,7 @@ class Oracle:
             if held.excused or held.refused or not held.acknowledged:
                 continue
             if not contains(images.get(held.place), held.operation):
-                raise Violation("nothing lost", f"{held.node} was told that {held.operation} is safe")
+                raise Violation("nothing lost", f"{held.node} was told that {show(held.operation)} is safe")
 
     def check_nothing_invented(self, images: Mapping[Place, bytes]) -> None:
         everything = self.everything()
@@ -218,10 +245,10 @@ def _is_same(want: Asked, operation: Operation) -> bool:
 
 def _check_same(node: str, want: Asked, operation: Operation) -> None:
     if not _is_same(want, operation):
-        raise Violation("acknowledged", f"{node} asked for {want}, and {operation} was logged")
+        raise Violation("acknowledged", f"{node} asked for {want}, and {show(operation)} was logged")
 
 
 def _check_causal(node: str, before: bytes | None, operation: Operation) -> None:
     """A write comes after everything that its writer saw."""
     if before is not None and (operation.ts, operation.replica) <= Record.decode(before).stamp:
-        raise Violation("causal order", f"{node}: {operation} is not after what it was written over")
+        raise Violation("causal order", f"{node}: {show(operation)} is not after what it was written over")

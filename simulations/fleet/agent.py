@@ -1,0 +1,155 @@
+"""What agents do to a store: bursts of memories, checkpoints of state, counters, sets, deletes, and a hot key.
+
+Every text carries a canary, so that whoever finds it in clear on the wire or in the archive knows that it leaked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+from typing import Any, NamedTuple
+
+from edge.node import Edge
+from simulations.fleet.oracle import Asked, Place
+from sync.errors import NotFound
+from sync.operations import Kind
+
+CANARY = "canary-7f3a"
+# collection -> its declaration. Each decides conflicts by another rule.
+COLLECTIONS: dict[str, dict[str, Any]] = {
+    "memories": {
+        "fields": {"visits": "counter", "tags": "set", "best": "max", "least": "min", "ideas": "keep-all"},
+        "vector": ("embedding", 4),
+    },
+    "state": {"conflict": "priority"},
+    "orders": {"conflict": "manual"},
+    "notes": {"conflict": "resolver:join"},
+    "plans": {"conflict": "resolver:broken"},
+}
+# A later version of one of them: a field more, and texts to search.
+CHANGED = {"memories": {**COLLECTIONS["memories"], "text": ["text"]}}
+_SIMPLE = ("state", "orders", "notes", "plans")
+_LWW = ("text", "mood", "step")
+
+
+class Change(NamedTuple):
+    """One write, as it will be asked for."""
+
+    asked: Asked
+    call: str
+    arguments: tuple[Any, ...]
+
+    @property
+    def place(self) -> Place:
+        return self.asked.place
+
+
+class Agent:
+    """Draws changes; ``keys`` is how many records there are to fight about, ``prefix`` names them."""
+
+    def __init__(self, name: str, dice: Random, keys: int, prefix: str) -> None:
+        self.name = name
+        self._dice = dice
+        self._keys = keys
+        self._prefix = prefix
+        self._count = 0
+
+    def draw(self, edge: Edge) -> list[Change]:
+        """The next write: one change, or a batch of up to five."""
+        if self._dice.random() < 0.15:
+            places: dict[Place, Change] = {}
+            for _ in range(self._dice.randrange(2, 6)):
+                change = self._put()
+                places[change.place] = change
+            return list(places.values())
+        return [self._one(edge)]
+
+    def _one(self, edge: Edge) -> Change:
+        dice = self._dice
+        roll = dice.random()
+        if roll < 0.3:
+            return self._put()
+        name = "memories" if roll < 0.8 or "state" not in edge.log.schemas else dice.choice(_SIMPLE)
+        if name not in edge.log.schemas:
+            return self._put()
+        key = self._key(name)
+        if edge.collection(name).get(key) is None:
+            return self._put(name, key)
+        if dice.random() < 0.12:
+            return Change(Asked(Kind.DELETE, (name, key), None), "delete", (key,))
+        if name != "memories" or dice.random() < 0.4:
+            field = dice.choice(_LWW)
+            value = None if dice.random() < 0.1 else self._text()
+            return Change(Asked(Kind.PATCH, (name, key), {field: value}), "patch", (key, {field: value}))
+        return self._merged(name, key)
+
+    def _merged(self, name: str, key: str) -> Change:
+        dice = self._dice
+        kind = dice.randrange(5)
+        if kind == 0:
+            return Change(Asked(Kind.INCREMENT, (name, key), None), "increment", (key, "visits", dice.randrange(-2, 6)))
+        if kind == 1:
+            return Change(Asked(Kind.ADD, (name, key), None), "add", (key, "tags", dice.choice("abcdef")))
+        if kind == 2:
+            return Change(Asked(Kind.REMOVE, (name, key), None), "remove", (key, "tags", dice.choice("abcdef")))
+        field = dice.choice(("best", "least", "ideas"))
+        value = self._text() if field == "ideas" else dice.randrange(100)
+        return Change(Asked(Kind.PATCH, (name, key), {}), "patch", (key, {field: value}))
+
+    def _put(self, name: str = "", key: str = "") -> Change:
+        dice = self._dice
+        name = name or ("memories" if dice.random() < 0.6 else dice.choice(_SIMPLE))
+        key = key or self._key(name)
+        fields: dict[str, Any] = {"text": self._text(), "step": self._count}
+        asked = dict(fields)
+        if name == "memories":
+            fields["embedding"] = [dice.random() for _ in range(4)]
+            if dice.random() < 0.5:
+                fields |= {"visits": dice.randrange(3), "tags": [dice.choice("abc")], "best": dice.randrange(100)}
+        return Change(Asked(Kind.PUT, (name, key), asked), "put", (key, fields))
+
+    def _key(self, name: str) -> str:
+        if name == "state" and self._dice.random() < 0.7:
+            return f"{self._prefix}hot"
+        return f"{self._prefix}{name[0]}{self._dice.randrange(self._keys)}"
+
+    def _text(self) -> str:
+        self._count += 1
+        return f"{CANARY} {self.name} {self._count}"
+
+
+def carry_out(edge: Edge, changes: list[Change]) -> None:
+    """Write them, several as one batch. Raises what the store raises."""
+    if len(changes) == 1:
+        _call(edge, changes[0])
+        return
+    with edge.batch():
+        for change in changes:
+            _call(edge, change)
+
+
+def _call(edge: Edge, change: Change) -> None:
+    collection = edge.collection(change.place[0])
+    getattr(collection, change.call)(*change.arguments)
+
+
+def read_back(edge: Edge, changes: list[Change]) -> str:
+    """What a reader of this store should see after these writes and does not, or ""."""
+    for change in changes:
+        name, key = change.place
+        record: Mapping[str, Any] | None
+        try:
+            record = edge.collection(name).get(key)
+        except NotFound:
+            record = None
+        fields = change.asked.fields
+        if change.asked.kind == Kind.DELETE:
+            if record is not None:
+                return f"{name}/{key} is there after its delete: {record}"
+        elif record is None:
+            return f"{name}/{key} is not there after {change.call}"
+        elif fields is not None:
+            for field, value in fields.items():
+                if record.get(field) != value:
+                    return f"{name}/{key} has {field}={record.get(field)!r} after writing {value!r}"
+    return ""

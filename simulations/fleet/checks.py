@@ -1,0 +1,204 @@
+"""What must hold of the end state, each a function that raises Violation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cloud.storage.archive.snapshots import state_digest
+from cloud.storage.archive.verify import verify
+from cloud.storage.sqlite_store import SqliteStore
+from simulations.fleet.agent import CANARY
+from simulations.fleet.oracle import Oracle, Place, Violation, Written, contains
+from sync.operations import Kind
+from sync.records import Record
+from sync.stamps import device_of
+
+if TYPE_CHECKING:
+    from simulations.fleet.device_node import DeviceNode
+    from simulations.fleet.fleet import Fleet
+
+LOG_ROWS_MAX = 200_000
+_DISASTERS = ("stores set back", "stores cloned", "cloud restores", "stores rebuilt", "devices revoked")
+
+
+def difference(fleet: Fleet) -> str:
+    """What keeps the replicas from being equal and idle, or ""."""
+    for owner in fleet.cloud.fleets:
+        wanted = fleet.cloud.digest(owner)
+        for device in fleet.devices:
+            if device.fleet != owner or device.revoked:
+                continue
+            if device.edge is None:
+                return f"{device.name} is down"
+            if not device.settled:
+                error = device.session.error if device.session else None
+                return f"{device.name} is not done: {error}"
+            if device.edge.digest() != wanted:
+                return f"{device.name} differs from the cloud"
+    return ""
+
+
+def check_all(fleet: Fleet) -> None:
+    for owner, oracle in fleet.oracles.items():
+        images = fleet.cloud.images(owner)
+        check_oracle(fleet, oracle, images)
+        check_isolation(owner, fleet, images)
+        if not any(fleet.world.counts[name] for name in _DISASTERS):
+            check_conflicts(fleet, owner, oracle, images)
+        for device in fleet.devices:
+            if device.fleet == owner and not device.revoked:
+                check_device(device, images)
+    check_cloud(fleet)
+    check_archive(fleet)
+
+
+def check_oracle(fleet: Fleet, oracle: Oracle, images: dict[Place, bytes]) -> None:
+    """No acknowledged operation lost, none invented, each effective once."""
+    oracle.check_nothing_lost(images)
+    oracle.check_nothing_invented(images)
+    if not any(fleet.world.counts[name] for name in _DISASTERS):
+        oracle.check_nothing_missing(images)
+
+
+def check_device(device: DeviceNode, images: dict[Place, bytes]) -> None:
+    """Replicas are byte-equal, the log is whole and bounded, the projection is the fold of the log."""
+    assert device.edge is not None
+    log = device.edge.log
+    for (collection, key), image in images.items():
+        record = Record.decode(image)
+        if record.alive and _plain(log.image(collection, key)) != _plain(image):
+            raise Violation("replicas equal", f"{device.name} has another {collection}/{key} than the cloud")
+    problems = log.verify()
+    if problems:
+        raise Violation("verify", f"{device.name}: {problems[0]}")
+    rows = log.reader.one("SELECT count(*) FROM operations") or 0
+    if rows > LOG_ROWS_MAX:
+        raise Violation("bounded", f"{device.name}: {rows} operations in the log")
+    check_search(device)
+
+
+def _plain(image: bytes | None) -> bytes | None:
+    """Without the floor: when a tombstone is forgotten differs from replica to replica, and no reader sees it."""
+    if image is None:
+        return None
+    record = Record.decode(image)
+    record.floor = type(record.floor)(0, b"")
+    return record.encode()
+
+
+def check_search(device: DeviceNode) -> None:
+    """A vector search finds exactly the living records that have a vector: the exact tier is a fold of the log."""
+    assert device.edge is not None
+    if "memories" not in device.edge.log.schemas:
+        return
+    memories = device.edge.collection("memories")
+    wanted = sorted(key for key, fields in memories.scan() if "embedding" in fields)
+    found = sorted(hit.key for hit in memories.search(vector=[1.0, 0.0, 0.0, 0.0], k=1000))
+    if wanted != found:
+        raise Violation("projection", f"{device.name}: a search finds {found}, the log has {wanted}")
+
+
+def check_isolation(owner: bytes, fleet: Fleet, images: dict[Place, bytes]) -> None:
+    """Nothing of one fleet is ever visible in another."""
+    prefix = f"{chr(ord('a') + fleet.cloud.fleets.index(owner))}/"
+    for collection, key in images:
+        if not collection.startswith("_") and not key.startswith(prefix):
+            raise Violation("isolation", f"{collection}/{key} is in the fleet of {prefix}")
+
+
+def check_conflicts(fleet: Fleet, owner: bytes, oracle: Oracle, images: dict[Place, bytes]) -> None:
+    """Every write that lost without its loss being seen by the winner's writer is in the conflict record."""
+    conflicts = fleet.cloud.plane.conflicts(owner, limit=100_000)
+    recorded = {
+        (found.collection, found.key, side.replica, side.ts) for found in conflicts for side in (found.held, found.came)
+    }
+    shown = [
+        (found.collection, found.key, side.value)
+        for found in conflicts
+        for side in (found.held, found.came)
+        if isinstance(side.value, dict)
+    ]
+    by_place: dict[Place, list[Written]] = {}
+    for held in oracle.written.values():
+        if not held.refused:
+            by_place.setdefault(held.place, []).append(held)
+    for place, all_held in by_place.items():
+        record = Record.decode(images[place]) if place in images else Record()
+        for held in all_held:
+            operation = held.operation
+            if (*place, operation.replica, operation.ts) in recorded or place[0].startswith("_"):
+                continue
+            for name, rule, value in zip(
+                operation.shape.names, operation.shape.rules, operation.values, strict=True
+            ):
+                named = any((*place, value) == (*at, said.get(name)) for *at, said in shown)
+                if rule == "l" and not named and _is_silent(name, value, held, all_held, record):
+                    raise Violation(
+                        "conflicts recorded", f"{held.node}'s {place} {name}={value!r} was overwritten unseen"
+                    )
+
+
+def _is_silent(name: str, value: object, held: Written, rivals: list[Written], record: Record) -> bool:
+    """Whether this write of a field is neither what stands, nor was seen (or repeated) by any that came after it."""
+    operation = held.operation
+    slot = record.lww.get(name)
+    if slot is not None and (slot[:2] == (operation.ts, operation.replica) or slot[2] == value):
+        return False
+    device = device_of(operation.replica)
+    stamp = (operation.ts, operation.replica)
+    for other in rivals:
+        rival = other.operation
+        if other is held or (rival.ts, rival.replica) < stamp:
+            continue
+        speaks = rival.shape.kind == Kind.DELETE or name in rival.shape.names
+        if not speaks:
+            continue
+        if device_of(rival.replica) == device or other.before is None or contains(other.before, operation):
+            return False
+        if rival.fields.get(name) == value and rival.shape.kind != Kind.DELETE:
+            return False
+    return True
+
+
+def check_cloud(fleet: Fleet) -> None:
+    """The store is whole: dense feed, decodable images, true counts."""
+    problems = fleet.cloud.store.verify()
+    if problems:
+        raise Violation("verify", f"cloud: {problems[0]}")
+
+
+def check_archive(fleet: Fleet) -> None:
+    """After a last run, a restore from the archive equals the state; so do restores to earlier positions of this life.
+    Nothing in it can be read.
+    """
+    cloud = fleet.cloud
+    for owner in cloud.fleets:
+        cloud.archive(owner, snapshot=False, trim=False)
+        report = verify(cloud.objects, cloud.keys, owner, anchor=cloud.anchor)
+        if report.problems:
+            raise Violation("archive", f"verify: {report.problems[0]}")
+        head = cloud.head(owner)
+        earlier = sorted(
+            at for held, life, at in cloud.digests if held == owner and life == head.incarnation and at >= head.restored_head
+        )
+        for position in {None: None, **dict.fromkeys(earlier[:2])}:
+            wanted = cloud.digest(owner) if position is None else cloud.digests[owner, head.incarnation, position]
+            if _restored(fleet, owner, position) != wanted:
+                raise Violation("archive", f"restored to {position or 'the end'}, the state is another")
+    for name, data in cloud.objects.data.items():
+        if CANARY.encode() in data:
+            raise Violation("no plaintext", f"a text can be read in {name}")
+
+
+def _restored(fleet: Fleet, owner: bytes, position: int | None) -> str:
+    path = Path(fleet.root) / "restored.db"
+    store = SqliteStore.open(path)
+    try:
+        fleet.cloud.restore_into(store, owner, position)
+        with store.reading() as view:
+            return state_digest(view, owner).hexdigest()
+    finally:
+        store.close()
+        for file in path.parent.glob("restored.db*"):
+            file.unlink()

@@ -1,0 +1,308 @@
+"""What can go wrong, each kind as one method of ``Faults``; a plan says which happen, and the seed says when and to whom.
+
+After a disaster that takes data away with good reason (a store set back to an older copy, a database restored to an
+earlier time), the oracle is told what nobody has any more; everything else is still owed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from simulations.fleet.device_node import DeviceNode, copy_store
+from simulations.fleet.disk import FULL, IO, SYNC, Disk
+from simulations.fleet.oracle import Place, Written
+from sync.errors import AgentDBError, StorageError
+
+if TYPE_CHECKING:
+    from simulations.fleet.fleet import Fleet
+
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+_FAULT_MS = 20 * MINUTE_MS
+
+
+class Faults:
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._world = fleet.world
+        self._cloud = fleet.cloud
+        self._dice = fleet.world.dice("faults")
+
+    def schedule(self, plan: dict[str, int], end_ms: int) -> None:
+        """Each fault at times of the seed's choice."""
+        for kind in sorted(plan):
+            method: Callable[[], None] = getattr(self, kind)
+            for _ in range(plan[kind]):
+                self._world.at(self._dice.randrange(end_ms), self._counted(kind, method))
+
+    def _counted(self, kind: str, method: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            self._world.counts[f"fault {kind}"] += 1
+            method()
+
+        return run
+
+    def _device(self) -> DeviceNode:
+        return self._dice.choice(self._fleet.devices)
+
+    # -- processes and machines ---------------------------------------------------------------------------------------
+
+    def device_crash(self) -> None:
+        self._device().crash(power_cut=False, down_ms=self._dice.randrange(500, MINUTE_MS))
+
+    def device_power_cut(self) -> None:
+        self._device().crash(power_cut=True, down_ms=self._dice.randrange(500, 10 * MINUTE_MS), why="loses power")
+
+    def device_dies(self) -> None:
+        """At some write or sync from now: between any two statements that persist."""
+        self._device().disk.crash_in = self._dice.randrange(60)
+
+    def cloud_crash(self) -> None:
+        self._cloud.stop(power_cut=False, down_ms=self._dice.randrange(1000, 10 * MINUTE_MS), why="crashes")
+
+    def cloud_power_cut(self) -> None:
+        self._cloud.stop(power_cut=True, down_ms=self._dice.randrange(1000, 10 * MINUTE_MS), why="loses power")
+
+    def cloud_dies(self) -> None:
+        self._cloud.disk.crash_in = self._dice.randrange(60)
+
+    # -- disks --------------------------------------------------------------------------------------------------------
+
+    def disk_full(self) -> None:
+        self._ail(self._device().disk, FULL)
+
+    def disk_io(self) -> None:
+        self._ail(self._device().disk, IO)
+
+    def disk_sync(self) -> None:
+        self._ail(self._device().disk, SYNC)
+
+    def cloud_disk_full(self) -> None:
+        self._ail(self._cloud.disk, FULL)
+
+    def cloud_disk_io(self) -> None:
+        self._ail(self._cloud.disk, IO)
+
+    def cloud_disk_sync(self) -> None:
+        self._ail(self._cloud.disk, SYNC)
+
+    def _ail(self, disk: Disk, fault: str) -> None:
+        self._world.note(disk.root.name, f"disk begins to fail: {fault}")
+        disk.fault, disk.fault_share = fault, self._dice.choice([0.1, 0.5, 1.0])
+
+        def well() -> None:
+            disk.fault = ""
+
+        self._world.at(self._dice.randrange(_FAULT_MS), well)
+
+    def disk_rot(self) -> None:
+        """Bits flip in the log of a machine that is off."""
+        device = self._device()
+        if device.edge is None:
+            return
+        device.shut_down()
+        bits = self._dice.randrange(1, 20)
+        device.rotten = True
+        device.disk.rot("store/log.db", bits)
+        self._world.note(device.name, f"{bits} bits of its log flip while it is off", count="bits rotted")
+        self._world.at(1000, device.boot)
+
+    # -- copies -------------------------------------------------------------------------------------------------------
+
+    def rollback(self) -> None:
+        """The files are set back to a copy that was made a while ago."""
+        device = self._device()
+        copy = device.directory / f"copy-{self._world.now_ms}"
+        if device.edge is None:
+            return
+        device.shut_down()
+        copy_store(device, copy)
+        seq = self._seqs(device)
+        self._world.note(device.name, "its files are copied")
+        self._world.at(500, device.boot)
+        self._world.at(self._dice.randrange(MINUTE_MS, 4 * HOUR_MS), lambda: self._set_back(device, copy, seq))
+
+    def snapshot_back(self) -> None:
+        """The same, with the product's own snapshot."""
+        device = self._device()
+        target = device.directory / f"snapshot-{self._world.now_ms}"
+        if device.edge is None:
+            return
+        try:
+            device.edge.snapshot(target)
+        except StorageError as error:
+            self._world.note(device.name, f"snapshot fails: {error.code}")
+            device.check_death()
+            return
+        seq = self._seqs(device)
+        self._world.note(device.name, "takes a snapshot")
+        self._world.at(self._dice.randrange(MINUTE_MS, 4 * HOUR_MS), lambda: self._set_back(device, target, seq))
+
+    def _seqs(self, device: DeviceNode) -> set[tuple[bytes, int]]:
+        """What the copy has, for membership only."""
+        return {(held.operation.replica, held.operation.seq) for held in self._fleet.oracle(device).of(device.name)}
+
+    def _set_back(self, device: DeviceNode, copy: object, seqs: set[tuple[bytes, int]]) -> None:
+        if device.edge is None or not self._cloud.up:
+            self._world.at(MINUTE_MS, lambda: self._set_back(device, copy, seqs))
+            return
+        oracle = self._fleet.oracle(device)
+        self._fleet.look_at_logs()
+        device.shut_down()
+        suspects = [held for held in oracle.of(device.name) if not _has(held, seqs)]
+        gone = oracle.excuse("store set back", self._survivors(device), suspects)
+        for held in suspects:
+            oracle.retire(held)
+        shutil.rmtree(device.store)
+        shutil.copytree(str(copy), device.store)
+        device.disk.reload()
+        device.forget()
+        self._world.note(device.name, f"its store is set back to an older copy; {gone} operations are nowhere else",
+                         count="stores set back")
+        self._world.at(500, device.boot)
+
+    def clone(self) -> None:
+        """The store is copied onto a second machine, and both go on."""
+        device = self._device()
+        if device.edge is None or device.rotten:
+            return
+        device.shut_down()
+        twin = self._fleet.add_twin(device)
+        copy_store(device, twin.store)
+        twin.disk.reload()
+        twin.lives = 1
+        self._fleet.oracle(device).copied(device.name, twin.name)
+        self._world.note(device.name, f"is cloned onto {twin.name}", count="stores cloned")
+        self._world.at(500, device.boot)
+        self._world.at(500, twin.boot)
+
+    # -- networks -----------------------------------------------------------------------------------------------------
+
+    def partition_up(self) -> None:
+        self._cut("up_blocked")
+
+    def partition_down(self) -> None:
+        self._cut("down_blocked")
+
+    def _cut(self, way: str) -> None:
+        device = self._device()
+        weather = device.wire.weather
+        setattr(weather, way, True)
+        self._world.note(device.name, f"network: {way.replace('_', ' ')}")
+        self._world.at(self._dice.randrange(2 * HOUR_MS), lambda: setattr(weather, way, False))
+
+    def storm(self) -> None:
+        """Everybody comes back at the same moment."""
+        self._world.note("fleet", "reconnects all at once", count="reconnect storms")
+        for device in self._fleet.devices:
+            device.connect(live=True)
+            self._world.at(10 * MINUTE_MS, device.disconnect)
+
+    # -- the cloud's data ---------------------------------------------------------------------------------------------
+
+    def cloud_archive(self) -> None:
+        for fleet in self._cloud.fleets:
+            roll = self._dice.random()
+            self._cloud.archive(fleet, snapshot=roll < 0.4, trim=roll < 0.2)
+
+    def objects_trouble(self) -> None:
+        self._cloud.objects.trouble = 0.2
+        self._world.note("objects", "the object store is unreliable")
+
+        def well() -> None:
+            self._cloud.objects.trouble = 0.0
+
+        self._world.at(self._dice.randrange(_FAULT_MS), well)
+
+    def cloud_restore(self) -> None:
+        self._restore({})
+
+    def cloud_restore_earlier(self) -> None:
+        """To a position that the operator thinks was good."""
+        target = {}
+        for fleet in self._cloud.fleets:
+            with self._cloud.store.reading() as view:
+                known = [at for held, _, at in sorted(self._cloud.digests) if held == fleet and at]
+                known = [at for at in known if at <= view.head(fleet).position]
+            if known:
+                target[fleet] = self._dice.choice(known)
+        self._restore(target)
+
+    def _restore(self, target: dict[bytes, int]) -> None:
+        cloud = self._cloud
+        trouble, cloud.objects.trouble = cloud.objects.trouble, 0.0
+        ready = all(any(held == fleet for held, _, _ in cloud.digests) for fleet in cloud.fleets)
+        if not cloud.up or not ready or any(device.edge is None for device in self._fleet.devices):
+            self._world.at(5 * MINUTE_MS, lambda: self._restore(target))
+            cloud.objects.trouble = trouble
+            return
+        self._fleet.look_at_logs()
+        cloud.follow()
+        cloud.restore(target)
+        cloud.follow()
+        for fleet in cloud.fleets:
+            members = [device for device in self._fleet.devices if device.fleet == fleet]
+            images = [cloud.images(fleet), *(all_images(device) for device in members)]
+            oracle = self._fleet.oracles[fleet]
+            suspects = [held for held in oracle.written.values() if not held.excused]
+            gone = oracle.excuse("cloud restored to an earlier time", images, suspects)
+            oracle.forget_answers(images)
+            self._world.note("cloud", f"{gone} operations are nowhere any more")
+        cloud.objects.trouble = trouble
+
+    # -- people -------------------------------------------------------------------------------------------------------
+
+    def rotate_keys(self) -> None:
+        if self._cloud.up:
+            for fleet in self._cloud.fleets:
+                try:
+                    self._cloud.plane.enrollment.rotate(fleet, "schedule")
+                    self._world.note("cloud", "rotates the epoch key", count="epoch keys rotated")
+                except AgentDBError as error:
+                    self._world.note("cloud", f"rotation fails: {error.code}")
+            self._cloud.check_death()
+
+    def revoke(self) -> None:
+        device = self._device()
+        if not self._cloud.up or device.edge is None or len(self._fleet.devices) < 3 or device.revoked:
+            return
+        try:
+            self._cloud.plane.enrollment.revoke(device.fleet, device.edge.device, reason="stolen")
+        except AgentDBError as error:
+            self._world.note("cloud", f"revocation fails: {error.code}")
+            self._cloud.check_death()
+            return
+        device.revoked = True
+        self._world.note("cloud", f"revokes {device.name}", count="devices revoked")
+        images = [self._cloud.images(device.fleet)]
+        oracle = self._fleet.oracle(device)
+        oracle.excuse("revoked", images, oracle.of(device.name))
+
+    def schema_change(self) -> None:
+        self._device().redeclare()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _survivors(self, apart: DeviceNode) -> list[dict[Place, bytes]]:
+        members = [
+            device for device in self._fleet.devices
+            if device.fleet == apart.fleet and device is not apart and device.edge is not None and not device.revoked
+        ]
+        return [self._cloud.images(apart.fleet), *(all_images(device) for device in members)]
+
+
+def _has(held: Written, seqs: set[tuple[bytes, int]]) -> bool:
+    return (held.operation.replica, held.operation.seq) in seqs
+
+
+def all_images(device: DeviceNode) -> dict[Place, bytes]:
+    """Every record image of a device that is up, tombstones too."""
+    assert device.edge is not None
+    log = device.edge.log
+    log.fold()
+    rows = log.reader.walk("SELECT c.name, r.key, r.image FROM collections c JOIN records r ON r.collection = c.id")
+    return {(name, key): image for name, key, image in rows}
+
+

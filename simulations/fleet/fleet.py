@@ -1,0 +1,233 @@
+"""One run: a fleet is built from a plan, lives through its faults, is healed, and has to converge.
+
+The safety phase checks as it goes (``oracle``, the nodes themselves); ``converge`` is the liveness phase: everything is
+mended, nobody writes any more, and within ``HEAL_MS`` of virtual time all replicas have to be equal. Then ``checks``
+looks at the end state from all sides.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from simulations.fleet import checks, scenario
+from simulations.fleet.agent import CANARY
+from simulations.fleet.cloud_node import CloudNode
+from simulations.fleet.device_node import DeviceNode
+from simulations.fleet.disk import mounted
+from simulations.fleet.faults import HOUR_MS, MINUTE_MS, Faults
+from simulations.fleet.network import Weather
+from simulations.fleet.oracle import Oracle, Violation
+from simulations.fleet.scenario import Plan
+from simulations.fleet.world import START_MS, World
+from sync.effects import SessionLimits
+from sync.errors import AgentDBError
+from sync.operations import Operation
+
+HEAL_ROUNDS_MAX = 12
+HEAL_ROUND_MS = 10 * MINUTE_MS
+_CANARY = CANARY.encode()
+
+
+@dataclass
+class Outcome:
+    """How a run ended. ``violation`` is empty if everything held; ``broken`` says that the simulator or the product
+    failed with an error that is none of its own.
+    """
+
+    seed: int
+    plan: Plan
+    trace: str
+    counts: Counter[str]
+    violation: str
+    broken: bool
+    tail: list[str]
+    virtual_ms: int
+    heal_ms: int
+
+    @property
+    def held(self) -> bool:
+        return not self.violation
+
+
+class Fleet:
+    """All nodes of a run."""
+
+    def __init__(self, world: World, plan: Plan, root: Path) -> None:
+        self.world = world
+        self.plan = plan
+        self.root = root
+        self.oracles: dict[bytes, Oracle] = {}
+        self.devices: list[DeviceNode] = []
+        self.cloud = CloudNode(world, root, on_commit=self._committed, wire_check=self._check_wire)
+        for number in range(plan.fleets):
+            self.oracles[self.cloud.create_fleet(f"fleet-{number}")] = Oracle()
+        for number in range(plan.devices):
+            for place, fleet in enumerate(self.cloud.fleets):
+                self._add(f"{chr(ord('a') + place)}{number}", fleet)
+
+    def oracle(self, device: DeviceNode) -> Oracle:
+        return self.oracles[device.fleet]
+
+    def add_twin(self, device: DeviceNode) -> DeviceNode:
+        twins = sum(other.name.startswith(f"{device.name}+") for other in self.devices)
+        twin = self._add(f"{device.name}+{twins + 1}", device.fleet)
+        self._live(twin)
+        return twin
+
+    def _add(self, name: str, fleet: bytes) -> DeviceNode:
+        plan = self.plan
+        device = DeviceNode(
+            self.world,
+            self.root,
+            name,
+            fleet,
+            self.cloud,
+            self.oracles[fleet],
+            keys=plan.keys,
+            prefix=f"{name[0]}/",
+            limits=SessionLimits(push_operations=plan.push_operations, pull_operations=plan.pull_operations),
+            signed=plan.signed,
+        )
+        device.wire.weather = Weather(**vars(plan.weather))
+        self.devices.append(device)
+        return device
+
+    def live(self) -> None:
+        """Start everybody and plan their days."""
+        for device in self.devices:
+            device.boot()
+            self._live(device)
+        Faults(self).schedule(self.plan.faults, self._end_ms)
+
+    @property
+    def _end_ms(self) -> int:
+        return int(self.plan.hours * HOUR_MS)
+
+    def _live(self, device: DeviceNode) -> None:
+        """Bursts of work, and times at which there is a network."""
+        dice, world = self.world.dice(f"life of {device.name}"), self.world
+        left = max(1, self._end_ms - world.now_ms)
+        writes = self.plan.writes
+        while writes > 0:
+            burst = min(writes, dice.randrange(1, 8))
+            at = dice.randrange(left)
+            for number in range(burst):
+                world.at(at + number * dice.choice([0, 1, 5, 1000]), device.work)
+            writes -= burst
+        for _ in range(self.plan.links):
+            at, lasting = dice.randrange(left), dice.randrange(MINUTE_MS, 30 * MINUTE_MS)
+            live = dice.random() < 0.5
+            world.at(at, _connecting(device, live=live))
+            world.at(at + lasting, device.disconnect)
+
+    def converge(self) -> int:
+        """Mend everything; then all replicas become equal. Returns how long it took. Raises Violation."""
+        world = self.world
+        self._heal()
+        begun = world.now_ms
+        unequal = "nobody has tried"
+        for _ in range(HEAL_ROUNDS_MAX):
+            for device in self.devices:
+                device.connect(live=False)
+            world.run_until(world.now_ms + HEAL_ROUND_MS)
+            self.cloud.follow()
+            unequal = checks.difference(self)
+            if not unequal:
+                return world.now_ms - begun
+        raise Violation("convergence", f"not equal {HEAL_ROUNDS_MAX * HEAL_ROUND_MS // MINUTE_MS} min after: {unequal}")
+
+    def _heal(self) -> None:
+        world = self.world
+        for node in (self.cloud, *self.devices):
+            node.disk.fault, node.disk.crash_in = "", None
+        self.cloud.objects.trouble = 0.0
+        for device in self.devices:
+            device.wire.weather = Weather()
+            device.clock.step(0)
+        world.note("fleet", "everything is mended; nobody writes any more")
+        world.run_until(world.now_ms + 15 * MINUTE_MS)
+        self.cloud.boot()
+        for device in self.devices:
+            device.boot()
+
+    def look_at_logs(self) -> None:
+        """Before a disaster: what is in the logs and was not acknowledged is known."""
+        for device in self.devices:
+            if device.edge is not None:
+                self.oracle(device).found(device.name, device.logged())
+
+    # -- watching -----------------------------------------------------------------------------------------------------
+
+    def _committed(self, fleet: bytes, operations: list[Operation]) -> None:
+        self.look_at_logs()
+        self.oracles[fleet].committed(operations, self.cloud.keys.service_key.device_id)
+
+    def _check_wire(self, what: str, data: bytes) -> None:
+        if _CANARY in data:
+            raise Violation("no plaintext", f"a text can be read in a {what}")
+
+
+def _connecting(device: DeviceNode, *, live: bool) -> Callable[[], None]:
+    return lambda: device.connect(live=live)
+
+
+def run(
+    seed: int,
+    name: str = "",
+    *,
+    devices: int | None = None,
+    hours: float | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> Outcome:
+    """One seed, from its plan to its last check. Raises nothing that a run can do wrong: see ``Outcome``."""
+    plan = scenario.draw(name or scenario.of_seed(seed), Random(f"{seed}/plan"), devices=devices, hours=hours)  # noqa: S311
+    world = World(seed, on_line)
+    violation, broken, heal_ms = "", False, 0
+    root = Path(tempfile.mkdtemp(prefix="fleet-", dir=_scratch()))
+    fleet: Fleet | None = None
+    try:
+        fleet = Fleet(world, plan, root)
+        fleet.live()
+        world.run_until(int(plan.hours * HOUR_MS))
+        heal_ms = fleet.converge()
+        checks.check_all(fleet)
+    except Violation as error:
+        violation = str(error)
+    except (AgentDBError, Exception) as error:  # noqa: BLE001 - an error of any kind is a finding, with its seed
+        violation, broken = f"{type(error).__name__}: {error}", True
+        world.note("run", _where(error))
+    finally:
+        if fleet is not None:
+            for node in (fleet.cloud, *fleet.devices):
+                node.disk.kill()
+            for device in fleet.devices:
+                device.drop()
+            fleet.cloud.drop()
+        shutil.rmtree(root, ignore_errors=True)
+    if violation:
+        world.note("run", violation)
+    return Outcome(seed, plan, world.trace, world.counts, violation, broken, world.tail, world.now_ms, heal_ms)
+
+
+def _where(error: BaseException) -> str:
+    """The last line of the product, or of ours, that the error passed."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        place = f"{Path(code.co_filename).name}:{trace.tb_lineno} {code.co_name}"
+        trace = trace.tb_next
+    return f"error at {place}"
+
+
+def _scratch() -> str | None:
+    """Memory, where there is such a place: nothing in there is ever synced."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a scratch directory of our own is made in it
+
+
+__all__ = ["START_MS", "Fleet", "Outcome", "mounted", "run"]

@@ -1,0 +1,89 @@
+"""Scenarios: how bad a run may get. Each seed draws its own run from one (swarm testing: Groce et al., 2012).
+
+A scenario is a TOML file in ``simulations/scenarios``: ranges for the size of the fleet, the worst weather, and for
+each kind of fault how often it may happen. A seed switches every kind on or off with a coin, then draws how much of it
+there is: runs in which everything fails at once find fewer bugs than runs in which a few things fail often.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from simulations.fleet.network import Weather
+from sync.errors import NotFound
+
+SCENARIOS = Path(__file__).parent.parent / "scenarios"
+
+
+@dataclass
+class Plan:
+    """One run: what its seed drew. ``faults``: kind -> how many times."""
+
+    scenario: str
+    devices: int
+    hours: float
+    keys: int
+    writes: int  # of each device
+    links: int  # times that each device connects
+    signed: bool
+    push_operations: int
+    pull_operations: int
+    fleets: int
+    weather: Weather
+    faults: dict[str, int] = field(default_factory=dict)
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in SCENARIOS.glob("*.toml"))
+
+
+def load(name: str) -> dict[str, Any]:
+    """Raises NotFound."""
+    path = SCENARIOS / f"{name}.toml"
+    if not path.exists():
+        raise NotFound(f"there is no scenario {name!r}", hint=", ".join(names()))
+    return tomllib.loads(path.read_text())
+
+
+def of_seed(seed: int) -> str:
+    """Seeds take the scenarios in turn."""
+    known = names()
+    return known[seed % len(known)]
+
+
+def draw(name: str, dice: Random, *, devices: int | None = None, hours: float | None = None) -> Plan:
+    """The plan of a seed; what is given is not drawn."""
+    spec = load(name)
+    size = spec["size"]
+
+    def between(key: str) -> int:
+        low, high = size[key]
+        return dice.randint(low, high)
+
+    weather = Weather()
+    for kind, worst in spec.get("weather", {}).items():
+        amount = dice.random() * worst if dice.random() < 0.6 else 0
+        setattr(weather, kind, int(amount) + 1 if kind.endswith("_ms") else amount)
+    must = set(spec.get("always", []))
+    faults = {}
+    for kind, most in spec.get("faults", {}).items():
+        if kind in must or dice.random() < 0.5:
+            faults[kind] = dice.randint(1, most)
+    return Plan(
+        scenario=name,
+        devices=between("devices") if devices is None else devices,
+        hours=between("hours") if hours is None else hours,
+        keys=between("keys"),
+        writes=between("writes"),
+        links=between("links"),
+        signed=dice.random() < 0.5,
+        push_operations=dice.choice([1, 3, 7, 50]),
+        pull_operations=dice.choice([1, 3, 7, 50]),
+        fleets=between("fleets") if "fleets" in size else 1,
+        weather=weather,
+        faults=faults,
+    )
