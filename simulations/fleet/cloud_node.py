@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from random import Random
 from typing import NamedTuple
 
 import apsw
@@ -25,7 +24,7 @@ from simulations.fleet.envelope import answer_to, caller_of, pack_failure
 from simulations.fleet.objects import SimulatedObjects
 from simulations.fleet.world import MachineClock, SeededRandom, World
 from sync.errors import AgentDBError, StorageError, Unreachable
-from sync.messages import Message, Pull, PullPage, decode
+from sync.messages import AnyMessage, Pull, PullPage, decode
 from sync.operations import Operation
 from sync.segment import unpack
 from sync.stamps import device_of
@@ -153,16 +152,17 @@ class CloudNode:
             self._wire_check("answer", data)
             reply(data)
 
+        asked: tuple[AnyMessage, Caller] | None = None
         try:
-            message, caller = caller_of(request, self.store)
-            data = answer_to(self.plane, message, caller)
+            asked = caller_of(request, self.store)
+            data = answer_to(self.plane, *asked)
         except AgentDBError as error:
-            data = pack_failure(error)
-            message = None
+            asked, data = None, pack_failure(error)
         self.follow()
         if self.check_death():
             return
-        if isinstance(message, Pull) and message.wait_ms and _is_empty(data, message):
+        message, caller = asked or (None, None)
+        if isinstance(message, Pull) and caller is not None and message.wait_ms and _is_empty(data, message):
             until = self.world.now_ms + message.wait_ms
             poll = _Poll(message, caller, answer, until, self.life)
             self._polls = [held for held in self._polls if held.caller.device != caller.device]
@@ -275,7 +275,7 @@ class CloudNode:
         return device_of(operation.replica) == self.keys.service_key.device_id
 
 
-def _is_empty(data: bytes, message: Message) -> bool:
+def _is_empty(data: bytes, message: Pull) -> bool:
     answer = decode(msgpack.unpackb(data)[0])
     return isinstance(answer, PullPage) and not answer.segments and answer.cursor == message.cursor
 

@@ -21,7 +21,8 @@ from simulations.fleet.cloud_node import CloudNode
 from simulations.fleet.disk import Disk
 from simulations.fleet.envelope import unpack_answer, wrap
 from simulations.fleet.network import Wire
-from simulations.fleet.oracle import Oracle, Violation, show
+from simulations.fleet.oracle import Oracle, show
+from simulations.fleet.violation import Violation
 from simulations.fleet.world import MachineClock, SeededRandom, World
 from sync.effects import Learn, NewIncarnation, Persist, Send, SessionLimits
 from sync.errors import AgentDBError, CorruptStore, ProtocolError, StaleNonce, StorageError, Unreachable
@@ -75,7 +76,6 @@ class DeviceNode:
         self._limits = limits
         self._signed = signed
         self._nonces: Nonces | None = None
-        self._live = False
         self._wake_at = -1
         self._position: tuple[bytes, bytes, int] = (b"", b"", 0)  # replica, incarnation, cursor at the last look
 
@@ -127,9 +127,9 @@ class DeviceNode:
             raise Violation("never back", f"{self.name}: cursor {position.cursor} after {cursor}")
         for held in self.oracle.of(self.name):
             operation = held.operation
-            if held.acknowledged and not held.excused and operation.replica == log.replica:
-                if operation.seq > log.head_seq:
-                    raise Violation("nothing lost", f"{self.name} restarted without {show(operation)}")
+            promised = held.acknowledged and not held.excused and operation.replica == log.replica
+            if promised and operation.seq > log.head_seq:
+                raise Violation("nothing lost", f"{self.name} restarted without {show(operation)}")
 
     def logged(self) -> list[Operation]:
         """All operations that the log still has."""
@@ -179,10 +179,15 @@ class DeviceNode:
         """What the error's hint says: everything but the keys goes away, and the device joins again."""
         if not self.rotten:
             raise Violation("opens", f"{self.name}: {error}")
-        self.world.note(self.name, f"store is damaged ({error.code}): begins again with its keys", count="stores rebuilt")
+        self.world.note(
+            self.name, f"store is damaged ({error.code}): begins again with its keys", count="stores rebuilt"
+        )
         self.drop()
         self.disk.revive(power_cut=False)
-        self.oracle.excuse("disk rotted", self._elsewhere(), self.oracle.of(self.name))
+        mine = self.oracle.of(self.name)
+        self.oracle.excuse("disk rotted", self._elsewhere(), mine)
+        for held in mine:
+            self.oracle.retire(held)
         for path in sorted(self.store.iterdir()):
             if path.name != "keys":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -254,11 +259,10 @@ class DeviceNode:
             return
         log = self.edge.log
         try:
-            self._live = live
+            if find_membership(log) is None:  # the disk failed at that moment
+                self._join()
             keys = session_keys(log, self.edge.path)
-            self.session = SyncSession(
-                link_state.load_position(log), keys, self.random, live=live, limits=self._limits
-            )
+            self.session = SyncSession(link_state.load_position(log), keys, self.random, live=live, limits=self._limits)
             self._carrier = Carrier(log, self.edge.path, self.clock, self.session)
             self._backoff = Backoff(self.random)
             self._nonces = None

@@ -1,4 +1,4 @@
-"""What can go wrong, each kind as one method of ``Faults``; a plan says which happen, and the seed says when and to whom.
+"""What can go wrong, each kind as one method of ``Faults``; a plan says which happen, the seed when and to whom.
 
 After a disaster that takes data away with good reason (a store set back to an older copy, a database restored to an
 earlier time), the oracle is told what nobody has any more; everything else is still owed.
@@ -159,8 +159,11 @@ class Faults:
         shutil.copytree(str(copy), device.store)
         device.disk.reload()
         device.forget()
-        self._world.note(device.name, f"its store is set back to an older copy; {gone} operations are nowhere else",
-                         count="stores set back")
+        self._world.note(
+            device.name,
+            f"its store is set back to an older copy; {gone} operations are nowhere else",
+            count="stores set back",
+        )
         self._world.at(500, device.boot)
 
     def clone(self) -> None:
@@ -287,7 +290,8 @@ class Faults:
 
     def _survivors(self, apart: DeviceNode) -> list[dict[Place, bytes]]:
         members = [
-            device for device in self._fleet.devices
+            device
+            for device in self._fleet.devices
             if device.fleet == apart.fleet and device is not apart and device.edge is not None and not device.revoked
         ]
         return [self._cloud.images(apart.fleet), *(all_images(device) for device in members)]
@@ -304,5 +308,3 @@ def all_images(device: DeviceNode) -> dict[Place, bytes]:
     log.fold()
     rows = log.reader.walk("SELECT c.name, r.key, r.image FROM collections c JOIN records r ON r.collection = c.id")
     return {(name, key): image for name, key, image in rows}
-
-

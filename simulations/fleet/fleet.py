@@ -22,8 +22,9 @@ from simulations.fleet.device_node import DeviceNode
 from simulations.fleet.disk import mounted
 from simulations.fleet.faults import HOUR_MS, MINUTE_MS, Faults
 from simulations.fleet.network import Weather
-from simulations.fleet.oracle import Oracle, Violation
+from simulations.fleet.oracle import Oracle
 from simulations.fleet.scenario import Plan
+from simulations.fleet.violation import Violation
 from simulations.fleet.world import START_MS, World
 from sync.effects import SessionLimits
 from sync.errors import AgentDBError
@@ -144,8 +145,8 @@ class Fleet:
 
     def _heal(self) -> None:
         world = self.world
-        for node in (self.cloud, *self.devices):
-            node.disk.fault, node.disk.crash_in = "", None
+        for disk in (self.cloud.disk, *(device.disk for device in self.devices)):
+            disk.fault, disk.crash_in = "", None
         self.cloud.objects.trouble = 0.0
         for device in self.devices:
             device.wire.weather = Weather()
@@ -162,11 +163,20 @@ class Fleet:
             if device.edge is not None:
                 self.oracle(device).found(device.name, device.logged())
 
+    def destroy(self) -> None:
+        self.cloud.disk.kill()
+        self.cloud.drop()
+        for device in self.devices:
+            device.disk.kill()
+            device.drop()
+
     # -- watching -----------------------------------------------------------------------------------------------------
 
     def _committed(self, fleet: bytes, operations: list[Operation]) -> None:
-        self.look_at_logs()
-        self.oracles[fleet].committed(operations, self.cloud.keys.service_key.device_id)
+        oracle, service = self.oracles[fleet], self.cloud.keys.service_key.device_id
+        if not oracle.knows(operations, service):
+            self.look_at_logs()  # they may be in a log, of a write that nobody acknowledged
+        oracle.committed(operations, service)
 
     def _check_wire(self, what: str, data: bytes) -> None:
         if _CANARY in data:
@@ -186,7 +196,7 @@ def run(
     on_line: Callable[[str], None] | None = None,
 ) -> Outcome:
     """One seed, from its plan to its last check. Raises nothing that a run can do wrong: see ``Outcome``."""
-    plan = scenario.draw(name or scenario.of_seed(seed), Random(f"{seed}/plan"), devices=devices, hours=hours)  # noqa: S311
+    plan = scenario.draw(name or scenario.of_seed(seed), Random(f"{seed}/plan"), devices=devices, hours=hours)
     world = World(seed, on_line)
     violation, broken, heal_ms = "", False, 0
     root = Path(tempfile.mkdtemp(prefix="fleet-", dir=_scratch()))
@@ -204,11 +214,7 @@ def run(
         world.note("run", _where(error))
     finally:
         if fleet is not None:
-            for node in (fleet.cloud, *fleet.devices):
-                node.disk.kill()
-            for device in fleet.devices:
-                device.drop()
-            fleet.cloud.drop()
+            fleet.destroy()
         shutil.rmtree(root, ignore_errors=True)
     if violation:
         world.note("run", violation)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from simulations.fleet.violation import Violation
 from sync.images import fold
 from sync.operations import Kind, Operation
 from sync.records import Record
@@ -22,14 +23,6 @@ from sync.schema import COLLECTIONS
 from sync.stamps import device_of
 
 Place = tuple[str, str]  # collection, key
-
-
-class Violation(Exception):
-    """An invariant does not hold. ``name`` is the invariant's."""
-
-    def __init__(self, name: str, what: str) -> None:
-        super().__init__(f"{name}: {what}")
-        self.name = name
 
 
 class Asked(NamedTuple):
@@ -118,7 +111,11 @@ class Oracle:
                 continue
             asked = self.asked.get(node, [])
             declared = operation.shape.collection == COLLECTIONS
-            if not declared and not any(_is_same(want, operation) for want in asked) and not self._is_rewrite(node, operation):
+            if (
+                not declared
+                and not any(_is_same(want, operation) for want in asked)
+                and not self._is_rewrite(node, operation)
+            ):
                 raise Violation("nothing invented", f"{node} has an operation that nobody asked for: {show(operation)}")
             self._add(Written(node, operation, None, acknowledged=False))
 
@@ -163,16 +160,21 @@ class Oracle:
 
     # -- the cloud's side ---------------------------------------------------------------------------------------------
 
+    def knows(self, operations: Iterable[Operation], cloud: bytes) -> bool:
+        """Whether somebody is known to have written all of these."""
+        return all((it.replica, it.seq, it.ts) in self.known for it in operations if not _is_from_cloud(it, cloud))
+
     def committed(self, operations: Iterable[Operation], cloud: bytes) -> None:
         """Operations that entered the feed. Raises Violation for one that nobody wrote."""
         for operation in operations:
-            if operation.shape.kind == Kind.IMAGE or operation.seq == 0:
-                continue  # state: what it says was written by others
-            place = (operation.shape.collection, operation.key)
-            if device_of(operation.replica) == cloud:
+            if not _is_from_cloud(operation, cloud):
+                if (operation.replica, operation.seq, operation.ts) not in self.known:
+                    raise Violation(
+                        "nothing invented", f"the feed has an operation that nobody wrote: {show(operation)}"
+                    )
+            elif operation.seq and operation.shape.kind != Kind.IMAGE:
+                place = (operation.shape.collection, operation.key)
                 self.clouds[operation.replica, operation.ts, place] = operation
-            elif (operation.replica, operation.seq, operation.ts) not in self.known:
-                raise Violation("nothing invented", f"the feed has an operation that nobody wrote: {show(operation)}")
 
     # -- what must hold of the final state ----------------------------------------------------------------------------
 
@@ -229,6 +231,11 @@ class Oracle:
             and (held.operation.shape, held.operation.key) == (operation.shape, operation.key)
             for held in self.written.values()
         )
+
+
+def _is_from_cloud(operation: Operation, cloud: bytes) -> bool:
+    """The cloud's own, or state: what state says was written by others before."""
+    return device_of(operation.replica) == cloud or operation.shape.kind == Kind.IMAGE or operation.seq == 0
 
 
 def _is_same(want: Asked, operation: Operation) -> bool:

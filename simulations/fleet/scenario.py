@@ -16,6 +16,7 @@ from typing import Any
 from simulations.fleet.network import Weather
 from sync.errors import NotFound
 
+_BATCHES = [1, 3, 7, 50]  # operations in a segment or a page: few, so that much happens between them
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 
 
@@ -37,15 +38,17 @@ class Plan:
     faults: dict[str, int] = field(default_factory=dict)
 
 
-def names() -> list[str]:
-    return sorted(path.stem for path in SCENARIOS.glob("*.toml"))
+def names(*, hidden: bool = False) -> list[str]:
+    """Those that seeds draw from; with ``hidden``, those that are only run by name as well."""
+    found = sorted(path.stem for path in SCENARIOS.glob("*.toml"))
+    return [name for name in found if hidden or not load(name).get("by_name_only", False)]
 
 
 def load(name: str) -> dict[str, Any]:
     """Raises NotFound."""
     path = SCENARIOS / f"{name}.toml"
     if not path.exists():
-        raise NotFound(f"there is no scenario {name!r}", hint=", ".join(names()))
+        raise NotFound(f"there is no scenario {name!r}", hint=", ".join(names(hidden=True)))
     return tomllib.loads(path.read_text())
 
 
@@ -80,9 +83,9 @@ def draw(name: str, dice: Random, *, devices: int | None = None, hours: float | 
         keys=between("keys"),
         writes=between("writes"),
         links=between("links"),
-        signed=dice.random() < 0.5,
-        push_operations=dice.choice([1, 3, 7, 50]),
-        pull_operations=dice.choice([1, 3, 7, 50]),
+        signed=dice.random() < 0.2,
+        push_operations=dice.choice(spec.get("batches", _BATCHES)),
+        pull_operations=dice.choice(spec.get("batches", _BATCHES)),
         fleets=between("fleets") if "fleets" in size else 1,
         weather=weather,
         faults=faults,

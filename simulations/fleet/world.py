@@ -17,7 +17,10 @@ from collections.abc import Callable
 from hashlib import sha256
 from random import Random
 
+from simulations.fleet.violation import Violation
+
 START_MS = 1_700_000_000_000
+EVENTS_MAX = 400_000  # a run of a thousand devices has about 200,000
 
 
 class World:
@@ -35,7 +38,7 @@ class World:
 
     def dice(self, name: str) -> Random:
         """A stream of random numbers of its own."""
-        return Random(f"{self.seed}/{name}")  # noqa: S311 - a simulation's, not a key's
+        return Random(f"{self.seed}/{name}")
 
     def at(self, delay_ms: int, run: Callable[[], None]) -> None:
         """Run it after so many milliseconds."""
@@ -47,6 +50,9 @@ class World:
         queue = self._queue
         while queue and queue[0][0] <= end_ms:
             self.now_ms, _, run = heapq.heappop(queue)
+            self.counts["events"] += 1
+            if self.counts["events"] > EVENTS_MAX:
+                raise Violation("bounded", f"more than {EVENTS_MAX} events")
             run()
         self.now_ms = max(self.now_ms, end_ms)
 

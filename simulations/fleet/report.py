@@ -1,0 +1,146 @@
+"""``docs/SIMULATION.md``, written from what the last sweep, mutants and scale printed: nobody types a figure."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from simulations.processes import ROOT
+from sync.errors import NotFound
+
+TARGET = ROOT / "docs" / "SIMULATION.md"
+RESULTS = ROOT / "build" / "simulation"
+SWEEP, MUTANTS, SCALE = "sweep", "mutants", "scale"
+_HEAD = """# The simulator
+
+A whole fleet in one process: the real `SyncSession`, `DeltaLog`, `ControlPlane`, `Archive`, signatures and ciphers;
+around them virtual time, and networks, disks, clocks, machines and people that fail. One seed is one run, with one
+trace hash, on any machine and with any `PYTHONHASHSEED`.
+
+    python -m simulations run --seed 7                    # what it did, and whether everything held
+    python -m simulations replay --seed 7 --trace         # the transcript
+    python -m simulations sweep --seeds 0..999 --jobs 2   # many; each violation with the command that replays it
+    python -m simulations sweep --random 100              # seeds that nobody chose (they are printed)
+    python -m simulations mutants                         # bugs planted one by one: how many seeds until each is caught
+    python -m simulations scale                           # 10, 100 and 1,000 devices
+    python -m simulations report                          # this page, from the last results of those three
+
+**What is real.** Real SQLite with its WAL, its index in shared memory and our page checksums, on a VFS of ours that
+knows what was synced (`simulations/fleet/disk.py`): a database in memory would be faster and would not show what a
+power cut leaves. The exact tier answers searches; LanceDB has threads of its own and stays outside
+(`tests/contracts/test_vector_search_contract.py` holds both to one contract). What does not pass through SQLite (keys,
+the matrix, LanceDB's files) is as durable as the code asked for; power cuts there are tested with real processes
+([CRASH_TESTS](CRASH_TESTS.md)). HTTP is left out; the requests are signed and checked in a fifth of the runs.
+
+**Safety, then liveness.** While a run goes on, an oracle outside of the system remembers every acknowledged write with
+the image that its writer had before it. Then everything is mended, and within two virtual hours all replicas have to
+be equal and idle. What must hold, each with its name in a violation:
+
+| name | what |
+|---|---|
+| nothing lost | every acknowledged operation is contained in the final state, unless a disaster took its last copy |
+| nothing invented | the final state is no more than the join of what was written: each operation counts once |
+| acknowledged | what the log holds after a call is what was asked for |
+| causal order | a write's stamp is after all that its writer saw of the record |
+| read your writes | a reader on the same device sees the write at once |
+| never back | cursors do not go back over a restart, acknowledged seqs do not vanish |
+| replicas equal | byte-equal images on all devices and the cloud |
+| conflicts recorded | a value that lost without the winner's writer having seen it is in the conflict record |
+| archive | a restore equals the state, now and at earlier positions; `verify` finds nothing |
+| projection | a vector search finds exactly the living records |
+| isolation | nothing of one fleet in another |
+| no plaintext | no text on the wire or in the archive |
+| verify, opens, typed errors, bounded | stores are whole, open after any crash, fail with typed errors, stay bounded |
+| convergence | equal and idle within the stated time after the last repair |
+"""
+
+
+def keep(name: str, result: Any) -> None:
+    """Note the result of a command for the report."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1))
+
+
+def write() -> Path:
+    """Raises NotFound if a result is missing."""
+    results = {name: _read(name) for name in (SWEEP, MUTANTS, SCALE)}
+    where = f"{os.cpu_count()} cores ({platform.system()} {platform.machine()}), Python {platform.python_version()}"
+    parts = [
+        _HEAD,
+        f"The figures below were measured on {where}.\n",
+        _sweep(results[SWEEP]),
+        _mutants(results[MUTANTS]),
+        _scale(results[SCALE]),
+    ]
+    TARGET.write_text("\n".join(parts), encoding="utf-8")
+    return TARGET.relative_to(ROOT)
+
+
+def _read(name: str) -> Any:
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        raise NotFound(f"there is no result of {name}", hint=f"python -m simulations {name}")
+    return json.loads(path.read_text())
+
+
+def _sweep(result: dict[str, Any]) -> str:
+    seeds = result["seeds"]
+    said = (
+        f"`python -m simulations sweep --seeds {result['range']} --jobs {result['jobs']}`: "
+        f"{result['violations']} violations; {result['converged']:,} of {seeds:,} runs converged "
+        f"({result['converged'] / seeds:.0%}), the slowest {result['heal_ms_max'] / 60_000:.0f} virtual minutes after "
+        f"the last repair; {result['device_years']:.2f} virtual device-years in {result['seconds'] / 60:.0f} minutes.\n"
+    )
+    rows = [
+        f"## A sweep of {seeds:,} seeds\n",
+        said,
+        "| scenario | runs |",
+        "|---|---|",
+        *(f"| {name} | {count:,} |" for name, count in result["scenarios"].items()),
+        "",
+        "| what happened | times |",
+        "|---|---|",
+        *(f"| {name} | {count:,} |" for name, count in result["counts"].items()),
+        "",
+    ]
+    if result["failed"]:
+        rows += ["| seed | scenario | violation |", "|---|---|---|"]
+        rows += [f"| {one['seed']} | {one['scenario']} | {one['violation']} |" for one in result["failed"]]
+        rows.append("")
+    return "\n".join(rows)
+
+
+def _mutants(results: list[dict[str, Any]]) -> str:
+    caught = sum(result["caught"] for result in results)
+    rows = [
+        f"## Planted bugs: {caught} of {len(results)} caught\n",
+        "`python -m simulations mutants` replaces one text in one source file while Python imports it, and runs seeds",
+        "from 0 on until an invariant does not hold. A run that ends in an error that nobody typed is no catch.\n",
+        "| planted bug | file | seeds to catch | by | invariant |",
+        "|---|---|---|---|---|",
+    ]
+    for result in results:
+        seeds = f"{result['seeds']:,}" if result["caught"] else f"not in {result['seeds']:,}"
+        invariant = result.get("violation", "").split(":")[0]
+        rows.append(
+            f"| {result['mutant']} | `{result['path']}` | {seeds} | {result.get('scenario', '')} | {invariant} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _scale(results: list[dict[str, Any]]) -> str:
+    rows = [
+        "## Growth\n",
+        "`python -m simulations scale`: everybody joins, writes, syncs and sees what all others wrote.\n",
+        "| devices | seconds | ms / device | growth of that | messages | operations written |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {one['devices']:,} | {one['seconds']} | {one['ms_per_device']} | {one['growth_per_device']} "
+        f"| {one['messages']:,} | {one['operations']:,} |"
+        for one in results
+    ]
+    return "\n".join(rows) + "\n"
