@@ -51,7 +51,8 @@ def encode_column(values: Sequence[Any], budget: Budget) -> list[Any]:
     budget.charge(VALUE_BYTES * len(values))
     types = set(map(type, values))
     if len(types) == 1:
-        encoder = _ENCODERS.get(types.pop())
+        (only,) = types
+        encoder = _ENCODERS.get(only)
         return encoder(values, budget) if encoder is not None else [GENERIC, list(values)]
     if len(types) == 2 and _NONE in types:
         present = [value for value in values if value is not None]

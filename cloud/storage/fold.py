@@ -124,10 +124,12 @@ def is_plain_write(operation: Operation) -> bool:
     return shape.kind not in (Kind.DELETE, Kind.IMAGE) and shape.rules.count("l") == len(shape.rules)
 
 
-def _names(record: Record) -> set[str]:
-    names = {*record.lww, *(name for name, _ in record.slots)}
+def _names(record: Record) -> dict[str, None]:
+    """The fields, and the delete, each once and in an order that does not change from one process to the next."""
+    names = dict.fromkeys(record.lww)
+    names.update((name, None) for name, _ in record.slots)
     if record.floor != NEVER:
-        names.add(FLOOR)
+        names[FLOOR] = None
     return names
 
 

@@ -80,7 +80,7 @@ class Replicator:
         keys = session_keys(log, store)
         self._session = SyncSession(link_state.load_position(log), keys, random, live=live, limits=limits)
         self._answers: list[tuple[int, Answer | AgentDBError]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # in the order in which they began
         self._changed = asyncio.Event()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -181,8 +181,8 @@ class Replicator:
     def _carry_out(self, effect: Effect) -> None:
         if isinstance(effect, Send):
             task = asyncio.get_running_loop().create_task(self._exchange(effect))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[task] = None
+            task.add_done_callback(lambda done: self._tasks.pop(done, None))
             return
         self._carrier.carry_out(effect)
         if isinstance(effect, Apply):

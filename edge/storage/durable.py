@@ -98,7 +98,7 @@ def remove_files(root: Path, names: Iterable[str]) -> None:
         path = root / name
         path.unlink(missing_ok=True)
         folders.add(path.parent)
-    for folder in folders:
+    for folder in sorted(folders):
         if folder.exists():
             fsync_path(folder)
 

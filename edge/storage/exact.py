@@ -264,10 +264,10 @@ class ExactIndex:
                 held = overlay.rows[slot] if slot is not None else file.rows[place] if place is not None else None
                 if held is None or held.tobytes() != row.tobytes():
                     suspects.append(key)
-        suspects += self._places.keys() - expected
-        suspects += {key for key in overlay.keys if key} - expected
+        suspects += sorted(self._places.keys() - expected)
+        suspects += sorted({key for key in overlay.keys if key} - expected)
         moving = set(overlay.refresh()) if suspects else set()
-        for key in moving:
+        for key in sorted(moving):
             if (place := self._places.pop(key, None)) is not None:
                 self._dead.append(place)
         return [f"the row of {key!r} is not its record's vector" for key in suspects if key not in moving]
