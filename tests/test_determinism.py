@@ -184,9 +184,9 @@ class SetWalker(ast.NodeVisitor):
                 continue
             if isinstance(node, ast.Assign) and self.is_set(node.value):
                 self._known[-1] |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-            elif (
-                isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and _says_set(node.annotation)
-            ) or (isinstance(node, ast.NamedExpr) and self.is_set(node.value)):
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                self._known[-1] |= {node.target.id} if _says_set(node.annotation) else set()
+            elif isinstance(node, ast.NamedExpr) and self.is_set(node.value):
                 self._known[-1].add(node.target.id)
             pending += ast.iter_child_nodes(node)
 
