@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 from pathlib import Path
@@ -13,6 +14,8 @@ DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 NAMES = sorted(
     set(re.findall(r"`((?:sync|edge|cloud)(?:\.\w+)+):([\w.]+)`", (ROOT / "docs/ARCHITECTURE.md").read_text()))
 )
+LEDGER = (ROOT / "docs/BUGS_FOUND.md").read_text()
+REGRESSIONS = re.findall(r"^\* \*Test\*:\s+`([\w./]+)::(\w+)`$", LEDGER, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("module", "name"), NAMES)
@@ -45,3 +48,18 @@ def test_the_example_of_the_readme_runs(
     said = capsys.readouterr().out
     assert "'visits': 2" in said
     assert said.count("pump-3") == 2
+
+
+@pytest.mark.parametrize(("path", "name"), REGRESSIONS, ids=lambda part: part.rpartition("/")[2])
+def test_every_regression_test_of_the_ledger_exists(path: str, name: str) -> None:
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    assert name in [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+def test_every_bug_of_the_ledger_is_whole() -> None:
+    numbers = [int(number) for number in re.findall(r"^## (\d+)\. \S", LEDGER, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(REGRESSIONS) == len(numbers) > 40
+    for part in ("Found by", "Symptom", "Cause", "Fix"):
+        assert len(re.findall(rf"^\* \*{part}\*: \S", LEDGER, re.MULTILINE)) == len(numbers), part
+    assert len(re.findall(r"Commit\s+“[^”]+”", LEDGER)) == len(numbers)

@@ -19,7 +19,7 @@ class Faults:
     """``writes_left``: how many writes still succeed (None: all); the next one then fails as ``kind`` says.
 
     ``kind``: "full" (SQLite is told there is no space), "short" (half of it is written, then no space), "io", "sync"
-    (writes succeed and fsync fails).
+    (writes succeed and fsync fails). ``reads_fail``: so does every read, with an I/O error.
     """
 
     def __init__(self) -> None:
@@ -27,6 +27,7 @@ class Faults:
         self.kind = "full"
         self.failed = 0
         self.writes = 0
+        self.reads_fail = False
 
     def spend(self) -> bool:
         """Whether this write is to fail."""
@@ -44,6 +45,11 @@ class _FaultyFile(apsw.VFSFile):
     def __init__(self, base: str, name: Any, flags: list[int], faults: Faults) -> None:
         self._faults = faults
         super().__init__(base, name, flags)
+
+    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802 - apsw's name
+        if self._faults.reads_fail:
+            raise apsw.IOError("input/output error")
+        return super().xRead(amount, offset)
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - apsw's name
         faults = self._faults

@@ -184,3 +184,22 @@ def test_a_store_that_could_not_be_made_is_made_the_next_time(tmp_path: Path) ->
         with Edge.open(tmp_path / "s") as edge:
             edge.collection("notes").put("a", {"x": 1})
             assert edge.verify() == []
+
+
+def test_a_disk_that_fails_to_write_and_then_to_read_is_a_storage_error(world: World) -> None:
+    """After a commit of which nobody knows whether it was, the log reads where it stands; that may fail as well."""
+    for number in range(5):
+        world.notes.put(f"k{number}", {"n": number})
+    db = world.edge.log.writer.db
+    db.execute("PRAGMA cache_size=0")
+    world.faults.kind, world.faults.writes_left = "sync", 0
+    assert world.error_of(_put) is not None
+    world.faults.writes_left = None
+    db.execute("PRAGMA shrink_memory")
+    world.faults.reads_fail = True
+    for write in (_put, _patch):
+        assert type(world.error_of(write)) is StorageError
+    world.faults.reads_fail = False
+    world.notes.put("after", {"n": 1})
+    assert world.edge.verify() == []
+    assert {"after", *(f"k{number}" for number in range(5))} <= world.records().keys()

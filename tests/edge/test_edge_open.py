@@ -278,3 +278,17 @@ def test_a_forked_child_must_not_write(tmp_path: Path) -> None:
         child.join()
         edge.collection("notes").put("b", {"x": 1})
         assert "child" not in edge.collection("notes")
+
+
+def test_a_fork_that_lives_on_does_not_keep_the_store(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    edge = Edge.open(tmp_path)
+    here, there = context.Pipe()
+    child = context.Process(target=there.recv)
+    child.start()
+    try:
+        edge.close()
+        Edge.open(tmp_path).close()
+    finally:
+        here.send("go")
+        child.join()
