@@ -1,0 +1,188 @@
+"""Faults in how the cloud accepts, orders and judges."""
+
+from __future__ import annotations
+
+from simulations.mutants import Mutant
+
+_ADMISSION = "cloud/stream/admission.py"
+_INGEST = "cloud/stream/ingest.py"
+_CONFLICTS = "cloud/stream/conflicts.py"
+_FOLD = "cloud/storage/fold.py"
+
+MUTANTS = [
+    Mutant(
+        "segment-without-chain",
+        _ADMISSION,
+        "    if header.previous != last_segment:\n",
+        "    if header.previous == header.fleet:\n",
+        "two copies of a store push in turns under one name, and never hear of each other's writes",
+    ),
+    Mutant(
+        "dedupe-without-incarnation",
+        _ADMISSION,
+        "    row = view.replica(fleet, header.replica)\n    last_seq, last_segment",
+        '    row = view.replica(fleet, header.replica[:12] + b"\\0\\0\\0\\1") or view.replica(fleet, header.replica)\n'
+        "    last_seq, last_segment",
+        "segments of a renewed replica are taken for its old name's: held already, or out of place",
+    ),
+    Mutant(
+        "held-by-its-end",
+        _ADMISSION,
+        "        if header.last_seq == last_seq and segment not in (None, last_segment):\n",
+        "        if header.last_seq == last_seq and segment == header.fleet:\n",
+        "another segment that ends at the same seq, a clone's, is acknowledged and dropped",
+    ),
+    Mutant(
+        "future-stamps-taken",
+        _INGEST,
+        "        if operation.ts > self._latest_ts:\n"
+        "            check_not_future(operation.ts, self._now_ms)\n"
+        "        shape = operation.shape\n",
+        "        shape = operation.shape\n",
+        "one device's wrong clock wins over everybody until that time has come",
+    ),
+    Mutant(
+        "one-refusal-refuses-all",
+        _INGEST,
+        "                    self._refuse(operation, error)\n",
+        "                    if len(self._opened.operations) > 1 or self._state:\n"
+        "                        raise\n"
+        "                    self._refuse(operation, error)\n",
+        "one operation that cannot be taken holds up all that is pushed with it, for ever",
+    ),
+    Mutant(
+        "clock-of-the-refused",
+        _INGEST,
+        "max((operation.ts for operation in heard if operation.ts <= self._latest_ts), default=0)",
+        "max((operation.ts for operation in heard), default=0)",
+        "a declaration from the future is refused, and the fleet's clock goes along with it",
+    ),
+    Mutant(
+        "cloud-clock-from-zero",
+        _INGEST,
+        "clock = HybridClock(self._context.clock, max(self._head.clock, max_ts))",
+        "clock = HybridClock(self._context.clock)",
+        "the cloud's answer to a conflict has an older stamp than what it answers, and loses",
+    ),
+    Mutant(
+        "refusals-only-in-the-ack",
+        _INGEST,
+        "        self._tx.add_dead_letters(self._context.fleet, self._letters)\n",
+        "",
+        "when the ack is lost nobody knows of what was refused",
+    ),
+    Mutant(
+        "seen-of-a-lost-life",
+        _INGEST,
+        "                seen = self._head.restored_head\n",
+        "                seen = self._head.position\n",
+        "after a restore, writes by devices that had seen more are never in conflict with what is there",
+    ),
+    Mutant(
+        "fleet-declaration-not-repeated",
+        _INGEST,
+        "            if spec is not None:\n"
+        '                writer.write(set_field(COLLECTIONS, "spec", spec), name, held)\n',
+        "            if spec is None:\n"
+        '                writer.write(set_field(COLLECTIONS, "spec", spec), name, held)\n',
+        "a device whose declaration was refused goes on by it, and has all its writes refused",
+    ),
+    Mutant(
+        "size-unchecked",
+        _INGEST,
+        "    if len(trial.encode()) > OPERATION_BYTES_MAX:\n",
+        "    if len(trial.encode()) > 2 * OPERATION_BYTES_MAX:\n",
+        "a record that two devices made too large cannot travel: baselines and repairs stop",
+    ),
+    Mutant(
+        "state-is-not-the-end-of-its-log",
+        _INGEST,
+        "seq = max(row.last_seq, header.first_seq) if self._state else header.last_seq",
+        "seq = row.last_seq if self._state else header.last_seq",
+        "after a repair the cloud does not know up to where the device's log is in the state",
+    ),
+    Mutant(
+        "conflict-off-by-one",
+        _CONFLICTS,
+        "        if self.held.position > seen:\n",
+        "        if self.held.position > seen + 1:\n",
+        "a write concurrent to the very next position is no conflict",
+    ),
+    Mutant(
+        "field-conflict-off-by-one",
+        _CONFLICTS,
+        "self.held.position_of(name) <= seen:\n                continue\n",
+        "self.held.position_of(name) <= seen + 1:\n                continue\n",
+        "the same, field by field",
+    ),
+    Mutant(
+        "deletes-come-back",
+        _CONFLICTS,
+        "        return self.came_wins != self.came.delete\n",
+        "        return self.came_wins or self.came.delete\n",
+        "a delete that is later than a concurrent edit is undone by the cloud",
+    ),
+    Mutant(
+        "deletes-are-no-conflict",
+        _CONFLICTS,
+        "        if floor != NEVER and self.held.position_of(FLOOR) > seen and device_of(floor.replica) != device:\n",
+        "        if floor != NEVER and self.held.position_of(FLOOR) > seen and not record.alive and not self.found:\n",
+        "an edit of a record that was deleted and made anew meanwhile is not noticed",
+    ),
+    Mutant(
+        "brought-back-now",
+        _CONFLICTS,
+        "values, record.floor.ts + 1)",
+        "values)",
+        "what comes back from the grave wins over a third device's concurrent edit",
+    ),
+    Mutant(
+        "overtaken-by-anybody",
+        _CONFLICTS,
+        "                found.overtaken = True\n",
+        "                found.overtaken = False\n",
+        "a conflict that its own device has settled in the same push is decided again, against it",
+    ),
+    Mutant(
+        "no-grave",
+        _FOLD,
+        "            self.grave = was or self.grave\n",
+        '            self.grave = self.grave or b""\n',
+        "an edit that wins over a delete brings back the edited fields alone",
+    ),
+    Mutant(
+        "grave-left-open",
+        _FOLD,
+        "        return operation.seen >= self.position_of(FLOOR) or",
+        "        return operation.seen > self.position_of(FLOOR) or",
+        "a record made anew right after its delete was seen gets its old fields back at the next conflict",
+    ),
+    Mutant(
+        "fields-keep-their-first-position",
+        _FOLD,
+        "name: position if name in after and after[name] != before.get(name) else self._positions.get(name, last)",
+        "name: self._positions.get(name, last or position)",
+        "a field that was written again counts as written long ago: conflicts are missed",
+    ),
+    Mutant(
+        "decisions-are-overruled",
+        "cloud/stream/rules.py",
+        "            return _EVERYBODY\n",
+        "            return _NOBODY\n",
+        "what a resolver or a person decided is overruled by any device's later write",
+    ),
+    Mutant(
+        "priority-is-the-stamp",
+        "cloud/stream/rules.py",
+        '        winner = "came" if came > held else "held"\n',
+        '        winner = "came" if found.came_wins else "held"\n',
+        "where priority should decide, the later stamp does",
+    ),
+    Mutant(
+        "successors-unchecked",
+        "cloud/stream/schemas.py",
+        "            check_successor(self._schemas[name], new)\n",
+        "            check_successor(new, new)\n",
+        "a second declaration that contradicts the first is taken, and writes by the first are refused",
+    ),
+]

@@ -1,0 +1,163 @@
+"""Faults in the device's side of the protocol: session, handshake, pages, link."""
+
+from __future__ import annotations
+
+from simulations.mutants import Mutant
+
+_SESSION = "sync/session.py"
+_HANDSHAKE = "sync/handshake.py"
+_LINK = "edge/storage/link_state.py"
+
+MUTANTS = [
+    Mutant(
+        "refusals-dropped",
+        _SESSION,
+        "Persist(acked, (), tuple(ack.refusals), own_until=ack.head)",
+        "Persist(acked, (), (), own_until=ack.head)",
+        "a refused write is gone without a dead letter on the device",
+    ),
+    Mutant(
+        "baseline-ends-early",
+        _SESSION,
+        "Apply(operations, None if page.next else page.cursor, page.next or None, self._pristine)",
+        "Apply(operations, page.cursor, None, self._pristine)",
+        "a new device takes the first page of several for the whole state",
+    ),
+    Mutant(
+        "page-not-stored",
+        _SESSION,
+        "elif isinstance(effect, Apply) and done:",
+        "elif isinstance(effect, Apply):",
+        "a page that was dropped, because the device had begun to write, counts as applied while the session lasts",
+    ),
+    Mutant(
+        "lost-ack-not-adopted",
+        _SESSION,
+        "self._effects.append(Persist(held, sent, refusals, welcome.incarnation, own_until=welcome.head))",
+        "self._effects.append(Persist(position.acked, sent, refusals, welcome.incarnation, own_until=welcome.head))",
+        "after a lost ack the same range is pushed for ever, and refused as another segment in its place",
+    ),
+    Mutant(
+        "retry-with-new-seq",
+        _SESSION,
+        "        sealed = self._seal(operations, position.acked[0] + 1, position.acked[1] or GENESIS, 0)\n",
+        "        shift = len(position.sent)\n"
+        "        operations = [operation._replace(seq=operation.seq + shift) for operation in operations]\n"
+        "        sealed = self._seal(operations, position.acked[0] + 1 + shift, position.acked[1] or GENESIS, 0)\n",
+        "what is sent again after a lost request has other seqs: a gap that the cloud never takes",
+    ),
+    Mutant(
+        "state-not-noted",
+        _SESSION,
+        "        if repair.last:  # it becomes what the cloud holds of this replica: noted, as those of the log are",
+        "        if repair.last and repair.after is not None:",
+        "after a lost answer to a repair of one segment the device takes its own state for a stranger's",
+    ),
+    Mutant(
+        "cursor-survives-restore",
+        _HANDSHAKE,
+        "cursor = min(*known, welcome.restored_head, welcome.head) if lost_feed else min(known)",
+        "cursor = position.cursor",
+        "after a restore of the cloud the device does not read again what others write where it has been before",
+    ),
+    Mutant(
+        "loss-not-noticed",
+        _HANDSHAKE,
+        "    if lost_feed or lost_ours or position.repair:",
+        "    if position.repair:",
+        "what a restored cloud has forgotten, and the device has trimmed, does not come back",
+    ),
+    Mutant(
+        "lost-feed-by-length",
+        _HANDSHAKE,
+        "lost_feed = position.cursor > (welcome.restored_head if other_life else welcome.head)",
+        "lost_feed = position.cursor > welcome.head",
+        "a restored cloud whose feed has grown past the cursor is taken for the old one",
+    ),
+    Mutant(
+        "clone-not-noticed",
+        _HANDSHAKE,
+        "    if welcome.last_seq > position.head_seq or foreign:",
+        "    if welcome.last_seq > position.head_seq:",
+        "of two copies under one name the one that has written more adopts the other's segment as its own",
+    ),
+    Mutant(
+        "clone-repairs-under-its-name",
+        _HANDSHAKE,
+        "    if welcome.last_seq > position.head_seq or foreign:",
+        "    if not position.repair and (welcome.last_seq > position.head_seq or foreign):",
+        "two copies that both owe their state keep one name, and never get what the other writes",
+    ),
+    Mutant(
+        "clone-in-a-new-life",
+        _HANDSHAKE,
+        "since = bool(welcome.last_segment) and welcome.last_head >= welcome.restored_head",
+        "since = False",
+        "a clone that was quicker with a restored cloud is not noticed by its original",
+    ),
+    Mutant(
+        "own-until-of-another-life",
+        _HANDSHAKE,
+        "own_until = min(position.own_until, welcome.restored_head) if other_life else position.own_until",
+        "own_until = position.own_until",
+        "positions of the cloud's old life are believed in the new one: a clone's writes are skipped",
+    ),
+    Mutant(
+        "renewed-and-not-reread",
+        _HANDSHAKE,
+        "known = (position.cursor, own_until)",
+        "known = (position.cursor, position.cursor)",
+        "who takes a new name never reads what its clone wrote under the old one",
+    ),
+    Mutant(
+        "page-of-its-last-segment",
+        "sync/pages.py",
+        "        covered = _through(opened.clear, opened.header.first_seq, page.cursor)\n"
+        "        operations += opened.operations\n",
+        "        covered = _through(opened.clear, opened.header.first_seq, page.cursor)\n"
+        "        operations = opened.operations\n",
+        "of a page with several segments only the last one is applied, and the cursor moves over all",
+    ),
+    Mutant(
+        "baseline-of-its-last-segment",
+        "sync/pages.py",
+        "        operations += open_segment(data, identity=_only(keys.cloud), ring=keys.ring, check=check).operations\n",
+        "        operations = open_segment(data, identity=_only(keys.cloud), ring=keys.ring, check=check).operations\n",
+        "of a baseline page that was cut into several segments only the last one is applied",
+    ),
+    Mutant(
+        "repair-forgotten",
+        _LINK,
+        'repair=bool(log.meta_get("repair")),',
+        "repair=False,",
+        "a process that dies before its repair is done never pushes the state it owes",
+    ),
+    Mutant(
+        "cursor-rewound-in-memory",
+        _LINK,
+        "        cursor=effect.cursor,\n",
+        "        cursor=None,\n",
+        "a process that dies right after its repair reads on from its old cursor",
+    ),
+    Mutant(
+        "state-without-tombstones",
+        "edge/storage/log_reader.py",
+        '"SELECT key, image FROM records WHERE collection = ? AND key > ? ORDER BY key LIMIT ?",',
+        '"SELECT key, image FROM records WHERE collection = ? AND key > ? AND living = 1 ORDER BY key LIMIT ?",',
+        "a restored cloud gets living records back and no deletes: what was deleted stays",
+    ),
+    Mutant(
+        "large-records-stop-repairs",
+        "edge/storage/delta_log.py",
+        "for part in split_image(image, OPERATION_BYTES_MAX)[:_STATE_PARTS_MAX]",
+        "for part in [image]",
+        "one record that two devices made too large stops the repair, and with it push and pull",
+    ),
+    Mutant(
+        "clock-corrected-backwards",
+        "edge/link/replicator.py",
+        "            offset_ms = effect.time_ms - self._clock.wall_ms()\n",
+        "            offset_ms = self._clock.wall_ms() - effect.time_ms\n",
+        "a clock that is ahead is put ahead twice as far: what the device writes is refused",
+    ),
+]

@@ -1,0 +1,107 @@
+"""Faults between a commit and the disk, on devices and in the cloud."""
+
+from __future__ import annotations
+
+from simulations.mutants import Mutant
+
+_WRITER = "edge/storage/log_writer.py"
+_CARE = "edge/storage/log_care.py"
+
+MUTANTS = [
+    Mutant(
+        "put-acknowledged-though-refused",
+        _WRITER,
+        "            roll_back(self.db)\n            raise translate(error, self.path) from error\n        if done:\n",
+        "            roll_back(self.db)\n            done = True\n        if done:\n",
+        "a put that the disk refused is acknowledged, can be read, and is gone after a restart",
+    ),
+    Mutant(
+        "batch-split-by-a-crash",
+        _WRITER,
+        "                insert(db, _OPERATION, transaction.operations)\n",
+        "                for rows in chunks(transaction.operations):\n"
+        "                    insert(db, _OPERATION, rows)\n"
+        '                    db.execute("COMMIT")\n'
+        '                    db.execute("BEGIN IMMEDIATE")\n',
+        "a crash leaves the first fifty operations of a batch",
+    ),
+    Mutant(
+        "transaction-left-open",
+        _WRITER,
+        "        if self.db.in_transaction:\n            roll_back(self.db)\n\n    def fetch",
+        "        self.db.in_transaction\n\n    def fetch",
+        "an interrupt at BEGIN leaves a transaction open, which later writes join and nobody commits",
+    ),
+    Mutant(
+        "ack-before-fsync",
+        "edge/storage/log_schema.py",
+        'DURABILITY = {"full": "FULL", "relaxed": "NORMAL"}',
+        'DURABILITY = {"full": "NORMAL", "relaxed": "NORMAL"}',
+        "a power cut takes writes that were acknowledged",
+    ),
+    Mutant(
+        "trimmed-before-the-ack",
+        _CARE,
+        "(min(log.acked_seq, folded_seq), position, TRIM_ROWS_MAX)",
+        "(folded_seq, position, TRIM_ROWS_MAX)",
+        "operations whose push is being retried are dropped from the log",
+    ),
+    Mutant(
+        "trimmed-before-the-fold",
+        _CARE,
+        "        log.fold()  # an operation whose image is only in memory must stay\n",
+        "",
+        "after trimming and a crash, records are gone whose images were only in memory",
+    ),
+    Mutant(
+        "snapshot-with-a-later-cursor",
+        _CARE,
+        "            copy.execute(\"DELETE FROM meta WHERE name LIKE 'checkpoint.%'\")  # the projections are not copied\n",
+        "            copy.execute(\"DELETE FROM meta WHERE name LIKE 'checkpoint.%'\")\n"
+        "            copy.execute(\"UPDATE meta SET value = X'CE7FFFFFFF' WHERE name = 'own_until'\")\n"
+        "            log.cursor += 0\n",
+        "a snapshot claims that everything under its old name is its own",
+    ),
+    Mutant(
+        "cloud-ack-before-commit",
+        "cloud/storage/sqlite_store.py",
+        "                yield SqliteTransaction(db)\n"
+        '                db.execute("COMMIT")\n'
+        "            except apsw.Error as error:\n",
+        "                yield SqliteTransaction(db)\n"
+        "                try:\n"
+        '                    db.execute("COMMIT")\n'
+        "                except (apsw.IOError, apsw.FullError):\n"
+        "                    self._rollback()\n"
+        "            except apsw.Error as error:\n",
+        "a push that the cloud's disk refused at the commit is acknowledged",
+    ),
+    Mutant(
+        "cloud-ack-before-fsync",
+        "cloud/storage/sqlite_store.py",
+        'self._set_synchronous("full" if durable else "normal")',
+        'self._set_synchronous("off")',
+        "a power cut in the cloud takes pushes that were acknowledged",
+    ),
+    Mutant(
+        "upsert-keeps-the-grave",
+        "cloud/storage/sqlite_writing.py",
+        "field_positions = excluded.field_positions, grave = excluded.grave",
+        "field_positions = excluded.field_positions",
+        "the cloud forgets what a deleted record held, or brings back what was deleted before it was made anew",
+    ),
+    Mutant(
+        "upsert-keeps-field-positions",
+        "cloud/storage/sqlite_writing.py",
+        "position = excluded.position, field_positions = excluded.field_positions,",
+        "position = excluded.position,",
+        "where each field was last written is not kept: conflicts are missed or invented",
+    ),
+    Mutant(
+        "one-dead-letter-a-replica",
+        "cloud/storage/sqlite_reading.py",
+        'sql = _DEAD_LETTER + "AND replica = ? AND seq BETWEEN ? AND ? ORDER BY seq, collection, key"',
+        'sql = _DEAD_LETTER + "AND replica = ? AND seq BETWEEN ? AND ? ORDER BY seq, collection, key LIMIT 1"',
+        "after a lost ack the device learns of one of the operations that were refused",
+    ),
+]
