@@ -1,9 +1,9 @@
-"""Planted bugs: faults that a fleet would suffer from under some schedule, to be found by the simulator.
+"""Planted bugs: faults that a fleet would suffer from under some schedule, for the simulator to find.
 
-Each is a few lines of one file that are exchanged for others. What always holds (``tests/simulations/test_mutants.py``):
-``old`` is in its file exactly once, and the file with ``new`` in its place is Python. None crashes on import or shows at
-the first write: they lose, double, bring back, leak or hold up something when requests are lost, processes die, disks
-fail, clocks differ, stores are copied or the cloud is restored.
+Each exchanges a few lines of one file for others. What always holds (``tests/simulations/test_mutants.py``): ``old`` is
+in its file exactly once, and the file with ``new`` in its place is Python. None crashes on import or shows at the first
+write: they lose, double, bring back, leak or hold up something when requests are lost, processes die, disks fail,
+clocks differ, stores are copied or the cloud is restored. All of them are in ``simulations.mutants.catalogue``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,3 @@ class Mutant(NamedTuple):
     old: str
     new: str
     why: str
-
-
-def all_mutants() -> list[Mutant]:
-    """In the order of their areas."""
-    from simulations.mutants import archive, cloud, device, feed, identity, merging, session, storage
-
-    areas = (session, merging, device, storage, cloud, feed, identity, archive)
-    return [mutant for area in areas for mutant in area.MUTANTS]

@@ -104,7 +104,8 @@ MUTANTS = [
     Mutant(
         "early-declarations-forgotten",
         _LOG,
-        "            if early:\n                writer.put_meta(_EARLY, sorted({*early, *(self.meta_get(_EARLY) or ())}))\n",
+        "            if early:\n"
+        "                writer.put_meta(_EARLY, sorted({*early, *(self.meta_get(_EARLY) or ())}))\n",
         "",
         "a collection declared under a clock that was ahead stays unknown: all writes to it are refused",
     ),

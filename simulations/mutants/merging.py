@@ -77,7 +77,9 @@ MUTANTS = [
         "siblings-by-arrival",
         "sync/slots.py",
         "        if held[0] != entry[0]:\n            if held[0] > entry[0]:\n                return False\n",
-        "        if held[0] != entry[0]:\n            if held[1] and held[0] > entry[0]:\n                return False\n",
+        "        if held[0] != entry[0]:\n"
+        "            if held[1] and held[0] > entry[0]:\n"
+        "                return False\n",
         "a removed entry gives way to an older one that arrives later: a removed element or sibling comes back",
     ),
     Mutant(

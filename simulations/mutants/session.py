@@ -121,8 +121,8 @@ MUTANTS = [
     Mutant(
         "baseline-of-its-last-segment",
         "sync/pages.py",
-        "        operations += open_segment(data, identity=_only(keys.cloud), ring=keys.ring, check=check).operations\n",
-        "        operations = open_segment(data, identity=_only(keys.cloud), ring=keys.ring, check=check).operations\n",
+        "        operations += open_segment(data, identity=_only(keys.cloud), ring=keys.ring",
+        "        operations = open_segment(data, identity=_only(keys.cloud), ring=keys.ring",
         "of a baseline page that was cut into several segments only the last one is applied",
     ),
     Mutant(
@@ -143,7 +143,7 @@ MUTANTS = [
         "state-without-tombstones",
         "edge/storage/log_reader.py",
         '"SELECT key, image FROM records WHERE collection = ? AND key > ? ORDER BY key LIMIT ?",',
-        '"SELECT key, image FROM records WHERE collection = ? AND key > ? AND living = 1 ORDER BY key LIMIT ?",',
+        '"SELECT key, image FROM records WHERE living = 1 AND collection = ? AND key > ? ORDER BY key LIMIT ?",',
         "a restored cloud gets living records back and no deletes: what was deleted stays",
     ),
     Mutant(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from simulations.mutants import Mutant, all_mutants
+from simulations.mutants import Mutant
+from simulations.mutants.catalogue import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
-MUTANTS = all_mutants()
 AREAS = ("sync/", "edge/", "cloud/stream/", "cloud/storage/", "cloud/storage/archive/", "cloud/identity/")
 
 

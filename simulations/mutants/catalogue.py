@@ -1,0 +1,8 @@
+"""All planted bugs, in the order of their areas."""
+
+from __future__ import annotations
+
+from simulations.mutants import Mutant, archive, cloud, device, feed, identity, merging, session, storage
+
+_AREAS = (session, merging, device, storage, cloud, feed, identity, archive)
+MUTANTS: list[Mutant] = [mutant for area in _AREAS for mutant in area.MUTANTS]
