@@ -22,7 +22,7 @@ from simulations.fleet.fleet import Outcome
 from simulations.fleet.fleet import run as run_fleet
 from simulations.fleet.scenario import names
 from simulations.fleet.sweep import Tally
-from simulations.mutants import MUTANTS
+from simulations.mutants.catalogue import MUTANTS
 from sync.errors import NotFound
 
 _SEEDS = "a seed, or a range A..B"

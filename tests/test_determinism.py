@@ -19,8 +19,12 @@ PACKAGES = ("sync", "edge", "cloud", "simulations")
 
 # The adapters: where the real clock and the real dice are read.
 ADAPTERS = {"edge/ports.py", "cloud/ports.py"}
-# They run real processes against the real clock, and are not part of any simulation.
-REAL_TIME = ("simulations/benchmarks/", "simulations/demo/", "simulations/device.py")
+# They run real processes against the real clock, and are not part of any simulation. The simulator's command line says
+# how long it took, and draws the seeds that nobody chose.
+REAL_TIME = (
+    *("simulations/benchmarks/", "simulations/crash/", "simulations/demo/"),
+    *("simulations/device.py", "simulations/__main__.py"),
+)
 # Waiting for another process is waiting in real time, whoever's clock it is: (file, what is called).
 WAITS = {
     ("cloud/server/home.py", "time.sleep"),

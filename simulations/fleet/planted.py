@@ -19,7 +19,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from simulations.mutants import MUTANTS, Mutant
+from simulations.mutants import Mutant
+from simulations.mutants.catalogue import MUTANTS
 
 ROOT = Path(__file__).parents[2]
 
