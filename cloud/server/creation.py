@@ -34,10 +34,12 @@ class Made:
         self._paths: list[Path] = []
 
     def directory(self, path: Path) -> None:
-        """Make it, and those above it that are missing."""
+        """Make it, and those above it that are missing; they stay, even if the power goes."""
         missing = [above for above in (path, *path.parents) if not above.exists()]
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._paths += reversed(missing)
+        for made in missing:
+            sync_directory(made.absolute().parent)
 
     def add(self, path: Path) -> None:
         self._paths.append(path)
@@ -78,7 +80,7 @@ def create_home(directory: Path, name: str, config_text: str) -> None:
             _publish(draft, directory)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        _sync(directory)
+        sync_directory(directory)
 
 
 def check_free(directory: Path) -> None:
@@ -135,12 +137,14 @@ def _build(draft: Path, directory: Path, name: str, config: configuration.CloudC
 
 
 def _publish(draft: Path, directory: Path) -> None:
-    """The keys first: of two inits at once only one can put its own there. The store last."""
+    """The keys first: of two inits at once only one can put its own there. The store last, also on the disk."""
     moved: list[str] = []
     try:
         for part in (configuration.KEYS, configuration.FILE, configuration.DATABASE):
             if (directory / part).exists():
                 raise InvalidConfig(f"{directory / part} exists already", hint="choose another directory")
+            if part == configuration.DATABASE:
+                sync_directory(directory)
             (draft / part).rename(directory / part)
             moved.append(part)
     except BaseException:
@@ -150,13 +154,20 @@ def _publish(draft: Path, directory: Path) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """A new file that only its owner may read, whatever the directory allows: a cloud.toml may hold credentials."""
+    """A new file that only its owner may read, whatever the directory allows: a cloud.toml may hold credentials.
+
+    It is on the disk on return, and so is its name.
+    """
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
+        file.flush()
+        os.fsync(handle)
+    sync_directory(path.parent)
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Make the names in it durable. Raises OSError."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cloud import config as configuration
-from cloud.server.creation import write_private
+from cloud.server.creation import sync_directory, write_private
 from cloud.server.home import Home
 from cloud.server.recovery import absolute
 from cloud.server.settings import with_archive
@@ -92,3 +92,4 @@ def _replace(path: Path, text: str) -> None:
     write_private(beside, text)
     beside.chmod(path.stat().st_mode & 0o777)
     beside.replace(path)
+    sync_directory(path.parent)
