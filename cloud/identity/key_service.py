@@ -107,7 +107,7 @@ class FileKeyService:
             return
         try:
             _, entries = _decoder.decode(_read(path))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise CorruptStore(f"{path}: {error}", hint=_RESTORE) from error
         rings: dict[bytes, KeyRing] = {}
         for fleet, epoch, key in entries:

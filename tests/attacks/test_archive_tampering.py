@@ -311,10 +311,12 @@ def test_a_damaged_anchor_says_what_to_do(world: ArchiveWorld, tmp_path: Path) -
     anchor.note(bytes(16), Anchored(9, bytes(32)))
     assert AnchorFile(path).last(world.fleet) == (3, bytes(32))
     assert path.stat().st_mode & 0o777 == 0o600
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(CorruptStore) as caught:
-        AnchorFile(path).last(world.fleet)
-    assert "remove it" in caught.value.hint
+    whole = path.read_bytes()
+    for damaged in (whole[:-5], whole[:3] + b"\xff" + whole[4:]):  # cut short, and text that is no UTF-8
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptStore) as caught:
+            AnchorFile(path).last(world.fleet)
+        assert "remove it" in caught.value.hint
 
 
 def test_the_digest_noted_in_a_manifest_is_compared(world: ArchiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:

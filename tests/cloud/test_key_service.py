@@ -75,3 +75,14 @@ def test_files_that_are_open_missing_or_damaged(tmp_path: Path, name: str) -> No
     with pytest.raises(InvalidConfig) as raised:
         FileKeyService(tmp_path, SeededRandom())
     assert raised.value.hint
+
+
+def test_a_damaged_byte_of_the_epoch_keys_is_an_error_of_ours(tmp_path: Path) -> None:
+    """Also one that makes text no UTF-8, for which msgspec has an exception of its own."""
+    FileKeyService.create(tmp_path / "keys", SeededRandom()).create_epoch(FLEET)
+    path = tmp_path / "keys" / EPOCH_FILE
+    whole = path.read_bytes()
+    for place in range(whole.index(FLEET)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
+        with pytest.raises(CorruptStore, match="epoch"):
+            FileKeyService(tmp_path / "keys", SeededRandom())

@@ -86,7 +86,7 @@ class AnchorFile:
             _, entries = _decoder.decode(self._path.read_bytes())
         except FileNotFoundError:
             return {}
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise CorruptStore(
                 f"{self._path}: {error}",
                 hint="remove it if the archive itself verifies; it only guards against rollback",

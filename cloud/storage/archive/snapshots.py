@@ -175,7 +175,7 @@ def _open_part(
         previous = opened.id
     try:
         beside, loose = _side_decoder.decode(side)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise Malformed(f"{part.side.name}: not the side of a snapshot: {error}") from error
     if len(beside) != len(operations) or len(operations) + len(loose) != part.records or previous != part.last_id:
         raise BrokenChain("the part and its side object do not belong together")

@@ -45,7 +45,7 @@ def load_state(view: Reading, fleet: bytes) -> ArchiveState:
         return ArchiveState()
     try:
         return msgspec.msgpack.decode(data, type=ArchiveState)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise CorruptStore(f"the state of the archive is damaged: {error}", hint="restore from the archive") from error
 
 
