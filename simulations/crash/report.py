@@ -1,0 +1,1 @@
+"""docs/CRASH_TESTS.md"""
