@@ -195,6 +195,7 @@ def _torn(write: _Write, dice: Random) -> Iterator[_Write]:
 
 
 _disks: dict[str, Disk] = {}
+_mounted: list[apsw.VFS] = []  # for good: a connection that nobody closed still refers to it
 
 
 def _disk_of(name: str) -> Disk | None:
@@ -267,7 +268,8 @@ def mounted() -> Iterator[None]:
     """
     apsw.unregister_vfs(checksum_vfs())
     default = apsw.vfs_names()[0]
-    vfs = _VFS()
+    if not _mounted:
+        _mounted.append(_VFS())
     hook, sys.unraisablehook = sys.unraisablehook, _unraisable
     try:
         apsw.set_default_vfs(_NAME)
@@ -279,7 +281,6 @@ def mounted() -> Iterator[None]:
     finally:
         apsw.set_default_vfs(default)
         apsw.unregister_vfs(VFS)
-        vfs.unregister()
         checksum_vfs()
         _disks.clear()
         sys.unraisablehook = hook

@@ -164,11 +164,11 @@ class Fleet:
                 self.oracle(device).found(device.name, device.logged())
 
     def destroy(self) -> None:
-        self.cloud.disk.kill()
-        self.cloud.drop()
-        for device in self.devices:
-            device.disk.kill()
-            device.drop()
+        nodes: list[CloudNode | DeviceNode] = [self.cloud, *self.devices]
+        for node in nodes:
+            node.disk.kill()
+            node.drop()
+            node.disk.forget()
 
     # -- watching -----------------------------------------------------------------------------------------------------
 
