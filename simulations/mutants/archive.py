@@ -67,13 +67,6 @@ MUTANTS = [
         "after a restore one device is not sent what others wrote, because it lies in a segment with its own",
     ),
     Mutant(
-        "restored-seqs-of-the-feed",
-        _RESTORE,
-        "row._replace(last_seq=max(row.last_seq, before.last_seq), cursor=max(row.cursor, before.cursor))",
-        "row._replace(last_seq=min(row.last_seq, before.last_seq), cursor=max(row.cursor, before.cursor))",
-        "a restored cloud claims to hold less of a replica than it has",
-    ),
-    Mutant(
         "snapshot-without-its-books",
         _SNAPSHOTS,
         "        self._beside.append((row.position, row.field_positions, row.grave))\n",

@@ -26,13 +26,6 @@ MUTANTS = [
         "segments of a renewed replica are taken for its old name's: held already, or out of place",
     ),
     Mutant(
-        "held-by-its-end",
-        _ADMISSION,
-        "        if header.last_seq == last_seq and segment not in (None, last_segment):\n",
-        "        if header.last_seq == last_seq and segment == header.fleet:\n",
-        "another segment that ends at the same seq, a clone's, is acknowledged and dropped",
-    ),
-    Mutant(
         "future-stamps-taken",
         _INGEST,
         "        if operation.ts > self._latest_ts:\n"
@@ -123,11 +116,11 @@ MUTANTS = [
         "a delete that is later than a concurrent edit is undone by the cloud",
     ),
     Mutant(
-        "deletes-are-no-conflict",
+        "delete-conflict-off-by-one",
         _CONFLICTS,
-        "        if floor != NEVER and self.held.position_of(FLOOR) > seen and device_of(floor.replica) != device:\n",
-        "        if floor != NEVER and self.held.position_of(FLOOR) > seen and not record.alive and not self.found:\n",
-        "an edit of a record that was deleted and made anew meanwhile is not noticed",
+        "        if floor != NEVER and self.held.position_of(FLOOR) > seen and device_of",
+        "        if floor != NEVER and self.held.position_of(FLOOR) > seen + 1 and device_of",
+        "an edit concurrent to a delete at the very next position is no conflict: the edited fields alone are left",
     ),
     Mutant(
         "brought-back-now",
@@ -137,11 +130,11 @@ MUTANTS = [
         "what comes back from the grave wins over a third device's concurrent edit",
     ),
     Mutant(
-        "overtaken-by-anybody",
+        "answer-to-the-overtaken",
         _CONFLICTS,
         "                found.overtaken = True\n",
         "                found.overtaken = False\n",
-        "a conflict that its own device has settled in the same push is decided again, against it",
+        "a field conflict of a push that goes on to delete the record is answered: the answer brings the record back",
     ),
     Mutant(
         "no-grave",

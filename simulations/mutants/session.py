@@ -47,13 +47,6 @@ MUTANTS = [
         "what is sent again after a lost request has other seqs: a gap that the cloud never takes",
     ),
     Mutant(
-        "state-not-noted",
-        _SESSION,
-        "        if repair.last:  # it becomes what the cloud holds of this replica: noted, as those of the log are",
-        "        if repair.last and repair.after is not None:",
-        "after a lost answer to a repair of one segment the device takes its own state for a stranger's",
-    ),
-    Mutant(
         "cursor-survives-restore",
         _HANDSHAKE,
         "cursor = min(*known, welcome.restored_head, welcome.head) if lost_feed else min(known)",

@@ -95,7 +95,7 @@ MUTANTS = [
         "cloud/storage/sqlite_writing.py",
         "position = excluded.position, field_positions = excluded.field_positions,",
         "position = excluded.position,",
-        "where each field was last written is not kept: conflicts are missed or invented",
+        "where each field was last written is not kept: conflicts are found where there are none",
     ),
     Mutant(
         "one-dead-letter-a-replica",
