@@ -21,7 +21,7 @@ from cloud.identity.enrollment import Enrollment, wrapped_keys
 from cloud.identity.key_service import FleetKeys
 from cloud.ports import Caller, Reading, Store
 from cloud.rows import Conflict, DeadLetter, DeviceRow, FleetRow, Head
-from cloud.stream.admission import acknowledge, admit, shown_segment
+from cloud.stream.admission import acknowledge, admit, refusals, shown_segment
 from cloud.stream.baseline import baseline_page
 from cloud.stream.feed import PageBuilder, RowCache, Scope, Sealer
 from cloud.stream.ingest import Context, Ingested, ingest
@@ -38,6 +38,7 @@ from sync.errors import (
     UnsupportedVersion,
 )
 from sync.keys import PublicIdentity
+from sync.limits import SEGMENT_OPERATIONS_MAX
 from sync.messages import (
     PROTOCOL_VERSIONS,
     Answer,
@@ -51,7 +52,6 @@ from sync.messages import (
     PullPage,
     Push,
     PushAck,
-    Refusal,
     Welcome,
 )
 from sync.ports import Clock, RandomSource
@@ -60,8 +60,6 @@ from sync.stamps import device_of, replica_id
 from sync.tokens import JoinToken
 
 _HELLO_HINT = "say hello again"
-# A lost ack covers one segment; more are only refused of a device that forgot what it knew.
-_REFUSALS_MAX = 1_000
 
 
 class _Held(Exception):
@@ -149,7 +147,8 @@ class ControlPlane:
             head = view.head(caller.fleet)
             row = view.replica(caller.fleet, hello.replica)
             last_seq = row.last_seq if row else 0
-            refused = view.refused(caller.fleet, hello.replica, hello.acked + 1, last_seq)[:_REFUSALS_MAX]
+            # A lost ack covers one segment; more are only refused of a device that forgot what it knew.
+            refused = view.refused(caller.fleet, hello.replica, hello.acked + 1, last_seq)[:SEGMENT_OPERATIONS_MAX]
         return Welcome(
             version=max(versions),
             time_ms=self._clock.wall_ms(),
@@ -160,7 +159,7 @@ class ControlPlane:
             head=head.position,
             baseline=_wants_baseline(hello, head),
             keys=wrapped_keys(self._keys, caller.fleet, caller.identity),
-            refusals=[Refusal(letter.seq, letter.code, letter.reason) for letter in refused],
+            refusals=refusals(refused),
             last_head=row.head if row else 0,
         )
 

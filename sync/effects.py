@@ -9,6 +9,7 @@ from sync.messages import Message, Refusal
 from sync.operations import Operation
 
 PUSH, PULL = "push", "pull"
+_NOTED_MAX = 16
 
 
 class Send(NamedTuple):
@@ -65,11 +66,19 @@ class Apply(NamedTuple):
     pristine: bool = False
 
 
+class Mend(NamedTuple):
+    """Correct what was stamped by a wrong clock: ``Learn`` came before, and nothing that was sent may still be taken.
+    ``as_state``: the whole store is pushed next. Tell the session with ``mended``, then ``advance``.
+    """
+
+    as_state: bool
+
+
 class NewIncarnation(NamedTuple):
     """Become a new replica; tell the session with ``reincarnated(replica)``, then ``advance``."""
 
 
-Effect = Send | Load | LoadState | Learn | Persist | Apply | NewIncarnation
+Effect = Send | Load | LoadState | Learn | Persist | Apply | Mend | NewIncarnation
 
 
 class Position(NamedTuple):
@@ -92,6 +101,26 @@ class Position(NamedTuple):
     repair: bool = False
     own_until: int = 0
 
+    @property
+    def sent_until(self) -> int:
+        """The last seq that the cloud may hold or still take."""
+        return max((last for last, _ in self.sent), default=0)
+
+    def sending(self, last_seq: int, segment: bytes) -> tuple[tuple[int, bytes], ...]:
+        """``sent`` with one more."""
+        return (*self.sent[1 - _NOTED_MAX :], (last_seq, segment))
+
+    def noting(self, effect: Persist) -> Position:
+        """After ``effect`` is durable."""
+        return self._replace(
+            acked=effect.acked or self.acked,
+            sent=self.sent if effect.sent is None else effect.sent,
+            incarnation=self.incarnation if effect.incarnation is None else effect.incarnation,
+            cursor=self.cursor if effect.cursor is None else effect.cursor,
+            repair=self.repair if effect.repair is None else effect.repair,
+            own_until=self.own_until if effect.own_until is None else effect.own_until,
+        )
+
 
 class SessionKeys(NamedTuple):
     """``ring`` is shared with the caller and gains what the cloud hands out."""
@@ -103,8 +132,11 @@ class SessionKeys(NamedTuple):
 
 
 class SessionLimits(NamedTuple):
+    """``hello_ms``: a live link shakes hands again after so long, for the clock, new keys, and what the fleet knows."""
+
     push_operations: int = 2_500
     push_bytes: int = 4 << 20
     pull_operations: int = 2_500
     pull_bytes: int = 900 << 10
     long_poll_ms: int = 20_000
+    hello_ms: int = 3_600_000

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sync.effects import Position
-from sync.messages import PROTOCOL_VERSIONS, Hello, Welcome
+from sync.effects import Position, SessionKeys
+from sync.keys import unwrap
+from sync.messages import Welcome
 from sync.segment import GENESIS
 from sync.stamps import incarnation_of
 
@@ -42,20 +43,6 @@ class Repair:
         self.last = False
 
 
-def greeting(position: Position, fleet: bytes) -> Hello:
-    """What the device says first: what it has, and what it believes the cloud has."""
-    return Hello(
-        list(PROTOCOL_VERSIONS),
-        fleet,
-        position.replica,
-        position.head_seq,
-        position.acked[0],
-        position.acked[1],
-        position.cursor,
-        position.incarnation,
-    )
-
-
 def compare(position: Position, welcome: Welcome) -> Verdict:
     """Who knows more than the other."""
     other_life = position.incarnation not in (b"", welcome.incarnation)
@@ -76,6 +63,18 @@ def compare(position: Position, welcome: Welcome) -> Verdict:
         return Verdict(REPAIR, cursor, own_until=own_until)
     wanted = welcome.baseline and position.baseline is None
     return Verdict(ADOPT, baseline=wanted or (other_life and position.baseline is not None))
+
+
+def take_keys(keys: SessionKeys, welcome: Welcome) -> dict[int, bytes]:
+    """The epoch keys in it that the device did not have; its ring has them now. Raises DecryptionFailed."""
+    fresh = {
+        item.epoch: unwrap(item.wrapped, keys.device, keys.fleet, item.epoch)
+        for item in welcome.keys
+        if item.epoch not in keys.ring
+    }
+    for epoch, key in fresh.items():
+        keys.ring.add(epoch, key)
+    return fresh
 
 
 def is_pristine(position: Position) -> bool:

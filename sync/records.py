@@ -62,6 +62,13 @@ class Record:
         """The stamp of the newest operation, deletes included."""
         return max(Stamp(self.ts, self.replica), self.floor)
 
+    @property
+    def newest_ts(self) -> int:
+        """The largest timestamp in it."""
+        stamps = [self.ts, self.floor.ts, *(slot[0] for slot in self.lww.values())]
+        stamps += [entry[0] for slots in self.slots.values() for entry in slots.values()]
+        return max(stamps)
+
     def values(self) -> dict[str, Any]:
         """What a reader sees: fields in order of name, absent ones omitted. Sets and siblings come as sorted lists."""
         out = {name: slot[2] for name, slot in self.lww.items() if slot[2] is not None}
@@ -130,7 +137,7 @@ class Record:
         kind, _, names, rules = operation.shape
         stamp = (operation.ts, operation.replica)
         if kind == Kind.DELETE:
-            return self._raise_floor(Stamp(*stamp))
+            return self.raise_floor(Stamp(*stamp))
         if kind == Kind.IMAGE:
             return self.join(Record.decode(operation.values[0]))
         if stamp <= self.floor:
@@ -142,7 +149,7 @@ class Record:
 
     def join(self, other: Record) -> bool:
         """Fold another replica's state of the same record in. Returns whether anything changed."""
-        changed = self._raise_floor(other.floor)
+        changed = self.raise_floor(other.floor)
         floor = self.floor
         if (other.ts, other.replica) > floor:
             changed |= self._touch((other.ts, other.replica))
@@ -164,7 +171,8 @@ class Record:
             return True
         return False
 
-    def _raise_floor(self, stamp: Stamp) -> bool:
+    def raise_floor(self, stamp: Stamp) -> bool:
+        """Delete what is not newer than this stamp. Returns whether anything changed."""
         if stamp <= self.floor:
             return False
         self.floor = stamp

@@ -5,7 +5,7 @@ The caller steps it and carries out what ``ready()`` hands back, in order:
 * ``Send``: deliver the message to the cloud; give the answer to ``receive(effect.number, answer)`` or the failure to
   ``failed(effect.number, error)``. Sends of the two lanes (push, pull) may be under way at the same time.
 * ``Load`` / ``LoadState``: read operations from the delta log; hand them to ``loaded`` / ``loaded_state``.
-* ``Learn``, ``Persist``, ``Apply``, ``NewIncarnation``: make durable, **then** call ``advance(effect)``.
+* ``Learn``, ``Persist``, ``Apply``, ``Mend``, ``NewIncarnation``: make durable, **then** call ``advance(effect)``.
 
 The one duty of the caller: nothing that follows from an effect is sent before ``advance`` was called for it. The
 session emits what depends on it only afterwards, so carrying effects out in order and one by one is always right.
@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sync.asking import ask_baseline, ask_page, greeting, seal_push
 from sync.effects import (
     PULL,
     PUSH,
@@ -34,6 +35,7 @@ from sync.effects import (
     Learn,
     Load,
     LoadState,
+    Mend,
     NewIncarnation,
     Persist,
     Position,
@@ -41,19 +43,23 @@ from sync.effects import (
     SessionKeys,
     SessionLimits,
 )
-from sync.errors import AgentDBError, BrokenChain, CorruptStore, ProtocolError, TooLarge, UnsupportedVersion
+from sync.errors import (
+    AgentDBError,
+    BrokenChain,
+    CorruptStore,
+    FutureStamp,
+    ProtocolError,
+    TooLarge,
+    UnsupportedVersion,
+)
 from sync.flights import Flights
-from sync.handshake import RENEW, REPAIR, Repair, compare, greeting, is_pristine
-from sync.keys import unwrap
-from sync.limits import LONG_POLL_MS_MAX
+from sync.handshake import RENEW, REPAIR, Repair, compare, is_pristine, take_keys
 from sync.messages import (
     PROTOCOL_VERSIONS,
     Answer,
     BaselinePage,
     Failure,
     Message,
-    Pull,
-    PullBaseline,
     PullPage,
     Push,
     PushAck,
@@ -63,10 +69,9 @@ from sync.operations import Operation
 from sync.pages import open_baseline, open_page
 from sync.ports import RandomSource
 from sync.schedule import Backoff
-from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, Sealed, seal
+from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, Sealed
 
 _RENEWALS_MAX = 3
-_NOTED_MAX = 16
 
 
 class SyncSession:
@@ -90,7 +95,7 @@ class SyncSession:
         self._live = live
         self._backoff = Backoff(random)
         self._now_ms = 0
-        self._not_before_ms = 0
+        self._not_before_ms = self._greeted_ms = 0
         self._flights = Flights()
         self._effects: list[Effect] = []
         self._waiting: list[Effect] = []
@@ -98,6 +103,7 @@ class SyncSession:
         self._sealed: Sealed | None = None
         self._loading = False
         self._renewals, self._pristine = 0, False
+        self._mend_later = False
         self._repair: Repair | None = None
 
     # -- what the caller tells ------------------------------------------------------------------------------------
@@ -141,8 +147,7 @@ class SyncSession:
             return
         self._sealed = sealed
         self._push_size = min(self._limits.push_operations, self._push_size * 2)
-        noted = (*position.sent[1 - _NOTED_MAX :], (sealed.header.last_seq, sealed.id))
-        self._effects.append(Persist(sent=noted))
+        self._effects.append(Persist(sent=position.sending(sealed.header.last_seq, sealed.id)))
 
     def loaded_state(self, operations: Sequence[Operation], after: tuple[str, str] | None) -> None:
         """The answer to ``LoadState``; ``after`` is None with the last part."""
@@ -160,10 +165,13 @@ class SyncSession:
         repair.next_after = after
         repair.last = after is None
         if repair.last:  # it becomes what the cloud holds of this replica: noted, as those of the log are
-            noted = (*self.position.sent[1 - _NOTED_MAX :], (self.position.acked[0], self._sealed.id))
-            self._effects.append(Persist(sent=noted))
+            self._effects.append(Persist(sent=self.position.sending(self.position.acked[0], self._sealed.id)))
         else:
             self._send(PUSH, Push(self._sealed.data))
+
+    def mended(self, head_seq: int, baseline: bytes | None) -> None:
+        """The answer to ``Mend``: the log's head now, and the baseline that is under way or has become necessary."""
+        self.position = self.position._replace(head_seq=head_seq, baseline=baseline)
 
     def reincarnated(self, replica: bytes) -> None:
         """The answer to ``NewIncarnation``: a replica id that no segment was ever sent under. The note that the state
@@ -186,14 +194,7 @@ class SyncSession:
         self._waiting.remove(effect)
         position = self.position
         if isinstance(effect, Persist):
-            position = position._replace(
-                acked=effect.acked or position.acked,
-                sent=position.sent if effect.sent is None else effect.sent,
-                incarnation=position.incarnation if effect.incarnation is None else effect.incarnation,
-                cursor=position.cursor if effect.cursor is None else effect.cursor,
-                repair=position.repair if effect.repair is None else effect.repair,
-                own_until=position.own_until if effect.own_until is None else effect.own_until,
-            )
+            position = position.noting(effect)
             if effect.sent and self._sealed and self.connected:
                 self._send(PUSH, Push(self._sealed.data))
         elif isinstance(effect, Apply) and done:
@@ -212,7 +213,9 @@ class SyncSession:
 
     def wake_ms(self) -> int | None:
         """How long until ``tick`` + ``ready`` can do something by themselves; None: only an event can."""
-        if self.connected or self._flights:
+        if self.connected:
+            return self._hello_due_ms()
+        if self._flights:
             return None
         return max(0, self._not_before_ms - self._now_ms)
 
@@ -233,7 +236,14 @@ class SyncSession:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def _hello_due_ms(self) -> int | None:
+        if not (self._live and self.connected):
+            return None
+        return max(0, self._greeted_ms + self._limits.hello_ms - self._now_ms)
+
     def _plan(self) -> None:
+        if self._hello_due_ms() == 0 and not (self._loading or self._repair or PUSH in self._flights):
+            self._disconnect(None, 0)
         if not self.connected:
             if not self._flights and self._now_ms >= self._not_before_ms:
                 self._send(PUSH, greeting(self.position, self._keys.fleet))
@@ -244,26 +254,25 @@ class SyncSession:
             self._plan_pull()
 
     def _plan_push(self) -> None:
-        position, limits = self.position, self._limits
+        position, size = self.position, self._push_size
         if self._repair is not None:
             self._loading = True
-            self._effects.append(LoadState(self._repair.after, self._push_size, limits.push_bytes))
+            self._effects.append(LoadState(self._repair.after, size, self._limits.push_bytes))
         elif position.acked[0] < position.head_seq:
             self._loading = True
-            self._effects.append(Load(position.acked[0], self._push_size, limits.push_bytes))
+            if self._mend_later:  # what waits to be mended is not sent; what was sent is, to learn whether it was taken
+                size = min(size, max(1, position.sent_until - position.acked[0]))
+            self._effects.append(Load(position.acked[0], size, self._limits.push_bytes))
 
     def _plan_pull(self) -> None:
-        position, limits = self.position, self._limits
+        position = self.position
         if position.baseline is not None:
             self._pristine = is_pristine(position)
-            page = PullBaseline(position.replica, position.baseline, not self._pristine, position.incarnation)
-            self._send(PULL, page)
+            self._send(PULL, ask_baseline(position, everything=not self._pristine))
             return
         behind = position.cursor < self.head
         if behind or self._live:
-            wait_ms = 0 if behind else min(limits.long_poll_ms, LONG_POLL_MS_MAX)
-            size = (limits.pull_operations, limits.pull_bytes)
-            self._send(PULL, Pull(position.replica, position.cursor, *size, wait_ms, position.incarnation))
+            self._send(PULL, ask_page(position, self._limits, wait=not behind))
 
     def _receive(self, lane: str, answer: Answer) -> None:
         if isinstance(answer, Welcome) and not self.connected:
@@ -280,18 +289,11 @@ class SyncSession:
     def _welcomed(self, welcome: Welcome) -> None:
         if welcome.version not in PROTOCOL_VERSIONS:
             raise UnsupportedVersion(f"the cloud chose protocol version {welcome.version}", hint="update this device")
-        keys = self._keys
-        fresh = {
-            item.epoch: unwrap(item.wrapped, keys.device, keys.fleet, item.epoch)
-            for item in welcome.keys
-            if item.epoch not in keys.ring
-        }
-        for epoch, key in fresh.items():
-            keys.ring.add(epoch, key)
-        self._effects.append(Learn(welcome.time_ms, fresh))
+        self._effects.append(Learn(welcome.time_ms, take_keys(self._keys, welcome)))
         self._backoff.reset()
         self.error = None
         self.connected = True
+        self._greeted_ms = self._now_ms
         self.head = welcome.head
         self._sealed = None
         self._push_size = self._limits.push_operations
@@ -301,12 +303,14 @@ class SyncSession:
         """What the comparison of both sides' knowledge leads to."""
         position = self.position
         verdict = compare(position, welcome)
+        self._mend_later = False
         if verdict.action == RENEW:
             self._renew()
         elif verdict.action == REPAIR:
             self._repair = Repair(verdict.cursor, verdict.own_until, welcome.incarnation)
             if not position.repair:
                 self._effects.append(Persist(repair=True))
+            self._effects.append(Mend(as_state=True))
         else:
             held = (welcome.last_seq, welcome.last_segment)
             sent = None if held == position.acked else ()
@@ -314,13 +318,16 @@ class SyncSession:
             self._effects.append(Persist(held, sent, refusals, welcome.incarnation, own_until=welcome.head))
             if verdict.baseline:
                 self._effects.append(Apply([], None, b""))
+            self._mend_later = sent is None and position.sent_until > position.acked[0]
+            if not self._mend_later:
+                self._effects.append(Mend(as_state=False))
 
     def _renew(self) -> None:
         """This store was restored or cloned: somebody else wrote under its name. Go on under a new one."""
         self._renewals += 1
         if self._renewals > _RENEWALS_MAX:
             raise ProtocolError("the cloud claims to hold what this device never wrote, whatever its name")
-        self._effects.append(NewIncarnation())
+        self._effects += [Mend(as_state=True), NewIncarnation()]
         self._disconnect(None, 0)
 
     def _acknowledged(self, ack: PushAck) -> None:
@@ -343,6 +350,10 @@ class SyncSession:
             raise ProtocolError("the cloud refused operations that were not sent")
         acked = (ack.last_seq, ack.last_segment)
         self._effects.append(Persist(acked, (), tuple(ack.refusals), own_until=ack.head))
+        if any(refusal.code == FutureStamp.code for refusal in ack.refusals):
+            self._disconnect(FutureStamp("this device's clock is ahead", hint="it asks the cloud for the time"), 0)
+        elif self._mend_later:
+            self._disconnect(None, 0)
 
     def _repaired(self, repair: Repair, acked: tuple[int, bytes]) -> None:
         self._repair = None
@@ -365,19 +376,8 @@ class SyncSession:
 
     def _seal(self, operations: Sequence[Operation], first_seq: int, previous: bytes, flags: int) -> Sealed | None:
         """None if they are too many for one segment: fewer are loaded then."""
-        keys, replica = self._keys, self.position.replica
         try:
-            return seal(
-                operations,
-                fleet=keys.fleet,
-                stream=replica,
-                replica=replica,
-                first_seq=first_seq,
-                previous=previous,
-                ring=keys.ring,
-                signer=keys.device,
-                flags=flags,
-            )
+            return seal_push(operations, self._keys, self.position.replica, first_seq, previous, flags)
         except TooLarge:
             if len(operations) == 1:
                 raise

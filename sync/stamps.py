@@ -5,7 +5,8 @@ A timestamp is a hybrid logical clock reading (Kulkarni, Demirbas et al., *Logic
 replica id; replicas are distinct, so two stamps of different operations are never equal.
 
 What always holds: ``HybridClock.now()`` is larger than everything it returned or observed before, whatever the wall
-clock does. It is its owner's duty to persist the largest timestamp (the delta log does, with every operation).
+clock does, unless its owner sets ``last`` back (a device does when it learns that its clock was ahead, ADR 10). It is
+the owner's duty to persist the largest timestamp (the delta log does, with every operation).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Stamp(NamedTuple):
 
 
 NEVER = Stamp(0, b"")
+_SET_BACK = (FUTURE_MS_MAX + 1_000) << COUNTER_BITS  # what was observed is at most this far ahead
 
 
 def timestamp_of(wall_ms: int) -> int:
@@ -54,17 +56,27 @@ def incarnation_of(replica: bytes) -> int:
 
 class HybridClock:
     """Hands out timestamps. ``offset_ms`` is added to the wall clock: what the cloud taught this device of its
-    error.
+    error. ``beyond`` is the largest timestamp that is known here and that this clock does not follow: it was too far
+    ahead. ``shifted`` is the timestamp after which the wall clock was last found to have been set back.
     """
 
     def __init__(self, clock: Clock, last: int = 0, offset_ms: int = 0) -> None:
         self._clock = clock
         self.last = last
         self.offset_ms = offset_ms
+        self.beyond = 0
+        self.shifted = 0
+
+    def reading(self, ahead_ms: int = 0) -> int:
+        """The corrected wall clock as a timestamp, or what it will be in ``ahead_ms``."""
+        return timestamp_of(max(0, self._clock.wall_ms() + self.offset_ms + ahead_ms))
 
     def now(self) -> int:
         """A timestamp larger than every one returned or observed before. Raises FutureStamp if there is none."""
-        wall = timestamp_of(max(0, self._clock.wall_ms() + self.offset_ms))
+        wall = self.reading()
+        if self.last - wall > _SET_BACK:
+            self.keep_pace()
+            wall = self.last
         ts = wall if wall > self.last else self.last + 1
         if ts > STAMP_MAX:  # nothing is kept of it: once the clock is set, the next call succeeds
             raise FutureStamp("the hybrid clock has run out of range", hint="set the device's clock")
@@ -80,6 +92,15 @@ class HybridClock:
             raise FutureStamp("the hybrid clock has run out of range", hint="set the device's clock")
         self.last = first + count - 1
         return first
+
+    def keep_pace(self) -> None:
+        """If the wall clock was set back, go on from where this clock stands, at the wall clock's pace: how the writes
+        that follow lie in time is then known, and once the true time is, so is theirs.
+        """
+        behind = self.last - self.reading()
+        if behind > _SET_BACK:
+            self.offset_ms += wall_ms_of(behind)
+            self.shifted = self.last
 
     def observe(self, ts: int) -> None:
         """Take note of a timestamp from elsewhere, so that what is written next comes after it."""

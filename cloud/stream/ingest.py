@@ -376,8 +376,4 @@ def _newest_ts(operation: Operation) -> int:
     """The largest timestamp in a state operation."""
     if operation.shape.kind != Kind.IMAGE:
         return operation.ts
-    record = Record.decode(operation.values[0])
-    stamps = [record.ts, record.floor.ts, operation.ts]
-    stamps += [slot[0] for slot in record.lww.values()]
-    stamps += [entry[0] for slots in record.slots.values() for entry in slots.values()]
-    return max(stamps)
+    return max(operation.ts, Record.decode(operation.values[0]).newest_ts)

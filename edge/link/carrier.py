@@ -11,11 +11,8 @@ from __future__ import annotations
 from edge.link.membership import keep_keys
 from edge.storage import link_state
 from edge.storage.delta_log import DeltaLog
-from sync.effects import Apply, Effect, Learn, Load, LoadState, NewIncarnation, Persist, Send
-from sync.ports import Clock
+from sync.effects import Apply, Effect, Learn, Load, LoadState, Mend, NewIncarnation, Persist, Send
 from sync.session import SyncSession
-
-CLOCK_ERROR_MS = 1_000
 
 
 class Carrier:
@@ -23,10 +20,9 @@ class Carrier:
     ``refused`` ones, ``handshakes``.
     """
 
-    def __init__(self, log: DeltaLog, store: str, clock: Clock, session: SyncSession) -> None:
+    def __init__(self, log: DeltaLog, store: str, session: SyncSession) -> None:
         self._log = log
         self._store = store
-        self._clock = clock
         self._session = session
         self.pushed = self.pulled = self.refused = self.handshakes = 0
 
@@ -53,6 +49,9 @@ class Carrier:
             self.refused += len(effect.refusals)
         elif isinstance(effect, Apply):
             done = self._apply(effect)
+        elif isinstance(effect, Mend):
+            log.mend_stamps(as_state=effect.as_state)
+            session.mended(log.head_seq, log.baseline)
         elif isinstance(effect, NewIncarnation):
             session.reincarnated(log.new_incarnation())
         session.advance(effect, done=done)
@@ -61,10 +60,7 @@ class Carrier:
         self.handshakes += 1
         if effect.keys:
             keep_keys(self._store, effect.keys)
-        offset_ms = effect.time_ms - self._clock.wall_ms()
-        if abs(offset_ms - self._log.clock.offset_ms) > CLOCK_ERROR_MS:
-            self._log.set_offset_ms(offset_ms)
-        self._log.declare_again()
+        self._log.learn_time(effect.time_ms)
 
     def _apply(self, effect: Apply) -> bool:
         """False, and nothing done, for a baseline page of a device that has begun to write meanwhile."""

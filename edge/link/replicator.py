@@ -84,7 +84,7 @@ class Replicator:
         self._changed = asyncio.Event()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._carrier = Carrier(log, store, clock, self._session)
+        self._carrier = Carrier(log, store, self._session)
         self._noted: tuple[bool, str] | None = None
 
     @property

@@ -24,21 +24,18 @@ from edge.storage.log_core import LogCore
 from edge.storage.log_reader import DeadLetter, pack_operation
 from edge.storage.log_schema import close, connect, translate
 from edge.storage.log_writer import Transact
-from edge.storage.transaction import Write
-from sync.errors import CorruptStore, FutureStamp, StorageError
+from sync.errors import CorruptStore, StorageError
 from sync.images import split_image
 from sync.limits import OPERATION_BYTES_MAX
-from sync.operations import Kind, Operation, Shape
+from sync.operations import Operation, Shape
 from sync.ports import Clock, RandomSource
 from sync.records import state_operation
-from sync.schema import COLLECTIONS
 from sync.stamps import device_of, incarnation_of, replica_id
 
 if TYPE_CHECKING:
     from sync.messages import Refusal
 
 _INCARNATION_STEP = 1 << 20
-_EARLY = "early_declarations"
 _STATE_PARTS_MAX = 2  # of a record; the cloud's bound of a record is that of an operation
 _CLOSE_FOLD_RECORDS = 64  # fewer are merged again at the next start, in less time than a commit takes now
 
@@ -107,14 +104,15 @@ class DeltaLog(LogCore):
         from next, and small notes of the link's own (``meta``).
         """
         writer = self.writer
-        early = set()
+        taken = self.meta_get("acked_ts") or 0
         with writer.lock, writer.transact() as db:
+            if acked is not None and acked[0] > self.acked_seq:
+                taken = max(taken, self._taken_ts(acked[0], {refusal.seq for refusal in refusals}))
+                writer.put_meta("acked_ts", taken)
             for refusal in refusals:
                 for refused in self.reader.pending(self.replica, refusal.seq - 1, 1, 0):
                     if refused.seq != refusal.seq:
                         continue  # it is not in the log any more
-                    if refused.shape.collection == COLLECTIONS and refusal.code == FutureStamp.code:
-                        early.add(refused.key)
                     db.execute(
                         "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                         (refused.seq, refused.replica, refused.shape.collection, refused.key, refusal.code,
@@ -126,27 +124,31 @@ class DeltaLog(LogCore):
                 writer.put_meta("cursor", cursor)
             for name, value in (notes or {}).items():
                 writer.put_meta(name, value)
-            if early:
-                writer.put_meta(_EARLY, sorted({*early, *(self.meta_get(_EARLY) or ())}))
         if acked is not None:
             self.acked_seq, self.acked_segment = acked
         if cursor is not None:
             self.cursor = cursor
 
-    def declare_again(self) -> None:
-        """Make the declarations once more that were refused because this device's clock was ahead: without them,
-        everything that is written to their collections would be refused for ever. Raises StorageError.
+    def _taken_ts(self, until_seq: int, refused: set[int]) -> int:
+        """The largest timestamp of ours that the cloud took after what was acknowledged before."""
+        rows = self.writer.db.execute(
+            "SELECT seq, ts FROM operations WHERE seq > ? AND seq <= ? ORDER BY seq DESC", (self.acked_seq, until_seq)
+        )
+        return next((ts for seq, ts in rows if seq not in refused), 0)
+
+    def learn_time(self, time_ms: int) -> None:
+        """The cloud's clock says ``time_ms`` (milliseconds since 1970) now. Raises StorageError."""
+        from edge.storage import log_clock
+
+        log_clock.learn(self, time_ms, self._wall.wall_ms())
+
+    def mend_stamps(self, *, as_state: bool = False) -> None:
+        """Correct what was stamped by a wrong clock (``log_clock``), once the cloud's clock is known. Only while
+        nothing that was sent may still be taken, or before the whole store is pushed ``as_state``. Raises StorageError.
         """
-        early = self.meta_get(_EARLY)
-        if early:
-            schemas = self.schemas
-            writes = [
-                Write(Kind.PUT, COLLECTIONS, name, {"spec": schemas[name].to_document()})
-                for name in early
-                if name in schemas
-            ]
-            self.submit(writes)
-            self.meta_set(_EARLY, [])
+        from edge.storage import log_clock
+
+        log_clock.mend(self, as_state=as_state)
 
     def new_incarnation(self) -> bytes:
         """Begin a new replica id: this store is a copy, or was rolled back. The images stay, the old log's operations
@@ -171,13 +173,11 @@ class DeltaLog(LogCore):
                 writer.put_meta("acked", (0, b""))
                 writer.put_meta("sent", [])
                 writer.put_meta("repair", True)
+                writer.put_meta("acked_ts", 0)
+                writer.put_meta("rewritten", 0)
+                writer.put_meta("drifts", [])
             self._settle()
         return replica
-
-    def set_offset_ms(self, offset_ms: int) -> None:
-        """Keep what the cloud said of this device's clock: its error in milliseconds, added to the wall clock."""
-        self.meta_set("offset_ms", offset_ms)
-        self.clock.offset_ms = offset_ms
 
     # -- notes --------------------------------------------------------------------------------------------------------
 
@@ -244,6 +244,10 @@ class DeltaLog(LogCore):
         return self._shapes.plain(collection, names)
 
     # -- care (log_care does the work) --------------------------------------------------------------------------------
+
+    def collection_id(self, name: str) -> int:
+        """Of a collection that has operations. For this package only."""
+        return self._collections[name]
 
     def transact(self) -> Transact:
         """A transaction: ``with log.writer.lock, log.transact() as db``. For this package only."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import apsw
@@ -25,10 +26,12 @@ from edge.storage.log_rows import ROWS_MAX
 from edge.storage.log_schema import translate
 from edge.storage.log_writer import LogWriter
 from edge.storage.transaction import PackedPut, ShapeCache, Transaction, Write, pack_put, plain_put
-from sync.errors import Malformed, SchemaMismatch, UnknownCollection
+from sync.errors import Malformed, SchemaMismatch, StorageError, UnknownCollection
 from sync.images import image_values
+from sync.limits import FUTURE_MS_MAX
 from sync.operations import Kind, Operation
 from sync.ports import Clock, RandomSource
+from sync.restamp import heard_in
 from sync.schema import COLLECTIONS, CollectionSchema, check_successor
 from sync.stamps import HybridClock
 
@@ -75,16 +78,22 @@ class LogCore:
         meta = {name: msgpack.unpackb(value) for name, value in db.execute("SELECT name, value FROM meta")}
         self.replica: bytes = meta["replica"]
         self._collections.update(db.execute("SELECT name, id FROM collections"))
-        seq, position, ts = meta.get("head", (0, 0, 0))
+        noted, position, ts = meta.get("head", (0, 0, 0))
+        seq = noted
         last = db.execute("SELECT seq, position, ts FROM operations ORDER BY seq DESC LIMIT 1").fetchone()
         if last is not None:
-            seq, position, ts = last[0], max(last[1], position), max(last[2], ts)
+            # What was noted after the last operation knows better: the clock may have come down since (``log_clock``).
+            seq, position, ts = last[0], max(last[1], position), max(last[2], ts) if last[0] > noted else ts
         marked = db.execute("SELECT max(position) FROM marks").get
         self.cursor: int = meta.get("cursor", 0)
         self.acked_seq, self.acked_segment = meta.get("acked", (0, b""))
         self.baseline: bytes | None = meta.get("baseline")
         self.clock.observe(ts)
         self.clock.offset_ms = meta.get("offset_ms", 0)
+        self.clock.beyond, self.clock.shifted = meta.get("beyond", 0), meta.get("shifted", 0)
+        self._shift = self.clock.shifted
+        self.clock.keep_pace()
+        self.heard: int = meta.get("heard", 0)
         folded = meta.get("folded", 0)
         if folded != writer.folded_seq:
             writer.overlay.clear()  # the table has it
@@ -276,8 +285,12 @@ class LogCore:
                 transaction = self._transaction()
                 transaction.prefetch([(operation[4][1], operation[5]) for operation in operations])
                 changed = transaction.remote(operations)
-                newest = max((operation[2] for operation in operations), default=0)
+                newest, beyond = heard_in(operations, self.clock.reading(FUTURE_MS_MAX))
                 notes: dict[str, Any] = {}
+                if newest > self.heard:
+                    notes["heard"] = newest
+                if beyond > self.clock.beyond:
+                    notes["beyond"] = beyond
                 if newest > self.clock.last or changed:
                     notes["head"] = (self.head_seq, transaction.position, max(newest, self.clock.last))
                 if cursor is not None:
@@ -288,10 +301,19 @@ class LogCore:
             finally:
                 writer.abandon()  # nothing, after a commit
             self.clock.observe(newest)
+            self.clock.beyond = max(self.clock.beyond, beyond)
+            self.heard = max(self.heard, newest)
             self.cursor = self.cursor if cursor is None else cursor
             self.baseline = notes.get("baseline", self.baseline)
         self._notify()
         return changed
+
+    def settle_again(self, last: int) -> None:
+        """Everything may have changed below, the clock came down to ``last`` among it. The caller holds the lock."""
+        self._settled = False
+        self.clock.last = last
+        self._settle()
+        self._notify()
 
     def _transaction(self) -> Transaction:
         if not self._settled:
@@ -357,6 +379,10 @@ class LogCore:
         self._plain_schemas = {name: self.schemas[name] for name in self._plain}
 
     def _notify(self) -> None:
+        if self.clock.shifted != self._shift:
+            self._shift = self.clock.shifted
+            with suppress(StorageError), self.writer.lock:  # the next process goes on by it; the write itself is done
+                self.writer.note(offset_ms=self.clock.offset_ms, shifted=self._shift)
         for listener in self.listeners:
             listener()
 

@@ -165,9 +165,9 @@ class LogReader:
         """Local operations after ``after_seq``: at least one, if there is one, and no more than the bounds allow."""
         return self._operations(self.all(_OPERATIONS, after_seq, max_operations), replica, max_bytes)
 
-    def operations_after(self, db: apsw.Connection, replica: bytes, after_seq: int) -> list[Operation]:
-        """All of them, on the writer's connection: at the start there is no other yet."""
-        return self._operations(db.execute(_OPERATIONS, (after_seq, -1)), replica, None)
+    def operations_after(self, db: apsw.Connection, replica: bytes, after_seq: int, limit: int = -1) -> list[Operation]:
+        """All of them, or as many as ``limit``, on the writer's connection: at the start there is no other yet."""
+        return self._operations(db.execute(_OPERATIONS, (after_seq, limit)), replica, None)
 
     def _operations(self, rows: Iterable[Any], replica: bytes, max_bytes: int | None) -> list[Operation]:
         names = {number: name for name, number in self._collections.items()}

@@ -188,6 +188,12 @@ class LogWriter:
         """Store a small value; within a transaction."""
         self.db.execute(_META, (name, msgpack.packb(value)))
 
+    def note(self, **values: Any) -> None:
+        """Store small values in a transaction of their own; the caller holds ``lock``. Raises StorageError."""
+        with self.transact():
+            for name, value in values.items():
+                self.put_meta(name, value)
+
     def transact(self) -> Transact:
         """``with writer.lock, writer.transact() as db``: a transaction that commits at the end, or rolls back."""
         return Transact(self)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
-from sync.errors import AgentDBError, InvalidValue, NotFound, SchemaMismatch, TooLarge, UnknownCollection
+from sync.errors import AgentDBError, FutureStamp, InvalidValue, NotFound, SchemaMismatch, TooLarge, UnknownCollection
 from sync.images import PLAIN, fold, is_alive, plain_image, replaced_fields
 from sync.limits import OPERATION_BYTES_MAX
 from sync.operations import Operation, Shape
 from sync.records import Record, compose, compose_add, compose_increment, compose_remove
 from sync.schema import COLLECTIONS, COLLECTIONS_SCHEMA, CollectionSchema, check_value
-from sync.stamps import HybridClock
+from sync.stamps import HybridClock, wall_ms_of
 
 if TYPE_CHECKING:
     from edge.storage.group_commit import Job
@@ -155,7 +155,7 @@ class Transaction:
 
     def local(self, writes: Sequence[Write]) -> int:
         """Take one caller's writes, all or none; returns the seq of the last. Raises NotFound, TooLarge, InvalidValue,
-        SchemaMismatch.
+        SchemaMismatch, FutureStamp.
         """
         if len(writes) == 1:
             self._local(writes[0], self._clock.now())  # changes nothing before its last check
@@ -198,6 +198,8 @@ class Transaction:
         image = self.touched.get(ref)
         if image is None and ref in self.held:
             image = self.held[ref][1]
+        if image is not None and self._clock.beyond >= ts:
+            _check_not_beyond(collection, key, image, ts)
         if not upsert and kind != _PUT and (image is None or not is_alive(image)):
             raise NotFound(f"there is no record {key!r} in {collection!r}", hint=_MISSING.get(kind, ""))
         seq, position = self.seq + 1, self.position + 1
@@ -351,6 +353,22 @@ def plain_put(
     (collection_id, key), rules, packed = put
     row = (seq, position, ts, seen, collection_id, key, _PUT, rules, packed)
     return row, plain_image(ts, replica, packed)
+
+
+def packed_fields(fields: Mapping[str, Any]) -> bytes:
+    """As the log keeps them; they were in an operation already."""
+    packed: bytes = _pack(fields)
+    return packed
+
+
+def _check_not_beyond(collection: str, key: str, image: bytes, ts: int) -> None:
+    """A write that is stamped before what it should replace would be acknowledged and without effect."""
+    newest = Record.decode(image).newest_ts
+    if newest >= ts:
+        raise FutureStamp(
+            f"record {key!r} of {collection!r} was written by a clock {wall_ms_of(newest - ts) / 1000:.0f} s ahead",
+            hint="it can be written again when that time has come; other records are not concerned",
+        )
 
 
 def _packed(key: str, fields: Mapping[str, Any]) -> bytes:

@@ -134,7 +134,7 @@ class Device:
         log = self.edge.log
         keys = SessionKeys(self.cloud.fleet, self.key, self.cloud.keys.service_key.public, self.ring)
         session = SyncSession(link_state.load_position(log), keys, self.random, limits=LIMITS)
-        carrier = Carrier(log, str(self.path), self.clock, session)
+        carrier = Carrier(log, str(self.path), session)
         sends: list[Send] = []
         now = 0
         for _ in range(steps):

@@ -10,6 +10,7 @@ from sync.effects import (
     Learn,
     Load,
     LoadState,
+    Mend,
     NewIncarnation,
     Persist,
     Position,
@@ -127,6 +128,8 @@ def words(effect: Effect) -> str:
         return f"learn time {effect.time_ms} epochs {sorted(effect.keys)}"
     if isinstance(effect, Apply):
         return f"apply {len(effect.operations)} cursor {effect.cursor} baseline {effect.baseline!r}"
+    if isinstance(effect, Mend):
+        return "mend as state" if effect.as_state else "mend"
     if isinstance(effect, Persist):
         parts = [
             f"acked {effect.acked[0]}" if effect.acked else "",

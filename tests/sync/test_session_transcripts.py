@@ -9,6 +9,7 @@ from hashlib import sha256
 
 import pytest
 
+from sync.effects import Load
 from sync.errors import (
     AgentDBError,
     BadSignature,
@@ -44,7 +45,7 @@ from tests.sync.session_wire import (
     words,
 )
 
-CONNECTED = ["learn time 5 epochs []", "persist acked 0 life 1"]
+CONNECTED = ["learn time 5 epochs []", "persist acked 0 life 1", "mend"]
 
 
 def test_a_new_device_with_nothing_to_say_is_idle_after_the_handshake() -> None:
@@ -100,7 +101,7 @@ def test_a_lost_ack_costs_nothing_and_its_refusals_come_with_the_welcome() -> No
     assert wire.step() == ["send push Hello"]
     refusal = Refusal(1, "future-stamp", "ahead")
     wire.answer("push", wire.welcome(last_seq=1, last_segment=ack.last_segment, head=1, refusals=[refusal]))
-    assert wire.step() == ["learn time 5 epochs []", "persist acked 1 refused [1] life 1"]
+    assert wire.step() == ["learn time 5 epochs []", "persist acked 1 refused [1] life 1", "mend"]
 
 
 def test_a_request_that_was_given_up_and_arrives_later_is_recognised() -> None:
@@ -125,6 +126,7 @@ def test_a_request_that_was_given_up_and_arrives_later_is_recognised() -> None:
     assert wire.connect(last_seq=1, last_segment=segment_id(slow)) == [
         "learn time 5 epochs []",
         "persist acked 1 life 1",
+        "mend",
     ]
 
 
@@ -171,7 +173,7 @@ def test_a_live_session_waits_at_the_head() -> None:
 
 def test_a_baseline_continues_where_it_was_and_ends_with_the_cursor_of_its_first_page() -> None:
     wire = Wire()
-    assert wire.connect(head=9, baseline=True) == [*CONNECTED, "apply 0 cursor None baseline b''"]
+    assert wire.connect(head=9, baseline=True) == [*CONNECTED[:2], "apply 0 cursor None baseline b''", "mend"]
     assert wire.step() == ["send pull PullBaseline"]
     state = seal(
         [operation(OTHER, 0, "a")], fleet=FLEET, stream=LIFE1, replica=b"cloudcloudcloud!", first_seq=9,
@@ -192,7 +194,7 @@ def test_a_baseline_continues_where_it_was_and_ends_with_the_cursor_of_its_first
 def test_a_cloud_restored_to_before_our_cursor_is_given_the_whole_state() -> None:
     wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=((3, b"x" * 32),), cursor=8, incarnation=LIFE1, own_until=7)
     said = wire.connect(incarnation=LIFE2, restored_head=5, head=6, last_seq=2, last_segment=b"w" * 32)
-    assert said == ["learn time 5 epochs []", "persist repair True"]
+    assert said == ["learn time 5 epochs []", "persist repair True", "mend as state"]
     assert wire.step() == ["load state after None"]
     wire.session.loaded_state([operation(OTHER, 0, "a")], ("notes", "a"))
     assert wire.step() == ["send push Push"]
@@ -213,7 +215,7 @@ def test_a_cloud_restored_to_before_our_cursor_is_given_the_whole_state() -> Non
 def test_a_cloud_restored_completely_needs_no_repair() -> None:
     wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=((3, b"x" * 32),), cursor=8, incarnation=LIFE1)
     said = wire.connect(incarnation=LIFE2, restored_head=8, head=8, last_seq=3, last_segment=b"x" * 32)
-    assert said == ["learn time 5 epochs []", "persist acked 3 life 2"]
+    assert said == ["learn time 5 epochs []", "persist acked 3 life 2", "mend"]
     assert wire.session.idle
 
 
@@ -223,6 +225,7 @@ def test_a_store_that_somebody_else_went_on_with_becomes_a_new_replica(last_seq:
     wire = Wire(head_seq=3, acked=(3, b"x" * 32), sent=((3, b"x" * 32),), cursor=4, incarnation=LIFE1, own_until=2)
     assert wire.connect(last_seq=last_seq, last_segment=last_segment, head=9) == [
         "learn time 5 epochs []",
+        "mend as state",
         "new incarnation",
     ]
     assert wire.step() == ["send push Hello"]
@@ -230,7 +233,7 @@ def test_a_store_that_somebody_else_went_on_with_becomes_a_new_replica(last_seq:
     assert isinstance(hello, Hello)
     assert (hello.replica, hello.acked, hello.log_head) == (RENEWED, 0, 0)
     wire.answer("push", wire.welcome(head=9))
-    assert wire.step() == ["learn time 5 epochs []"]
+    assert wire.step() == ["learn time 5 epochs []", "mend as state"]
     assert wire.step() == ["load state after None"]
     wire.session.loaded_state([operation(OTHER, 0, "a")], None)
     wire.step()
@@ -362,3 +365,51 @@ def test_a_batch_that_does_not_fit_a_segment_is_halved() -> None:
 def _noise(salt: int) -> bytes:
     """200 KB that does not compress."""
     return b"".join(sha256(f"{salt}/{i}".encode()).digest() for i in range(6_250))
+
+
+def test_a_live_session_shakes_hands_again_every_hour() -> None:
+    wire = Wire(live=True)
+    wire.connect()
+    assert wire.step() == ["send pull Pull"]
+    assert wire.session.wake_ms() == 3_600_000
+    wire.session.tick(3_599_999)
+    assert wire.step() == []
+    wire.session.tick(3_600_000)
+    assert wire.step() == ["send push Hello"]
+    wire.answer("push", wire.welcome())
+    assert wire.step() == ["learn time 5 epochs []", "persist acked 0 life 1", "mend"]
+
+
+def test_a_refusal_for_its_stamp_makes_the_device_ask_for_the_time() -> None:
+    wire = Wire(head_seq=1)
+    wire.connect()
+    wire.step()
+    wire.session.loaded([operation(REPLICA, 1, "a")])
+    wire.step()
+    wire.step()
+    refusals = [Refusal(1, "future-stamp", "ahead")]
+    ack = wire.ack(refusals=refusals)
+    wire.answer("push", ack)
+    assert wire.step() == ["persist acked 1 refused [1]"]
+    assert wire.step() == []
+    wire.session.tick(wire.session.wake_ms() or 0)
+    assert wire.connect(last_seq=1, last_segment=ack.last_segment) == [
+        "learn time 5 epochs []",
+        "persist acked 1 life 1",
+        "mend",
+    ]
+
+
+def test_what_was_sent_is_answered_before_anything_is_mended() -> None:
+    """And nothing that was not sent goes with it."""
+    wire = Wire(head_seq=3, sent=((1, b"x" * 32),))
+    assert wire.connect() == CONNECTED[:2]
+    (load,) = wire.session.ready()
+    assert load == Load(0, 1, 4 << 20)
+    wire.session.loaded([operation(REPLICA, 1, "a")])
+    wire.step()
+    wire.step()
+    ack = wire.ack()
+    wire.answer("push", ack)
+    assert wire.step() == ["persist acked 1"]
+    assert wire.connect(last_seq=1, last_segment=ack.last_segment)[-1] == "mend"

@@ -1,0 +1,54 @@
+"""What a device says, given where it stands: its greeting, what it asks of the feed, and what it pushes, sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sync.effects import Position, SessionKeys, SessionLimits
+from sync.limits import LONG_POLL_MS_MAX
+from sync.messages import PROTOCOL_VERSIONS, Hello, Pull, PullBaseline
+from sync.operations import Operation
+from sync.segment import Sealed, seal
+
+
+def greeting(position: Position, fleet: bytes) -> Hello:
+    """What the device says first: what it has, and what it believes the cloud has."""
+    return Hello(
+        list(PROTOCOL_VERSIONS),
+        fleet,
+        position.replica,
+        position.head_seq,
+        position.acked[0],
+        position.acked[1],
+        position.cursor,
+        position.incarnation,
+    )
+
+
+def ask_page(position: Position, limits: SessionLimits, *, wait: bool) -> Pull:
+    """The next page of the feed; ``wait`` for it if there is none yet."""
+    wait_ms = min(limits.long_poll_ms, LONG_POLL_MS_MAX) if wait else 0
+    size = (limits.pull_operations, limits.pull_bytes)
+    return Pull(position.replica, position.cursor, *size, wait_ms, position.incarnation)
+
+
+def ask_baseline(position: Position, *, everything: bool) -> PullBaseline:
+    """The next page of the baseline that is under way."""
+    return PullBaseline(position.replica, position.baseline or b"", everything, position.incarnation)
+
+
+def seal_push(
+    operations: Sequence[Operation], keys: SessionKeys, replica: bytes, first_seq: int, previous: bytes, flags: int
+) -> Sealed:
+    """Raises TooLarge if they are too many for one segment."""
+    return seal(
+        operations,
+        fleet=keys.fleet,
+        stream=replica,
+        replica=replica,
+        first_seq=first_seq,
+        previous=previous,
+        ring=keys.ring,
+        signer=keys.device,
+        flags=flags,
+    )
