@@ -83,7 +83,9 @@ class Reader:
     def _must_be_elsewhere(self, call: Call) -> None:
         shown = call.arguments.replace("\\x", "")
         if self._root.encode().hex() in shown:
-            raise TraceError(f"{call.name} touches {self._root}: {bytes.fromhex(''.join(re.findall('[0-9a-f]{2}', shown))[:200])!r}")
+            raise TraceError(
+                f"{call.name} touches {self._root}: {bytes.fromhex(''.join(re.findall('[0-9a-f]{2}', shown))[:200])!r}"
+            )
 
     # -- calls --------------------------------------------------------------------------------------------------------
 

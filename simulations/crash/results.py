@@ -86,7 +86,9 @@ def judges(jobs: int) -> Iterator[ProcessPoolExecutor]:
             raise
 
 
-def spread(pool: ProcessPoolExecutor, jobs: int, work: Any, cases: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, Any]]:
+def spread(
+    pool: ProcessPoolExecutor, jobs: int, work: Any, cases: Iterable[tuple[Any, ...]]
+) -> Iterator[tuple[Any, Any]]:
     """(case, what ``work(*case)`` returned), as they are done; only so many cases are drawn as are under way."""
     running: dict[Future[Any], tuple[Any, ...]] = {}
     for case in cases:

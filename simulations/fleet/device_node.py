@@ -24,8 +24,8 @@ from simulations.fleet.network import Wire
 from simulations.fleet.oracle import Oracle, show
 from simulations.fleet.violation import Violation
 from simulations.fleet.world import MachineClock, SeededRandom, World
-from sync.effects import Learn, NewIncarnation, Persist, Send, SessionLimits
-from sync.errors import AgentDBError, CorruptStore, ProtocolError, StaleNonce, StorageError, Unreachable
+from sync.effects import Learn, Mend, NewIncarnation, Persist, Send, SessionLimits
+from sync.errors import AgentDBError, CorruptStore, FutureStamp, ProtocolError, StaleNonce, StorageError, Unreachable
 from sync.keys import DeviceKey
 from sync.messages import Failure, Pull
 from sync.operations import Operation
@@ -245,7 +245,7 @@ class DeviceNode:
         self.world.note(self.name, f"{doing} fails: {error.code}", count="typed errors")
         if isinstance(error, CorruptStore):
             self._start_over(error)
-        elif not isinstance(error, StorageError):
+        elif not isinstance(error, (StorageError, FutureStamp)):
             raise Violation("typed errors", f"{self.name}: {doing} failed with {error!r}") from error
         else:
             with suppress(StorageError):  # a write that failed may be in the log all the same
@@ -263,7 +263,7 @@ class DeviceNode:
                 self._join()
             keys = session_keys(log, self.edge.path)
             self.session = SyncSession(link_state.load_position(log), keys, self.random, live=live, limits=self._limits)
-            self._carrier = Carrier(log, self.edge.path, self.clock, self.session)
+            self._carrier = Carrier(log, self.edge.path, self.session)
             self._backoff = Backoff(self.random)
             self._nonces = None
             if self._signed:
@@ -338,7 +338,7 @@ class DeviceNode:
         assert self.session is not None
         position = self.session.position
         self._position = (position.replica, position.incarnation, position.cursor)
-        if isinstance(effect, (Learn, NewIncarnation)):
+        if isinstance(effect, (Learn, Mend, NewIncarnation)):
             self.oracle.found(self.name, self.logged())
 
     def _send(self, session: SyncSession, effect: Send, tries: int) -> None:

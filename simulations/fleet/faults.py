@@ -181,6 +181,48 @@ class Faults:
         self._world.at(500, device.boot)
         self._world.at(500, twin.boot)
 
+    def joins_late(self) -> None:
+        """A new device comes to a fleet that has a past."""
+        self._fleet.add_late(self._dice.choice(self._cloud.fleets))
+
+    # -- clocks -------------------------------------------------------------------------------------------------------
+
+    def clock_ahead(self) -> None:
+        self._set_clock(self._far())
+
+    def clock_behind(self) -> None:
+        self._set_clock(-self._far())
+
+    def _far(self) -> int:
+        """From seconds to ten years, each order of magnitude as often."""
+        return int(1000 * 10 ** (self._dice.random() * 8.5))
+
+    def clock_1970(self) -> None:
+        """Booted without a battery."""
+        device = self._device()
+        device.clock.set_to_1970()
+        self._world.note(device.name, "its clock begins in 1970", count="clocks set wrong")
+
+    def clock_stops(self) -> None:
+        device = self._device()
+        device.clock.stop()
+        self._world.note(device.name, "its clock stops", count="clocks set wrong")
+
+    def clock_drifts(self) -> None:
+        device = self._device()
+        device.clock.step(device.clock.error_ms, drift=self._dice.uniform(-0.2, 0.2))
+        self._world.note(device.name, "its clock drifts", count="clocks set wrong")
+
+    def clock_is_set(self) -> None:
+        device = self._device()
+        device.clock.step(0)
+        self._world.note(device.name, "its clock is set right")
+
+    def _set_clock(self, error_ms: int) -> None:
+        device = self._device()
+        device.clock.step(error_ms)
+        self._world.note(device.name, f"its clock is {error_ms / 1000:+.0f} s off", count="clocks set wrong")
+
     # -- networks -----------------------------------------------------------------------------------------------------
 
     def partition_up(self) -> None:

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -24,6 +25,7 @@ from simulations.fleet.faults import HOUR_MS, MINUTE_MS, Faults
 from simulations.fleet.network import Weather
 from simulations.fleet.oracle import Oracle
 from simulations.fleet.scenario import Plan
+from simulations.fleet.small import small_bounds
 from simulations.fleet.violation import Violation
 from simulations.fleet.world import START_MS, World
 from sync.effects import SessionLimits
@@ -63,6 +65,7 @@ class Fleet:
         self.world = world
         self.plan = plan
         self.root = root
+        self._dice = world.dice("fleet")
         self.oracles: dict[bytes, Oracle] = {}
         self.devices: list[DeviceNode] = []
         self.cloud = CloudNode(world, root, on_commit=self._committed, wire_check=self._check_wire)
@@ -80,6 +83,13 @@ class Fleet:
         twin = self._add(f"{device.name}+{twins + 1}", device.fleet)
         self._live(twin)
         return twin
+
+    def add_late(self, fleet: bytes) -> None:
+        name = f"{chr(ord('a') + self.cloud.fleets.index(fleet))}{len(self.devices)}"
+        device = self._add(name, fleet)
+        self.world.note(name, "is new", count="devices that joined late")
+        device.boot()
+        self._live(device)
 
     def _add(self, name: str, fleet: bytes) -> DeviceNode:
         plan = self.plan
@@ -150,7 +160,8 @@ class Fleet:
         self.cloud.objects.trouble = 0.0
         for device in self.devices:
             device.wire.weather = Weather()
-            device.clock.step(0)
+            if self._dice.random() < 0.5:  # a device with a wrong clock is not locked out
+                device.clock.step(0)
         world.note("fleet", "everything is mended; nobody writes any more")
         world.run_until(world.now_ms + 15 * MINUTE_MS)
         self.cloud.boot()
@@ -202,11 +213,12 @@ def run(
     root = Path(tempfile.mkdtemp(prefix="fleet-", dir=_scratch()))
     fleet: Fleet | None = None
     try:
-        fleet = Fleet(world, plan, root)
-        fleet.live()
-        world.run_until(int(plan.hours * HOUR_MS))
-        heal_ms = fleet.converge()
-        checks.check_all(fleet)
+        with small_bounds() if plan.small else nullcontext():
+            fleet = Fleet(world, plan, root)
+            fleet.live()
+            world.run_until(int(plan.hours * HOUR_MS))
+            heal_ms = fleet.converge()
+            checks.check_all(fleet)
     except Violation as error:
         violation = str(error)
     except (AgentDBError, Exception) as error:  # noqa: BLE001 - an error of any kind is a finding, with its seed

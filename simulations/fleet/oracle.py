@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from simulations.fleet.violation import Violation
 from sync.images import fold
-from sync.operations import Kind, Operation
+from sync.operations import Kind, Operation, Shape
 from sync.records import Record
 from sync.schema import COLLECTIONS
 from sync.stamps import device_of
@@ -97,27 +97,41 @@ class Oracle:
             held.excused = excused
             self._add(held)
 
-    def found(self, node: str, operations: Iterable[Operation]) -> None:
-        """After a restart, or a call that failed: operations that no call acknowledged. They may be there if they
-        were asked for.
+    def found(self, node: str, operations: Sequence[Operation]) -> None:
+        """What a device's log holds, after a restart, a failed call, or a clock that was mended: what is new was asked
+        for; what was known may have other stamps and seqs now, if it had not been pushed, but the same order.
         """
+        if not operations:
+            return
+        first, replica = operations[0].seq, operations[0].replica
+        mine = [
+            held
+            for (name, writer, seq), held in self.written.items()
+            if name == node and writer == replica and (seq >= first or held.refused)
+        ]
+        unmatched: dict[tuple[Shape, str], list[Written]] = {}
+        for held in mine:
+            unmatched.setdefault((held.operation.shape, held.operation.key), []).append(held)
         for operation in operations:
-            key = (node, operation.replica, operation.seq)
-            held = self.written.get(key)
-            if held is not None:
-                if held.operation.ts != operation.ts:
-                    held.operation = operation  # stamped anew: its clock was wrong, and it had not been pushed
-                    self._know(operation)
+            likely = unmatched.get((operation.shape, operation.key))
+            if likely:
+                self._follow(likely.pop(0), operation)
                 continue
             asked = self.asked.get(node, [])
             declared = operation.shape.collection == COLLECTIONS
-            if (
-                not declared
-                and not any(_is_same(want, operation) for want in asked)
-                and not self._is_rewrite(node, operation)
-            ):
+            if not declared and not any(_is_same(want, operation) for want in asked):
                 raise Violation("nothing invented", f"{node} has an operation that nobody asked for: {show(operation)}")
             self._add(Written(node, operation, None, acknowledged=False))
+
+    def _follow(self, held: Written, operation: Operation) -> None:
+        """It is in the log like this now."""
+        if held.operation == operation:
+            return
+        old = held.operation
+        if self.written.get((held.node, old.replica, old.seq)) is held:
+            del self.written[held.node, old.replica, old.seq]
+        held.operation, held.refused = operation, False
+        self._add(held)
 
     def copied(self, source: str, target: str) -> None:
         """``target``'s store is a copy of ``source``'s: it has the same operations, and owes none of them."""
@@ -222,15 +236,6 @@ class Oracle:
 
     def _know(self, operation: Operation) -> None:
         self.known.add((operation.replica, operation.seq, operation.ts))
-
-    def _is_rewrite(self, node: str, operation: Operation) -> bool:
-        """A refused operation that its device wrote once more, under a new seq and a true stamp."""
-        return any(
-            held.refused
-            and held.node == node
-            and (held.operation.shape, held.operation.key) == (operation.shape, operation.key)
-            for held in self.written.values()
-        )
 
 
 def _is_from_cloud(operation: Operation, cloud: bytes) -> bool:

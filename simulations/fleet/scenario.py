@@ -34,6 +34,7 @@ class Plan:
     push_operations: int
     pull_operations: int
     fleets: int
+    small: bool
     weather: Weather
     faults: dict[str, int] = field(default_factory=dict)
 
@@ -87,6 +88,7 @@ def draw(name: str, dice: Random, *, devices: int | None = None, hours: float | 
         push_operations=dice.choice(spec.get("batches", _BATCHES)),
         pull_operations=dice.choice(spec.get("batches", _BATCHES)),
         fleets=between("fleets") if "fleets" in size else 1,
+        small=not spec.get("by_name_only", False) and dice.random() < 0.7,
         weather=weather,
         faults=faults,
     )

@@ -1,0 +1,35 @@
+"""Small bounds, so that a run of a hundred records meets what a million meet in life: baselines and snapshots of many
+pages, archives of many batches, records that outgrow an operation.
+
+They are constants of the product's modules, and these are all that is changed in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from cloud.storage.archive import batches, rebuild, side, snapshots, writer
+from cloud.stream import baseline
+
+_BOUNDS: list[tuple[ModuleType, str, int]] = [
+    (baseline, "RECORDS_PER_PAGE", 4),
+    (snapshots, "_SEGMENT_RECORDS_MAX", 7),
+    (batches, "JOINED_OPERATIONS_MAX", 9),
+    (writer, "BATCH_ROWS_MAX", 6),
+    (side, "PIECE_ROWS_MAX", 5),
+    (rebuild, "HELD_ROWS_MAX", 8),
+]
+
+
+@contextmanager
+def small_bounds() -> Iterator[None]:
+    kept = [getattr(module, name) for module, name, _ in _BOUNDS]
+    try:
+        for module, name, bound in _BOUNDS:
+            setattr(module, name, bound)
+        yield
+    finally:
+        for (module, name, _), bound in zip(_BOUNDS, kept, strict=True):
+            setattr(module, name, bound)
