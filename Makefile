@@ -11,6 +11,8 @@ MAKEFLAGS   += --no-builtin-rules
 
 PYTHON  ?= python3
 WORKERS ?= 2
+SEEDS   ?= 0..269
+RANDOM_SEEDS ?= 30
 UV      ?= uv
 BIN     := .venv/bin
 LOCK    := .ci/requirements.lock
@@ -26,8 +28,9 @@ demo: export INPUT := $(INPUT)
 demo: .venv/package.stamp  ## A small fleet works offline and comes back (INPUT=path of 40 texts or more, S3=1 archives to a local S3)
 	@$(BIN)/python -m simulations.demo $(if $(value INPUT),--input "$$INPUT") $(if $(S3),--s3)
 
-test: check  ## The checks, then every test (WORKERS=2, ARGS='-k name')
+test: check  ## The checks, every test (WORKERS=2, ARGS='-k name'), and simulated fleets of fixed and of random seeds
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	@$(if $(ARGS),,$(BIN)/python -m simulations sweep --seeds $(SEEDS) --random $(RANDOM_SEEDS) --jobs $(WORKERS))
 
 check: .venv/package.stamp  ## Lint, format, types, layers: what to run before a commit
 	@$(BIN)/ruff check --quiet
