@@ -17,7 +17,7 @@ UV      ?= uv
 BIN     := .venv/bin
 LOCK    := .ci/requirements.lock
 
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench soak lock clean
 
 help:  ## What can be made
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do \
@@ -40,6 +40,10 @@ check: .venv/package.stamp  ## Lint, format, types, layers: what to run before a
 
 bench: .venv/package.stamp  ## Measure it here, as JSON (ONLY=name for one benchmark)
 	@$(BIN)/python -m simulations.benchmarks $(if $(ONLY),--only '$(ONLY)')
+
+# Each command on a line of its own, all of them in full: an hour or two.
+soak: .venv/package.stamp  ## What is too long for a test: crashes of every kind (needs strace)
+	@$(BIN)/python -m simulations.crash all --jobs $(WORKERS)
 
 # Resolves for every platform and writes names, versions and hashes, never where they came from. A private
 # index or mirror is uv's business, through its environment: UV_DEFAULT_INDEX, UV_INDEX, UV_FIND_LINKS.

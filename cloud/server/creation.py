@@ -20,7 +20,7 @@ from cloud.identity.key_service import FileKeyService
 from cloud.ports import SystemClock, SystemRandom
 from cloud.server.home import DRAFT
 from cloud.storage.sqlite_store import SqliteStore
-from sync.errors import InvalidConfig
+from sync.errors import InvalidConfig, StorageError
 
 _HARMLESS = {"lost+found"}
 # A device's store (edge/), which is not to become part of the cloud nor the cloud of it.
@@ -68,7 +68,7 @@ def making(directory: Path) -> Iterator[Made]:
 
 
 def create_home(directory: Path, name: str, config_text: str) -> None:
-    """A new fleet with new keys in a directory that is not there or empty. Raises InvalidConfig."""
+    """A new fleet with new keys in a directory that is not there or empty. Raises InvalidConfig, StorageError."""
     config = configuration.parse(config_text, configuration.FILE)
     check_free(directory)
     with making(directory) as made:
@@ -129,11 +129,16 @@ def _build(draft: Path, directory: Path, name: str, config: configuration.CloudC
     next(iter(objects.list("v1/")), None)  # a wrong address should not wait for the first run
     random = SystemRandom()
     keys = FileKeyService.create(draft / configuration.KEYS, random)
-    store = SqliteStore.open(draft / configuration.DATABASE)
+    database = draft / configuration.DATABASE
+    store = SqliteStore.open(database)
     try:
         ControlPlane(store, keys, SystemClock(), random).create_fleet(name)
     finally:
         store.close()
+    # Closing moves the write-ahead log into the file. If the disk is too full for that, SQLite says nothing and leaves
+    # both; the file alone, which is what will be moved, is then half of a database.
+    if database.with_name(f"{database.name}-wal").exists():
+        raise StorageError(f"{database} could not be written", hint="free some space on that disk and begin again")
 
 
 def _publish(draft: Path, directory: Path) -> None:

@@ -147,7 +147,9 @@ class Disk:
         return self._files(self.root, {}, None, durable=False)
 
     def after_power_cut(self, chance: random.Random | None, *, everything: bool = False) -> Files:
-        """One state that the disk may be in: with ``chance`` any, without it only what was synced, or ``everything``."""
+        """One state that the disk may be in: any as ``chance`` has it, without it only what was synced, or
+        ``everything``.
+        """
         if everything:
             return self.as_it_is()
         names: dict[Node, dict[str, Node]] = {}

@@ -1,7 +1,8 @@
 """What a store must be after it was interrupted, whoever did it: opened, read, searched, verified, written to, synced.
 
-``expected`` is how many steps were acknowledged; the store must hold what these lead to, or one step more, if that was
-under way. Or it is the states that are right. Every function returns what is wrong, in sentences; none of them knows how the store was interrupted.
+``expected`` is how many steps were acknowledged; the store must hold what these lead to, or one step more, if that
+was under way. Or it is the states that are right. Every function returns what is wrong, in sentences; none of them
+knows how the store was interrupted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cloud.server.creation import create_home
 from cloud.server.home import Home
 from cloud.storage.archive.restore import restore_fleet
 from cloud.storage.archive.verify import verify
@@ -22,7 +24,7 @@ from edge.ports import SystemRandom
 from simulations.crash.disk import Files
 from simulations.crash.steps import CLOUD, COLLECTION, DECLARATION, DEVICE, DIMENSIONS, State, Step, states
 from simulations.crash.wire import join, synchronise
-from simulations.crash.work import DISK
+from simulations.crash.work import CONFIG, DISK, open_home
 from sync.errors import AgentDBError
 from sync.images import image_values
 from sync.schema import unpack_vector
@@ -35,17 +37,28 @@ Expected = int | tuple[State, ...]
 """How many steps were acknowledged, or the states that are right."""
 
 
+RETURNED = "a change that had failed is there"
+
+
 def device(
-    base: Path, expected: Expected, *, tables: bool = True, heals: bool = False, syncs: bool = True, copies: bool = True
+    base: Path,
+    expected: Expected,
+    *,
+    tables: bool = True,
+    heals: bool = False,
+    syncs: bool = True,
+    copies: bool = True,
+    returned: tuple[State, ...] = (),
 ) -> list[str]:
     """The device below ``base``. ``heals``: projections may be found damaged once, and are whole then. ``tables``: the
     LanceDB tier is looked at too. ``syncs``: with its control plane beside it. ``copies``: its snapshot is looked at.
+    ``returned``: states that are no more than noted, as ``RETURNED``.
     """
     problems: list[str] = []
     with Edge.open(base / DISK / "store") as edge:
         found = read(edge)
         if found not in _allowed(DEVICE, expected):
-            problems.append(_differs(found, DEVICE, expected))
+            problems.append(RETURNED if found in returned else _differs(found, DEVICE, expected))
         if COLLECTION in edge.collections():
             problems += [f"before verify: {problem}" for problem in searches(edge, found, tables=tables)]
         first = edge.verify()
@@ -136,8 +149,6 @@ def _still_writes(edge: Edge) -> list[str]:
 
 def _still_syncs(base: Path, edge: Edge) -> list[str]:
     """Both sides have the same afterwards; a control plane that was never made is made now."""
-    from simulations.crash.work import open_home  # noqa: PLC0415 - it imports what only a run needs
-
     with open_home(base / "cloud") as home:
         join(edge, home, "device")
         synchronise(edge, home)
@@ -148,17 +159,25 @@ def _still_syncs(base: Path, edge: Edge) -> list[str]:
 # -- the control plane ------------------------------------------------------------------------------------------------
 
 
-def cloud(base: Path, expected: Expected, *, syncs: bool = True) -> list[str]:
-    """The control plane below ``base`` and its archive. ``syncs``: with the devices beside it; else a new one comes."""
+def cloud(
+    base: Path, expected: Expected, *, syncs: bool = True, archives: tuple[State, ...] = (), made: bool = True
+) -> list[str]:
+    """The control plane below ``base`` and its archive. ``syncs``: with the devices beside it; else a new one comes.
+    ``archives`` are the states that an archive may be in, if ``expected`` does not say it. Not ``made``: making it may
+    have failed, and can be done again then.
+    """
     directory = base / DISK / "home"
-    if expected in (0, ()) and not (directory / "cloud.db").exists():
-        return []  # it was being made, and whoever makes it makes it again
+    if not (directory / "cloud.db").exists():
+        if expected == 0:
+            return []  # it was being made when it was interrupted: that is begun again elsewhere
+        if not made:
+            create_home(directory, "crash", CONFIG)
     if isinstance(expected, int):
         runs = [number for number, step in enumerate(CLOUD[:expected], 1) if step.kind in _ARCHIVING]
         was_archived = bool(runs)
         archives = states(CLOUD)[(runs or [0])[-1] : expected + 2]
     else:
-        was_archived, archives = False, ({}, *expected)
+        was_archived = False
     problems: list[str] = []
     with Home.open(directory) as home:
         found = cloud_state(home)
@@ -260,7 +279,7 @@ def picked_up(root: Path) -> Files:
     }
 
 
-def judged(kind: str, base: Path, expected: Expected, how: dict[str, bool]) -> list[str]:
+def judged(kind: str, base: Path, expected: Expected, how: dict[str, Any]) -> list[str]:
     """As ``device`` or ``cloud`` says; an error that they meet is a problem, too."""
     try:
         return device(base, expected, **how) if kind == "device" else cloud(base, expected, **how)

@@ -23,7 +23,7 @@ from simulations.crash.results import Result, Tally
 from simulations.crash.work import DISK
 from simulations.crash.zygote import Hung, Zygote
 
-QUICK, FULL = 15, None
+QUICK, FULL = 12, None
 _TRIES = 3
 
 

@@ -1,9 +1,9 @@
 """The power goes: what a work wrote is replayed onto a disk that forgets, and cut off anywhere.
 
-One recorded run gives the operations (``recording``), and ``disk`` says in which states they may have left the disk. Each
-state is laid out as files and judged as after a kill, except that projections may be found damaged, if they heal. SQLite's
-shared-memory file is not part of any state. For ``log.db`` and ``cloud.db`` the other files count as synced whenever they
-were written, so that all variety goes where the acknowledged writes are.
+One recorded run gives the operations (``recording``), and ``disk`` says in which states they may have left the disk.
+Each state is laid out as files and judged as after a kill, except that projections may be found damaged, if they
+heal. SQLite's shared-memory file is not part of any state. For ``log.db`` and ``cloud.db`` the other files count as
+synced whenever they were written, so that all variety goes where the acknowledged writes are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from simulations.crash.results import Result, Tally, spread
 from simulations.crash.work import DISK
 from simulations.crash.zygote import Zygote
 
-QUICK, FULL = 60, 5_000
+QUICK, FULL = 100, 5_000
 _WITHOUT_NEWS_MAX = 4  # rounds over all cuts that find nothing new
 
 

@@ -20,8 +20,11 @@ WORDS = ("pump", "valve", "rotor", "gauge")
 State = dict[str, dict[str, Any]]
 
 
+RECORDS = frozenset({"put", "patch", "increment", "delete", "batch"})
+
+
 class Step(NamedTuple):
-    """``kind``: put, patch, increment, delete and batch change records; anything else is done to the store."""
+    """``kind``: those of ``RECORDS`` change records; anything else is done to the store."""
 
     kind: str
     key: str = ""

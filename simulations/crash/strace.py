@@ -6,11 +6,12 @@ does not know, is an error: a write that was overlooked would make every later v
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,37 +77,37 @@ class Call(NamedTuple):
 
 def why_not() -> str:
     """Why strace cannot be used here, in one line; "" if it can."""
-    if shutil.which("strace") is None:
+    if not _program():
         return "strace is not installed"
-    tried = subprocess.run(["strace", "-f", "-e", "trace=none", "true"], capture_output=True, text=True, check=False)
+    tried = subprocess.run(
+        [_program(), "-f", "-e", "trace=none", sys.executable, "-c", ""], capture_output=True, text=True, check=False
+    )
     if tried.returncode:
         return f"strace may not trace here: {tried.stderr.strip().splitlines()[0] if tried.stderr.strip() else '?'}"
     return ""
 
 
-def record(command: Sequence[str], target: Path) -> list[str]:
-    """The words that run a command under a trace into ``target``."""
-    return ["strace", *_recording(target), *command]
+def _program() -> str:
+    return shutil.which("strace") or ""
 
 
 def _recording(target: Path) -> list[str]:
     return ["-f", "-y", "-xx", "-s", "100000000", "-e", f"trace={TRACED}", "-e", "signal=none", "-o", str(target)]
 
 
-def attach(pid: int, target: Path | None = None, inject: str = "", paths: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """strace on a process that waits; it returns when strace is there. ``inject`` is what follows ``-e inject=``;
-    without it everything is recorded into ``target``. ``paths`` limits what is injected to these files.
+def attach(pid: int, target: Path | None = None, inject: str = "") -> subprocess.Popen[str]:
+    """Put strace on a process that waits; return when it is there. ``inject`` is what follows ``-e inject=``: then the
+    calls of that name are written to ``target``, else all that ``calls`` reads.
     """
     if inject:
         name = inject.split(":", 1)[0]
-        options = ["-f", "-qq", "-e", f"trace={name}", "-e", "signal=none", "-e", f"inject={inject}"]
-        options += ["-o", str(target) if target else "/dev/null"] + [part for path in paths for part in ("-P", path)]
-        options.remove("-qq")
+        options = ["-f", "-y", "-e", f"trace={name}", "-e", "signal=none", "-e", f"inject={inject}"]
+        options += ["-o", str(target) if target else os.devnull]
     else:
         assert target is not None
         options = _recording(target)
     process = subprocess.Popen(
-        ["strace", *options, "-p", str(pid)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [_program(), *options, "-p", str(pid)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     for line in process.stderr:
@@ -117,6 +118,11 @@ def attach(pid: int, target: Path | None = None, inject: str = "", paths: Sequen
     process.kill()
     process.wait()
     raise TraceError(f"strace did not attach to {pid}: {line.strip()}")
+
+
+def injected(trace: Path) -> list[str]:
+    """The lines of the calls that strace tampered with."""
+    return [line for line in trace.read_text("utf-8", "replace").splitlines() if "(INJECTED)" in line]
 
 
 def calls(trace: Path) -> Iterator[Call]:

@@ -29,8 +29,7 @@ class Direct:
         self._caller = Caller(home.fleet.fleet, key.device_id, key.public)
 
     async def exchange(self, message: Message) -> Answer:
-        answer = decode(encode(self._plane.answer(decode(encode(message)), self._caller)))  # type: ignore[arg-type]
-        return answer  # type: ignore[return-value]
+        return decode(encode(self._plane.answer(decode(encode(message)), self._caller)))  # type: ignore[return-value]
 
     async def close(self) -> None:
         return None

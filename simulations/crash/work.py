@@ -26,7 +26,13 @@ _NEVER_MS = 3_600_000
 
 
 class Work(Protocol):
+    """``changed`` is called when a step has changed a device's records, which may be before the step is done.
+    ``patience_ms``: how long a sync goes on trying while the disk fails.
+    """
+
     steps: tuple[Step, ...]
+    changed: Callable[[], object]
+    patience_ms: int
 
     def do(self, step: Step) -> None:
         """One acknowledged step. Raises AgentDBError, and may be called with the next one then."""
@@ -48,6 +54,9 @@ def open_home(base: Path) -> Home:
     return Home.open(base)
 
 
+def _nothing() -> None: ...
+
+
 CONFIG = f'[archive]\nurl = "objects"\nsnapshot_interval_s = {7 * 86_400}\n'
 
 
@@ -60,6 +69,8 @@ class DeviceWork:
         # Folds and checkpoints come often, so that interruptions meet them.
         log_writer.FOLD_RECORDS_MAX = FOLD_RECORDS
         self._base = base
+        self.changed: Callable[[], object] = _nothing
+        self.patience_ms = 20_000
         self.store = base / DISK / "store"
         self._held: Edge | None = None
         self._home: Home | None = None
@@ -82,26 +93,27 @@ class DeviceWork:
 
     def do(self, step: Step) -> None:
         edge, notes = self.edge, self.edge.collection(COLLECTION)
-        if not change_records(edge, step):
-            if step.kind == "search":
-                notes.search(vector=[1.0, 0.0, 0.0, 1.0], k=5)
-            elif step.kind == "flush":
-                edge.projections.tables().flush()
-            elif step.kind == "maintain":
-                edge.projections.tables().flush()
-                edge.projections.tables().maintain(force=True)
-            elif step.kind == "trim":
-                edge.projections.trim()
-            elif step.kind == "snapshot":
-                edge.snapshot(self.store.parent / "snapshot")
-            elif step.kind == "join":
-                join(edge, self.home, "device")
-            elif step.kind == "sync":
-                synchronise(edge, self.home)
-            elif step.kind == "close":
-                self.close()
-            else:
-                assert step.kind == "open", step
+        if change_records(edge, step):
+            self.changed()
+        elif step.kind == "search":
+            notes.search(vector=[1.0, 0.0, 0.0, 1.0], k=5)
+        elif step.kind == "flush":
+            edge.projections.tables().flush()
+        elif step.kind == "maintain":
+            edge.projections.tables().flush()
+            edge.projections.tables().maintain(force=True)
+        elif step.kind == "trim":
+            edge.projections.trim()
+        elif step.kind == "snapshot":
+            edge.snapshot(self.store.parent / "snapshot")
+        elif step.kind == "join":
+            join(edge, self.home, "device")
+        elif step.kind == "sync":
+            synchronise(edge, self.home, self.patience_ms)
+        elif step.kind == "close":
+            self.close()
+        else:
+            assert step.kind == "open", step
 
     def close(self) -> None:
         held, self._held = self._held, None
@@ -121,6 +133,8 @@ class CloudWork:
 
     def __init__(self, base: Path) -> None:
         self._base = base
+        self.changed: Callable[[], object] = _nothing
+        self.patience_ms = 20_000
         self.directory = base / DISK / "home"
         self._home: Home | None = None
         self._devices: dict[str, Edge] = {}
@@ -128,6 +142,8 @@ class CloudWork:
     @property
     def home(self) -> Home:
         if self._home is None:
+            if not (self.directory / "cloud.db").exists():
+                create_home(self.directory, "crash", CONFIG)
             self._home = Home.open(self.directory)
             self._home.store._db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")  # noqa: SLF001 - as above
         return self._home
@@ -143,9 +159,7 @@ class CloudWork:
 
     def do(self, step: Step) -> None:
         kind = step.kind
-        if kind == "init":
-            create_home(self.directory, "crash", CONFIG)
-        elif kind == "open":
+        if kind in ("init", "open"):
             assert self.home.fleet
         elif kind == "close":
             self.close()
@@ -161,7 +175,8 @@ class CloudWork:
             edge = self.device("b" if kind == "second" else "a")
             if kind not in ("join", "second"):
                 assert change_records(edge, step), step
-            synchronise(edge, self.home)
+                self.changed()
+            synchronise(edge, self.home, self.patience_ms)
 
     def close(self) -> None:
         devices, self._devices = self._devices, {}

@@ -4,13 +4,15 @@ A run under strace needs a fresh process, and a fresh process needs 1.5 s to imp
 and never uses it, so that a fork is as good as new. What is done in a run is told over a socket, message by message, as
 it is acknowledged; the parent is the witness, and it keeps what it has heard when the child is killed.
 
-The messages: ``pid N``, then the parent says ``go``; ``ack N`` for each step; ``err N CODE`` for one that raised an
+The messages: ``pid N``, then the parent says ``go``; ``did N`` when a step has changed records, ``ack N`` for each step
+that is done; ``err N CODE`` for one that raised an
 AgentDBError, ``bad N TEXT`` for one that raised anything else; ``end``.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -19,6 +21,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -28,14 +32,17 @@ from simulations.crash.work import WORKS
 from simulations.processes import environment
 from sync.errors import AgentDBError
 
-RUN_S_MAX = 60.0
+RUN_S_MAX = 30.0
 _PR_SET_PTRACER = 0x59616D61
 _MESSAGE_BYTES = 8192
+_NEEDED = ("lancedb", "numpy", "pyarrow.compute", "edge.link.transport", "edge.storage.exact", "edge.storage.tables")
+_PATIENCE_MS = 250  # under strace, a sync takes a tenth of it
 
 
 class Run(NamedTuple):
     """What the parent heard. ``status`` is as ``os.waitpid`` gives it; ``errors``: step -> code."""
 
+    changed: tuple[int, ...]
     acknowledged: tuple[int, ...]
     errors: dict[int, str]
     bad: str
@@ -114,6 +121,7 @@ class Zygote:
 
 
 def _listen(link: socket.socket) -> Run:
+    changed: list[int] = []
     acknowledged: list[int] = []
     errors: dict[int, str] = {}
     bad, ended = "", False
@@ -122,27 +130,24 @@ def _listen(link: socket.socket) -> Run:
         number, _, text = rest.partition(" ")
         if what == "ack":
             acknowledged.append(int(number))
+        elif what == "did":
+            changed.append(int(number))
         elif what == "err":
             errors[int(number)] = text
         elif what == "bad":
             bad = bad or f"step {number}: {text}"
         else:
             ended = True
-    return Run(tuple(acknowledged), errors, bad, ended, 0)
+    return Run(tuple(changed), tuple(acknowledged), errors, bad, ended, 0)
 
 
 # -- the zygote's side ------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
-    import lancedb  # noqa: F401, PLC0415 - imported, and never used in this process
-    import numpy as np  # noqa: F401, PLC0415
-    import pyarrow.compute  # noqa: F401, PLC0415
-
-    import edge.link.transport  # noqa: F401, PLC0415
-    import edge.storage.exact  # noqa: F401, PLC0415
-    import edge.storage.tables  # noqa: F401, PLC0415
-
+    for name in _NEEDED:
+        import_module(name)  # and nothing of it is used in this process
+    logging.disable()  # that the disk fails is known
     warnings.simplefilter("ignore")  # lancedb's, that forking is experimental: nothing of it runs here
     orders = socket.socket(fileno=int(sys.argv[1]))
     orders.send(b"ready")
@@ -173,10 +178,13 @@ def _child(link: socket.socket, work: str, base: str, *, tolerant: bool) -> None
 
 def _do(link: socket.socket, name: str, base: Path, *, tolerant: bool) -> None:
     work = WORKS[name](base)
+    if tolerant:
+        work.patience_ms = _PATIENCE_MS
     for number, step in enumerate(work.steps, 1):
+        work.changed = partial(link.send, f"did {number}".encode())
         try:
             work.do(step)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told to the parent, who judges
             if not _report(link, number, error) or not tolerant:
                 return
         else:

@@ -1,6 +1,7 @@
 """What makes or changes a control plane's directory is on the disk, with its name, before it is said to be done.
 
-``tests/crash`` cuts the power for real stores; here it is what no step of theirs does: moving and restoring.
+``tests/crash`` cuts the power for real stores and fills their disks; here it is what no step of theirs does, or in
+short.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from cloud import config as configuration
 from cloud.server.creation import create_home
 from cloud.server.recovery import restore_home
 from cloud.server.relocation import move_archive
+from cloud.storage.sqlite_schema import connect
+from cloud.storage.sqlite_store import SqliteStore
+from sync.errors import StorageError
 
 CONFIG = '[archive]\nurl = "objects"\n'
 
@@ -61,3 +65,23 @@ def test_a_restored_home_stays(tmp_path: Path, synced: list[str]) -> None:
     restore_home(target, str(tmp_path / "elsewhere"), home / configuration.KEYS)
     for durable in (tmp_path, target.parent, target, target / configuration.FILE, target / configuration.KEYS):
         assert _inode(durable) in synced, durable
+
+
+def test_half_a_database_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk closing leaves the write-ahead log, without an error; a reader keeps it there as well."""
+    readers = []
+    opened = SqliteStore.open
+
+    def open_and_read(path: Path) -> SqliteStore:
+        store = opened(path)
+        readers.append(connect(str(path), read_only=True))
+        readers[0].execute("BEGIN; SELECT * FROM fleets").fetchall()
+        return store
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "open", staticmethod(open_and_read))
+        with pytest.raises(StorageError, match="could not be written"):
+            create_home(tmp_path / "home", "fleet", CONFIG)
+    readers[0].close()
+    assert not (tmp_path / "home").exists()
+    create_home(tmp_path / "home", "fleet", CONFIG)
