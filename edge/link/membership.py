@@ -17,6 +17,7 @@ import msgpack
 
 from edge.storage.delta_log import DeltaLog
 from edge.storage.keystore import KEYS_DIRECTORY, load_device_key, write_private
+from edge.storage.log_schema import translate
 from sync.effects import SessionKeys
 from sync.errors import CorruptStore, InvalidValue, NotFound, ProtocolError, Refused
 from sync.keys import KeyRing, PublicIdentity, unwrap
@@ -94,7 +95,7 @@ def require_membership(log: DeltaLog) -> Membership:
 
 
 def session_keys(log: DeltaLog, store: str) -> SessionKeys:
-    """What a session signs, reads and trusts with. Raises NotFound, CorruptStore."""
+    """What a session signs, reads and trusts with. Raises NotFound, CorruptStore, StorageError."""
     member = require_membership(log)
     return SessionKeys(member.fleet, load_device_key(store), member.cloud, KeyRing(_read_keys(store)))
 
@@ -114,8 +115,10 @@ def _read_keys(store: str) -> dict[int, bytes]:
             return keys
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException, OSError) as error:
-        raise CorruptStore(f"{path} cannot be read: {error}", hint="join the fleet again with a new token") from error
+    except OSError as error:  # of the disk, which may be better the next time; the keys are not lost
+        raise translate(error, str(path)) from error
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise CorruptStore(f"{path} is damaged: {error}", hint="join the fleet again with a new token") from error
 
 
 def _noted_names(store: str) -> dict[bytes, str]:
