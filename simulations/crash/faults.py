@@ -28,7 +28,7 @@ from simulations.crash.steps import RECORDS, State, Step, change
 from simulations.crash.work import DISK, WORKS
 from simulations.crash.zygote import Hung, Run, Zygote
 
-QUICK, FULL = 2, 150
+QUICK, FULL = 1, 150
 _LASTING = frozenset({"pwrite64", "fsync", "fdatasync", "ftruncate"})
 _FAILING = _LASTING | {"write", "writev", "openat", "mkdir", "rename", "renameat2", "link", "linkat", "fallocate"}
 # What a failed disk may be called, and what follows from a write that failed: its record is not there.
