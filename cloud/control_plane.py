@@ -21,10 +21,12 @@ from cloud.identity.enrollment import Enrollment, wrapped_keys
 from cloud.identity.key_service import FleetKeys
 from cloud.ports import Caller, Reading, Store
 from cloud.rows import Conflict, DeadLetter, DeviceRow, FleetRow, Head
+from cloud.stream import leases
 from cloud.stream.admission import acknowledge, admit, refusals, shown_segment
 from cloud.stream.baseline import baseline_page
 from cloud.stream.feed import PageBuilder, RowCache, Scope, Sealer
 from cloud.stream.ingest import Context, Ingested, ingest
+from cloud.stream.leases import LEASE_MS
 from cloud.stream.resolution import resolve
 from cloud.stream.rules import Resolver
 from cloud.stream.schemas import SchemaBook
@@ -71,7 +73,9 @@ class _Held(Exception):
 
 
 class ControlPlane:
-    """``scope`` says what a device may have of the feed (None: everything)."""
+    """``scope`` says what a device may have of the feed (None: everything). ``lease_ms``: how long a silent device is
+    waited for before others forget what it has not heard was deleted.
+    """
 
     def __init__(
         self,
@@ -82,11 +86,13 @@ class ControlPlane:
         *,
         resolvers: Mapping[str, Resolver] | None = None,
         scope: Scope | None = None,
+        lease_ms: int = LEASE_MS,
     ) -> None:
         self._store = store
         self._keys = keys
         self._clock = clock
         self._scope = scope
+        self._lease_ms = lease_ms
         self._resolvers: dict[str, Resolver] = dict(resolvers or {})
         self._cache = RowCache()
         self._books: dict[bytes, SchemaBook] = {}
@@ -143,8 +149,14 @@ class ControlPlane:
         if hello.fleet != caller.fleet:
             raise Refused("this device belongs to another fleet")
         _check_replica(hello.replica, caller)
+        now_ms = self._clock.wall_ms()
+        with self._store.reading() as view:
+            due = leases.is_due(view, hello, caller.fleet, now_ms)
+        if due:
+            leases.renew(self._store, hello, caller.fleet, now_ms, self._lease_ms)
         with self._store.reading() as view:
             head = view.head(caller.fleet)
+            stable = leases.stable_of(view, caller.fleet, head)
             row = view.replica(caller.fleet, hello.replica)
             last_seq = row.last_seq if row else 0
             # A lost ack covers one segment; more are only refused of a device that forgot what it knew.
@@ -161,6 +173,7 @@ class ControlPlane:
             keys=wrapped_keys(self._keys, caller.fleet, caller.identity),
             refusals=refusals(refused),
             last_head=row.head if row else 0,
+            stable=stable,
         )
 
     def _push(self, push: Push, caller: Caller) -> PushAck:

@@ -166,6 +166,14 @@ class Claim(NamedTuple):
     delete: bool = False
 
 
+class Lease(NamedTuple):
+    """When a replica last shook hands, and the feed position that all it writes from now on will have seen."""
+
+    replica: bytes
+    settled: int
+    at_ms: int
+
+
 class Conflict(NamedTuple):
     """Two writes, neither of whose writers had seen the other. ``number`` is dense from 1 in a fleet.
 

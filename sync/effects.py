@@ -74,11 +74,20 @@ class Mend(NamedTuple):
     as_state: bool
 
 
+class Sweep(NamedTuple):
+    """Everything of the feed that was there when ``stable`` was said is applied, and everything local acknowledged:
+    what is deleted now is so at feed positions up to ``until``. Forget what was noted to be deleted up to ``stable``.
+    """
+
+    stable: int
+    until: int
+
+
 class NewIncarnation(NamedTuple):
     """Become a new replica; tell the session with ``reincarnated(replica)``, then ``advance``."""
 
 
-Effect = Send | Load | LoadState | Learn | Persist | Apply | Mend | NewIncarnation
+Effect = Send | Load | LoadState | Learn | Persist | Apply | Mend | Sweep | NewIncarnation
 
 
 class Position(NamedTuple):
@@ -88,7 +97,8 @@ class Position(NamedTuple):
     may still arrive, so any of them may be what the cloud holds. ``baseline`` is the token of a baseline under way,
     ``repair`` says that the whole state has still to be pushed. ``own_until`` is the last feed position up to which all
     that stands there under this replica's name is known to be its own: a device is never sent its own operations, so
-    what a clone wrote under its name after that has passed it by.
+    what a clone wrote under its name after that has passed it by. ``swept``: of records that were deleted up to this
+    position, in the cloud's present life, the device may have forgotten the delete.
     """
 
     replica: bytes
@@ -100,6 +110,7 @@ class Position(NamedTuple):
     baseline: bytes | None
     repair: bool = False
     own_until: int = 0
+    swept: int = 0
 
     @property
     def sent_until(self) -> int:

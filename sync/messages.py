@@ -103,7 +103,8 @@ class Welcome(Message, frozen=True):
     ``restored_head``: the feed position at which this incarnation began (0 for the first): what a device had applied
     beyond it, in an earlier incarnation, is gone from the cloud. ``baseline``: start from a baseline, not from the
     cursor. ``refusals``: of operations after ``Hello.acked``, in case the ack that named them was lost. ``last_head``:
-    where the feed's head was when ``last_segment`` came.
+    where the feed's head was when ``last_segment`` came. ``stable`` (version 2): what every active device has read up
+    to; a device that has read up to ``head`` may forget records that were deleted up to there.
     """
 
     version: U32
@@ -117,6 +118,7 @@ class Welcome(Message, frozen=True):
     keys: list[WrappedKey]
     refusals: list[Refusal] = []
     last_head: U63 = 0
+    stable: U63 = 0
 
 
 class Push(Message, frozen=True):

@@ -69,6 +69,18 @@ class Record:
         stamps += [entry[0] for slots in self.slots.values() for entry in slots.values()]
         return max(stamps)
 
+    def stands_above(self, operation: Operation) -> bool:
+        """Whether this record's delete undoes a write of the operation, or a part of it."""
+        if self.floor == NEVER or operation.shape.kind == Kind.DELETE:
+            return False
+        if operation.shape.kind != Kind.IMAGE:
+            return (operation.ts, operation.replica) <= self.floor
+        other = Record.decode(operation.values[0])
+        written = len(other.lww) + sum(map(len, other.slots.values()))
+        other.floor = NEVER
+        other.raise_floor(self.floor)
+        return written > len(other.lww) + sum(map(len, other.slots.values()))
+
     def values(self) -> dict[str, Any]:
         """What a reader sees: fields in order of name, absent ones omitted. Sets and siblings come as sorted lists."""
         out = {name: slot[2] for name, slot in self.lww.items() if slot[2] is not None}

@@ -23,6 +23,7 @@ from cloud.rows import (
     FeedRow,
     FleetRow,
     Head,
+    Lease,
     RecordRow,
     ReplicaRow,
     TokenRow,
@@ -129,6 +130,14 @@ class SqliteReading:
 
     def replicas(self, fleet: bytes) -> list[ReplicaRow]:
         return [ReplicaRow(*row) for row in self._db.execute(_REPLICA + "ORDER BY replica", (fleet,))]
+
+    def lease(self, fleet: bytes, replica: bytes) -> Lease | None:
+        row = self._one("SELECT replica, settled, at_ms FROM leases WHERE fleet = ? AND replica = ?", fleet, replica)
+        return Lease(*row) if row else None
+
+    def leases(self, fleet: bytes) -> list[Lease]:
+        sql = "SELECT replica, settled, at_ms FROM leases WHERE fleet = ? ORDER BY replica"
+        return [Lease(*row) for row in self._db.execute(sql, (fleet,))]
 
     def lookup(self, fleet: bytes, collection: str, keys: Sequence[str]) -> dict[str, RecordRow]:
         if not keys:

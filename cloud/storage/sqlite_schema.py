@@ -85,6 +85,13 @@ CREATE TABLE archive_state (
 ) WITHOUT ROWID;
 """
 
+# Not in the first databases of this format; what is lost with it is learned again from the next handshakes.
+_LEASES = """
+CREATE TABLE IF NOT EXISTS leases (
+    fleet BLOB NOT NULL, replica BLOB NOT NULL, settled INT NOT NULL, at_ms INT NOT NULL, PRIMARY KEY (fleet, replica)
+) WITHOUT ROWID;
+"""
+
 
 def connect(path: str, *, vfs: str | None = None, read_only: bool = False) -> apsw.Connection:
     """A connection with our settings, over the checksum VFS unless another is named; a writing one creates the tables
@@ -138,6 +145,7 @@ def _prepare(db: apsw.Connection, path: str) -> None:
             raise CorruptStore(f"{path} is a database, but not a control plane's", hint="check the path")
         elif version != VERSION:
             raise UnsupportedVersion(f"{path} has format {version}", hint="update the control plane")
+        db.execute(_LEASES)
         db.execute("COMMIT")
     except BaseException:
         db.execute("ROLLBACK")

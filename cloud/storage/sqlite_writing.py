@@ -19,6 +19,7 @@ from cloud.rows import (
     FeedRow,
     FleetRow,
     Head,
+    Lease,
     RecordRow,
     ReplicaRow,
     TokenRow,
@@ -94,6 +95,9 @@ class SqliteTransaction(SqliteReading):
     def put_replicas(self, fleet: bytes, rows: Iterable[ReplicaRow]) -> None:
         sql = "INSERT OR REPLACE INTO replicas VALUES (?, ?, ?, ?, ?, ?, ?)"
         self._db.executemany(sql, [(fleet, *row) for row in rows])
+
+    def put_lease(self, fleet: bytes, lease: Lease) -> None:
+        self._db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?)", (fleet, *lease))
 
     def put_records(self, fleet: bytes, rows: Iterable[RecordRow]) -> None:
         self._db.executemany(_RECORD, [(fleet, *row) for row in rows])

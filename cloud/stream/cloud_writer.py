@@ -9,13 +9,15 @@ position just before the operation.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cloud.ports import Transaction
 from cloud.rows import FeedRow, ReplicaRow
 from cloud.storage.fold import Held
 from cloud.stream.conflicts import Answer
 from sync import columns
 from sync.errors import InvalidValue, Malformed
-from sync.operations import Operation
+from sync.operations import Kind, Operation, Shape
 from sync.segment import GENESIS, pack_split
 from sync.stamps import HybridClock
 
@@ -33,6 +35,7 @@ class CloudWriter:
         self._clock = clock
         self._seq: int | None = None
         self._operations: list[Operation] = []
+        self._told: list[Operation] = []
 
     def write(self, answer: Answer, key: str, held: Held) -> int:
         """Make the operation and merge it into the record; its feed position. Raises InvalidValue or TooLarge if no
@@ -57,24 +60,28 @@ class CloudWriter:
         self._operations.append(operation)
         return self.position
 
+    def tell(self, collection: str, key: str, held: Held) -> None:
+        """Say the record as it is, as state, behind everything that is written."""
+        stamp = held.record.stamp
+        shape = Shape(Kind.IMAGE, collection)
+        self._told.append(Operation(stamp.replica, 0, stamp.ts, 0, shape, key, (held.record.encode(),)))
+
     def finish(self, at_ms: int) -> list[FeedRow]:
-        """The feed rows of what was written, if anything was: several if it is more than a segment holds."""
-        if not self._operations or self._seq is None:
-            return []
-        row = ReplicaRow(self._replica, self._seq, GENESIS, self.position, at_ms)
-        self._tx.put_replicas(self._fleet, [row])
-        rows = []
-        first = self.position - len(self._operations) + 1
-        for packed in pack_split(self._operations):
-            last = first + packed.count - 1
-            rows.append(
-                FeedRow(
-                    first, last, self._replica, False, packed.data, packed.plain_length,
-                    packed.min_ts, packed.max_ts, at_ms, b"",
-                )
+        """The feed rows of what was written and told, if anything was: several if it is more than a segment holds."""
+        if self._operations and self._seq is not None:
+            row = ReplicaRow(self._replica, self._seq, GENESIS, self.position, at_ms)
+            self._tx.put_replicas(self._fleet, [row])
+        self.position -= len(self._operations)
+        return [*self._rows(self._operations, at_ms, state=False), *self._rows(self._told, at_ms, state=True)]
+
+    def _rows(self, operations: list[Operation], at_ms: int, *, state: bool) -> Iterator[FeedRow]:
+        for packed in pack_split(operations) if operations else ():
+            first = self.position + 1
+            self.position += packed.count
+            yield FeedRow(
+                first, self.position, self._replica, state, packed.data, packed.plain_length,
+                packed.min_ts, packed.max_ts, at_ms, b"",
             )  # fmt: skip
-            first = last + 1
-        return rows
 
 
 def _check(operation: Operation) -> None:

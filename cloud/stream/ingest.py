@@ -106,6 +106,7 @@ class _Push:
         self._contests: dict[tuple[str, str], Contest] = {}
         self._fleet: Fleet | None = None
         self._misdeclared: set[str] = set()
+        self._late: set[tuple[str, str]] = set()
 
     def run(self) -> Ingested:
         self._look_up()
@@ -127,6 +128,8 @@ class _Push:
         writer = CloudWriter(self._tx, self._context.fleet, self._context.cloud, clock, position)
         self._answer_conflicts(writer)
         self._declare_again(writer)
+        if feed:
+            self._tell_late(writer)
         self._write_records()
         feed += writer.finish(self._now_ms)
         self._tx.append_feed(self._context.fleet, feed)
@@ -204,6 +207,8 @@ class _Push:
             if seen > self._head.position:  # of an incarnation whose feed went further; both know what came before
                 seen = self._head.restored_head
             contest.write(operation, seen, position)
+            if contest.held.record.stands_above(operation):
+                self._late.add((collection, key))
         if collection == COLLECTIONS:
             self._declare(key)
         self._position = position
@@ -233,6 +238,8 @@ class _Push:
             contest = self._contest(collection, key)
             _check_size(contest.held, operation)
             contest.held.apply(operation, position)
+            if contest.held.record.stands_above(operation):
+                self._late.add((collection, key))
         if collection == COLLECTIONS:
             self._declare(key)
         self._position = position
@@ -313,6 +320,13 @@ class _Push:
             spec = held.record.values().get("spec")
             if spec is not None:
                 writer.write(set_field(COLLECTIONS, "spec", spec), name, held)
+
+    def _tell_late(self, writer: CloudWriter) -> None:
+        """What a delete that came before it undoes, a device that has forgotten the delete, or never heard of it, would
+        take for a new record. So the record goes out as it is, behind it.
+        """
+        for collection, key in sorted(self._late):
+            writer.tell(collection, key, self._contests[collection, key].held)
 
     def _write_records(self) -> None:
         rows = self._fresh

@@ -49,6 +49,11 @@ def load_state(view: Reading, fleet: bytes) -> ArchiveState:
         raise CorruptStore(f"the state of the archive is damaged: {error}", hint="restore from the archive") from error
 
 
+def is_archived(view: Reading, fleet: bytes) -> bool:
+    """Whether this store has ever had an archive."""
+    return view.archive_state(fleet, _NAME) is not None
+
+
 def begin_anew(tx: Transaction, fleet: bytes) -> None:
     """For an archive at an empty place: everything that the store still holds goes there. What was trimmed from the
     feed cannot, so then it begins with a snapshot.
