@@ -89,13 +89,6 @@ MUTANTS = [
         "a clone that was quicker with a restored cloud is not noticed by its original",
     ),
     Mutant(
-        "own-until-of-another-life",
-        _HANDSHAKE,
-        "own_until = min(position.own_until, welcome.restored_head) if other_life else position.own_until",
-        "own_until = position.own_until",
-        "positions of the cloud's old life are believed in the new one: a clone's writes are skipped",
-    ),
-    Mutant(
         "renewed-and-not-reread",
         _HANDSHAKE,
         "known = (position.cursor, own_until)",
@@ -110,13 +103,6 @@ MUTANTS = [
         "        covered = _through(opened.clear, opened.header.first_seq, page.cursor)\n"
         "        operations = opened.operations\n",
         "of a page with several segments only the last one is applied, and the cursor moves over all",
-    ),
-    Mutant(
-        "baseline-of-its-last-segment",
-        "sync/pages.py",
-        "        operations += open_segment(data, identity=_only(keys.cloud), ring=keys.ring",
-        "        operations = open_segment(data, identity=_only(keys.cloud), ring=keys.ring",
-        "of a baseline page that was cut into several segments only the last one is applied",
     ),
     Mutant(
         "repair-forgotten",

@@ -281,23 +281,25 @@ def test_accepting_one_clock_poisons_nobody(tmp_path: Path) -> None:
     close(cloud, [ahead, honest, other, late])
 
 
-def test_a_relay_that_was_wiped_gets_everything_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wiped", [True, False], ids=["to nothing", "to before some deletes"])
+def test_a_relay_that_was_wiped_gets_everything_again(tmp_path: Path, *, wiped: bool) -> None:
     """Nextcloud desktop (issue 171) and ownCloud client (issue 1038): after the server was rolled back, clients took
     their own newer files for what had to go, and deleted them instead of uploading them again.
     """
     cloud, devices = fleet(tmp_path, 19, count=3)
-    empty = cloud.backup()
+    backup = cloud.backup()
     keys = [key for device in devices for key in put_many(device, f"of-{device.name}-", 15)]
     devices[0].notes.increment(keys[0], "visits", 5)
     devices[1].notes.add(keys[15], "tags", "a", "b")
     heal(cloud, devices)
+    backup = backup if wiped else cloud.backup()
     devices[2].notes.delete(keys[1])
     devices[2].notes.delete(keys[20])
     heal(cloud, devices)
     held = devices[0].edge.digest()
     for device in devices:  # what is acknowledged may have been dropped from the logs long ago
         device.edge.log.trim(device.edge.log.position)
-    cloud.restore(empty)
+    cloud.restore(backup)
     devices[1].clock = SetClock(NOW_MS + DAY_MS)
     assert devices[0].sync()
     assert cloud.digest() == held
