@@ -26,13 +26,6 @@ MUTANTS = [
         "a crash leaves the first fifty operations of a batch",
     ),
     Mutant(
-        "transaction-left-open",
-        _WRITER,
-        "        if self.db.in_transaction:\n            roll_back(self.db)\n\n    def fetch",
-        "        self.db.in_transaction\n\n    def fetch",
-        "an interrupt at BEGIN leaves a transaction open, which later writes join and nobody commits",
-    ),
-    Mutant(
         "ack-before-fsync",
         "edge/storage/log_schema.py",
         'DURABILITY = {"full": "FULL", "relaxed": "NORMAL"}',

@@ -260,6 +260,7 @@ def test_accepting_one_clock_poisons_nobody(tmp_path: Path) -> None:
     ahead.notes.patch("far", {"text": "from 2030"})
     ahead.notes.increment("far", "visits", 7)
     ahead.notes.delete("far")
+    ahead.edge.collection("also-from-2030")
     for device in (ahead, honest, other):
         assert device.sync()
     for device in (honest, other):
@@ -297,8 +298,9 @@ def test_a_relay_that_was_wiped_gets_everything_again(tmp_path: Path, *, wiped: 
     devices[2].notes.delete(keys[20])
     heal(cloud, devices)
     held = devices[0].edge.digest()
-    for device in devices:  # what is acknowledged may have been dropped from the logs long ago
+    for device in devices:  # what is acknowledged may have been dropped from the logs long ago, and they restarted
         device.edge.log.trim(device.edge.log.position)
+        device.crash()
     cloud.restore(backup)
     devices[1].clock = SetClock(NOW_MS + DAY_MS)
     assert devices[0].sync()

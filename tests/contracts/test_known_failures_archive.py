@@ -115,6 +115,23 @@ def test_a_devices_snapshot_has_the_clock_of_its_data(tmp_path: Path) -> None:
     close(cloud, [device, other])
 
 
+def test_what_only_a_snapshot_has_reaches_the_fleet(tmp_path: Path) -> None:
+    """As above, the reverse: the original is gone, and what it had not pushed is in its snapshot alone."""
+    cloud, (device, other) = fleet(tmp_path, 27, count=2)
+    heal(cloud, [device, other])
+    device.notes.put("owed", {"text": "never pushed by the original", "visits": 3})
+    device.edge.snapshot(tmp_path / "snapshot")
+    device.edge.close()
+    device.path = tmp_path / "snapshot"
+    device.open()
+    device.crash()
+    assert device.sync()
+    assert other.sync()
+    assert (other.notes.get("owed") or {}).get("visits") == 3
+    heal(cloud, [device, other])
+    close(cloud, [device, other])
+
+
 def test_a_baselines_cursor_is_that_of_its_first_page(tmp_path: Path) -> None:
     """As above, for what a new device starts from: whatever changes while its pages are read comes again."""
     cloud, (writer,) = fleet(tmp_path, 22, count=1)

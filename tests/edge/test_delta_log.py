@@ -58,6 +58,16 @@ def test_a_put_replaces_and_a_patch_does_not(log: DeltaLog) -> None:
     assert log.verify() == []
 
 
+def test_a_put_says_which_fields_it_clears(log: DeltaLog) -> None:
+    """Others merge the operation; they know nothing of the image it was composed over, in memory or in its table."""
+    put(log, "a", x=1, y=2)
+    put(log, "a", y=3)
+    log.fold()
+    put(log, "a", z=4)
+    cleared = [operation.fields for operation in log.pending(2, 10, 1 << 20)]
+    assert cleared == [{"x": 1, "y": 2}, {"x": None, "y": 3}, {"y": None, "z": 4}]
+
+
 def test_counters_and_sets(log: DeltaLog) -> None:
     put(log, "a", "notes", t="x")
     log.submit(
