@@ -60,12 +60,22 @@ def test_a_put_replaces_and_a_patch_does_not(log: DeltaLog) -> None:
 
 def test_a_put_says_which_fields_it_clears(log: DeltaLog) -> None:
     """Others merge the operation; they know nothing of the image it was composed over, in memory or in its table."""
-    put(log, "a", x=1, y=2)
-    put(log, "a", y=3)
-    log.fold()
-    put(log, "a", z=4)
+    for fields in ({"x": 1, "y": 2}, {"y": 3}, {"z": 4}):
+        log.submit([log.put_of("plain", "a", fields, log.schemas["plain"])])
+        if "y" in fields and "x" not in fields:
+            log.fold()
     cleared = [operation.fields for operation in log.pending(2, 10, 1 << 20)]
     assert cleared == [{"x": 1, "y": 2}, {"x": None, "y": 3}, {"y": None, "z": 4}]
+
+
+def test_trimming_keeps_images_that_were_only_in_memory(tmp_path: Path, log: DeltaLog) -> None:
+    put(log, "a", x=1)
+    log.acknowledge(log.head_seq, bytes(32))
+    assert log.trim(log.position) == 3
+    log.close()  # too few to be folded
+    with_it = reopen(tmp_path)
+    assert values(with_it, "a") == {"x": 1}
+    with_it.close()
 
 
 def test_counters_and_sets(log: DeltaLog) -> None:
