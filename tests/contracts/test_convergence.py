@@ -239,12 +239,13 @@ def test_a_clone_is_quicker_with_a_restored_cloud_and_writes_on(tmp_path: Path) 
     close(cloud, [device, clone, other])
 
 
-def test_a_device_that_writes_while_its_first_baseline_comes_hears_of_deletes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pages", [1, 2])
+def test_a_device_that_writes_while_its_first_baseline_comes_hears_of_deletes(tmp_path: Path, pages: int) -> None:
     cloud, (device, other) = fleet(tmp_path, 3, count=2)
     device.clock.now_ms += 500
     for n in range(30):
-        device.notes.put(f"k{n}", {"text": str(n)})
-    device.notes.delete("k7")
+        device.notes.put(f"k{n}", {"text": f"{n:02}" * 20_000 * (pages - 1)})
+    device.notes.delete("k1")
     heal(cloud, [device, other])
     (tmp_path / "late").mkdir()
     late = Device.__new__(Device)
@@ -256,11 +257,15 @@ def test_a_device_that_writes_while_its_first_baseline_comes_hears_of_deletes(tm
     late.ring = KeyRing({item.epoch: unwrap(item.wrapped, late.key, cloud.fleet, item.epoch) for item in enrolled.keys})
 
     def meanwhile() -> None:
+        if pages == 2 and late.edge.log.baseline in (None, b""):
+            late.before = {"PullBaseline": meanwhile}
+            return
         late.notes = late.edge.collection("notes", **NOTES)
-        late.notes.put("k7", {"text": "written before the delete was heard of, and stamped before it"})
+        late.notes.put("k1", {"text": "written before the delete was heard of, and stamped before it"})
 
     late.before = {"PullBaseline": meanwhile}
     assert late.sync()
+    assert "k1" not in late.notes
     heal(cloud, [device, other, late])
     close(cloud, [device, other, late])
 
