@@ -42,7 +42,10 @@ bench: .venv/package.stamp  ## Measure it here, as JSON (ONLY=name for one bench
 	@$(BIN)/python -m simulations.benchmarks $(if $(ONLY),--only '$(ONLY)')
 
 # Each command on a line of its own, all of them in full: an hour or two.
-soak: .venv/package.stamp  ## What is too long for a test: crashes of every kind (needs strace)
+soak: .venv/package.stamp  ## What is too long for a test: 5,000 simulated fleets, planted bugs, crashes of every kind (needs strace)
+	@$(BIN)/python -m simulations sweep --seeds 0..4999 --jobs $(WORKERS)
+	@$(BIN)/python -m simulations mutants --jobs $(WORKERS)
+	@$(BIN)/python -m simulations scale
 	@$(BIN)/python -m simulations.crash all --jobs $(WORKERS)
 
 # Resolves for every platform and writes names, versions and hashes, never where they came from. A private
