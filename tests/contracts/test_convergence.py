@@ -177,7 +177,8 @@ def copy_of(device: Device, path: Path) -> Device:
     return clone
 
 
-def test_two_copies_that_both_have_to_push_their_state(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [False, True], ids=["at once", "one after the other"])
+def test_two_copies_that_both_have_to_push_their_state(tmp_path: Path, *, ahead: bool) -> None:
     """Opened from a snapshot, a store has a new name and owes its state; it is copied before it has paid."""
     cloud, (device, other) = fleet(tmp_path, 3, count=2)
     other.notes.put("b", {"text": "1"})
@@ -189,8 +190,16 @@ def test_two_copies_that_both_have_to_push_their_state(tmp_path: Path) -> None:
     device.open()
     clone = copy_of(device, tmp_path / "clone")
     clone.notes.put("K", {"text": "of the clone"})
-    device.notes.put("A", {"text": "of the original"})
-    heal(cloud, [clone, device, other])
+    for key in ("A", "B", "C"):
+        device.notes.put(key, {"text": "of the original"})
+    if ahead:  # one has paid, went on under the name that the other still has, and never comes back
+        assert clone.sync()
+        clone.notes.put("ordinary", {"text": "an operation of its log"})
+        assert clone.sync()
+        other.notes.put("so that", {"text": "the head moves beyond it"})
+        assert other.sync()
+    heal(cloud, [device, other] if ahead else [clone, device, other])
+    assert ("ordinary" in device.notes) == ahead
     assert {"A", "K"} <= {key for key, _ in device.notes.scan()}
     assert device.edge.log.replica != clone.edge.log.replica
     close(cloud, [device, clone, other])

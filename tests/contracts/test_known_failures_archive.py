@@ -306,3 +306,32 @@ def test_a_clone_that_meets_a_cloud_from_the_archive_counts_once(tmp_path: Path)
     for each in (clone, other, device):
         assert (each.notes.get("k") or {}).get("visits") == 111
     close(cloud, [device, other, clone])
+
+
+def test_a_cursor_from_beyond_the_target_of_a_restore_counts_for_nothing(tmp_path: Path) -> None:
+    """As for the cursor in ``test_known_failures`` (Harper), with a restore to an earlier position by the archive: a
+    reader has what the cloud then lacks, and must both give it back and read what is written in its place.
+    """
+    cloud, (author, reader, other) = archived(tmp_path, 28, count=3)
+    author.notes.put("early", {"text": "before the target"})
+    heal(cloud, [author, reader, other])
+    target = cloud.head
+    lost = [f"lost{n}" for n in range(12)]
+    for key in lost:
+        author.notes.put(key, {"text": "after the target"})
+    assert author.sync()
+    assert reader.sync()
+    cloud.archive.run_once()
+    cursor = reader.edge.log.cursor
+    cloud.recover(position=target)
+    instead = [f"instead{n}" for n in range(20)]
+    for key in instead:
+        other.notes.put(key, {"text": "where the lost ones were"})
+    assert other.sync()
+    assert cloud.head > cursor
+    assert reader.sync()
+    assert missing(reader, instead) == []
+    assert other.sync()
+    assert missing(other, lost) == [], "and their author never comes back"
+    heal(cloud, [reader, other, author])
+    close(cloud, [author, reader, other])
