@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from time import perf_counter
 from typing import Any
 
@@ -116,11 +116,13 @@ def mutants(only: str, seeds: str, jobs: int, as_json: bool) -> None:
         ThreadPoolExecutor(jobs) as pool,
         click.progressbar(length=len(wanted), label="planted bugs", file=sys.stderr) as bar,
     ):
-        for result in pool.map(lambda name: _hunt(name, seeds), wanted):
+        for done in as_completed([pool.submit(_hunt, name, seeds) for name in wanted]):
+            result = done.result()
             results.append(result)
             bar.update(1)
             if as_json:
                 click.echo(json.dumps(result))
+    results.sort(key=lambda result: wanted.index(result["mutant"]))
     missed = [result["mutant"] for result in results if not result["caught"]]
     if not only:
         reporting.keep(reporting.MUTANTS, results)

@@ -16,7 +16,9 @@ from sync.operations import Kind
 
 CANARY = "canary-7f3a"
 # collection -> its declaration. Each decides conflicts by another rule.
+TALLIES = "tallies"  # only ever counted up, so that what they come to is known from outside
 COLLECTIONS: dict[str, dict[str, Any]] = {
+    TALLIES: {"fields": {"count": "counter", "top": "max"}},
     "memories": {
         "fields": {"visits": "counter", "tags": "set", "best": "max", "least": "min", "ideas": "keep-all"},
         "vector": ("embedding", 4),
@@ -28,6 +30,10 @@ COLLECTIONS: dict[str, dict[str, Any]] = {
 }
 # A later version of one of them: a field more, and texts to search.
 CHANGED = {"memories": {**COLLECTIONS["memories"], "text": ["text"]}}
+# Declared by every device in its own way; the fleet can keep one.
+RIVAL = "rivals"
+RIVALS: list[dict[str, Any]] = [{"fields": {"n": rule}} for rule in ("counter", "max", "keep-all")]
+LARGE = "x" * 60_000
 _SIMPLE = ("state", "orders", "notes", "plans")
 _LWW = ("text", "mood", "step")
 
@@ -45,10 +51,13 @@ class Change(NamedTuple):
 
 
 class Agent:
-    """Draws changes; ``keys`` is how many records there are to fight about, ``prefix`` names them."""
+    """Draws changes; ``keys`` is how many records there are to fight about, ``prefix`` names them. ``large``: now and
+    then a text of which a few make a record too large.
+    """
 
-    def __init__(self, name: str, dice: Random, keys: int, prefix: str) -> None:
+    def __init__(self, name: str, dice: Random, keys: int, prefix: str, *, large: bool) -> None:
         self.name = name
+        self._large = large
         self._dice = dice
         self._keys = keys
         self._prefix = prefix
@@ -67,6 +76,11 @@ class Agent:
     def _one(self, edge: Edge) -> Change:
         dice = self._dice
         roll = dice.random()
+        if dice.random() < 0.15 and TALLIES in edge.log.schemas:
+            return self._tally()
+        if RIVAL in edge.log.schemas and dice.random() < 0.2:
+            key = self._key(RIVAL)
+            return Change(Asked(Kind.PUT, (RIVAL, key), {}), "put", (key, {"n": dice.randrange(100)}))
         if roll < 0.3:
             return self._put()
         name = "memories" if roll < 0.8 or "state" not in edge.log.schemas else dice.choice(_SIMPLE)
@@ -93,8 +107,20 @@ class Agent:
         if kind == 2:
             return Change(Asked(Kind.REMOVE, (name, key), None), "remove", (key, "tags", dice.choice("abcdef")))
         field = dice.choice(("best", "least", "ideas"))
-        value = self._text() if field == "ideas" else dice.randrange(100)
+        value: Any = self._text() if field == "ideas" else dice.randrange(100)
+        if field == "ideas" and self._large and dice.random() < 0.3:
+            value += LARGE * dice.randrange(1, 4)
         return Change(Asked(Kind.PATCH, (name, key), {}), "patch", (key, {field: value}))
+
+    def _tally(self) -> Change:
+        key = f"{self._prefix}{TALLIES[0]}{self._dice.choice((0, 0, 1))}"
+        if self._dice.random() < 0.7:
+            by = self._dice.randrange(1, 10)
+            asked = Asked(Kind.INCREMENT, (TALLIES, key), None, amount=by)
+            return Change(asked, "increment", (key, "count", by))
+        self._count += 1
+        top = self._dice.randrange(1000)
+        return Change(Asked(Kind.PATCH, (TALLIES, key), {}, amount=top), "patch", (key, {"top": top}))
 
     def _put(self, name: str = "", key: str = "") -> Change:
         dice = self._dice
@@ -130,7 +156,8 @@ def carry_out(edge: Edge, changes: list[Change]) -> None:
 
 def _call(edge: Edge, change: Change) -> None:
     collection = edge.collection(change.place[0])
-    getattr(collection, change.call)(*change.arguments)
+    more = {"upsert": True} if change.place[0] == TALLIES else {}
+    getattr(collection, change.call)(*change.arguments, **more)
 
 
 def read_back(edge: Edge, changes: list[Change]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cloud.storage.archive.snapshots import state_digest
 from cloud.storage.archive.verify import verify
 from cloud.storage.sqlite_store import SqliteStore
-from simulations.fleet.agent import CANARY
+from simulations.fleet.agent import CANARY, TALLIES
 from simulations.fleet.oracle import Oracle, Place, Written, contains
 from simulations.fleet.violation import Violation
 from sync.operations import Kind
@@ -48,6 +48,7 @@ def check_all(fleet: Fleet) -> None:
         check_isolation(owner, fleet, images)
         if not any(fleet.world.counts[name] for name in _DISASTERS):
             check_conflicts(fleet, owner, oracle, images)
+            check_dead_letters(fleet, owner)
         for device in fleet.devices:
             if device.fleet == owner and not device.revoked:
                 check_device(device, images, thorough=len(fleet.devices) <= THOROUGH_MAX)
@@ -59,6 +60,7 @@ def check_oracle(fleet: Fleet, oracle: Oracle, images: dict[Place, bytes]) -> No
     """No acknowledged operation lost, none invented, each effective once."""
     oracle.check_nothing_lost(images)
     oracle.check_nothing_invented(images)
+    oracle.check_tallies(images, TALLIES)
     if not any(fleet.world.counts[name] for name in _DISASTERS):
         oracle.check_nothing_missing(images)
 
@@ -161,6 +163,19 @@ def _is_silent(name: str, value: object, held: Written, rivals: list[Written], r
         if rival.fields.get(name) == value and rival.shape.kind != Kind.DELETE:
             return False
     return True
+
+
+def check_dead_letters(fleet: Fleet, owner: bytes) -> None:
+    """What the cloud refused is in the dead letters of the device that wrote it, too."""
+    letters = fleet.cloud.plane.dead_letters(owner, limit=100_000)
+    held: dict[bytes, set[int]] = {}
+    for device in fleet.devices:
+        if device.fleet == owner and device.edge is not None:
+            for letter in device.edge.log.dead_letters():
+                held.setdefault(letter.operation.replica, set()).add(letter.seq)
+    for refused in letters:
+        if refused.seq and refused.seq not in held.get(refused.replica, set()):
+            raise Violation("dead letters", f"{refused.collection}/{refused.key} ({refused.code}) is not on its device")
 
 
 def check_cloud(fleet: Fleet) -> None:

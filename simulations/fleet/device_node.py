@@ -10,13 +10,14 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from edge.link.carrier import Carrier
 from edge.link.membership import accept, enroll_request, find_membership, session_keys
 from edge.link.signing import Nonces
 from edge.node import Edge
 from edge.storage import link_state
-from simulations.fleet.agent import CHANGED, COLLECTIONS, Agent, carry_out, read_back
+from simulations.fleet.agent import COLLECTIONS, Agent, carry_out, read_back
 from simulations.fleet.cloud_node import CloudNode
 from simulations.fleet.disk import Disk
 from simulations.fleet.envelope import unpack_answer, wrap
@@ -25,7 +26,17 @@ from simulations.fleet.oracle import Oracle, show
 from simulations.fleet.violation import Violation
 from simulations.fleet.world import MachineClock, SeededRandom, World
 from sync.effects import Learn, Mend, NewIncarnation, Persist, Send, SessionLimits
-from sync.errors import AgentDBError, CorruptStore, FutureStamp, ProtocolError, StaleNonce, StorageError, Unreachable
+from sync.errors import (
+    AgentDBError,
+    CorruptStore,
+    FutureStamp,
+    ProtocolError,
+    SchemaMismatch,
+    StaleNonce,
+    StorageError,
+    TooLarge,
+    Unreachable,
+)
 from sync.keys import DeviceKey
 from sync.messages import Failure, Pull
 from sync.operations import Operation
@@ -53,6 +64,7 @@ class DeviceNode:
         prefix: str,
         limits: SessionLimits,
         signed: bool,
+        large: bool,
     ) -> None:
         self.world = world
         self.name = name
@@ -67,7 +79,7 @@ class DeviceNode:
         self.clock = MachineClock(world)
         self.random = SeededRandom(world.dice(f"keys {name}"))
         self.wire = Wire(world, name, world.dice(f"wire {name}"), cloud.serve, TIMEOUT_MS)
-        self.agent = Agent(name, world.dice(f"agent {name}"), keys, prefix)
+        self.agent = Agent(name, world.dice(f"agent {name}"), keys, prefix, large=large)
         self.edge: Edge | None = None
         self.session: SyncSession | None = None
         self.revoked = False
@@ -229,12 +241,14 @@ class DeviceNode:
             return
         self._pump()
 
-    def redeclare(self) -> None:
-        """An update of the agent brings a new version of a schema."""
+    def redeclare(self, name: str, declaration: dict[str, Any]) -> None:
+        """An update of the agent brings a new version of a schema, or one that another device has otherwise."""
         if self.edge is not None:
             try:
-                self.edge.collection("memories", **CHANGED["memories"])
-                self.world.note(self.name, "declares a new schema", count="schema changes")
+                self.edge.collection(name, **declaration)
+                self.world.note(self.name, f"declares {name}", count="schema changes")
+            except SchemaMismatch as error:
+                self.world.note(self.name, f"cannot declare {name}: {error.code}")
             except AgentDBError as error:
                 self._trouble(error, "declaring")
 
@@ -245,7 +259,7 @@ class DeviceNode:
         self.world.note(self.name, f"{doing} fails: {error.code}", count="typed errors")
         if isinstance(error, CorruptStore):
             self._start_over(error)
-        elif not isinstance(error, (StorageError, FutureStamp)):
+        elif not isinstance(error, (StorageError, FutureStamp, TooLarge)):
             raise Violation("typed errors", f"{self.name}: {doing} failed with {error!r}") from error
         else:
             with suppress(StorageError):  # a write that failed may be in the log all the same

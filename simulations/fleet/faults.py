@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from simulations.fleet.agent import CHANGED, RIVAL, RIVALS
 from simulations.fleet.device_node import DeviceNode, copy_store
 from simulations.fleet.disk import FULL, IO, SYNC, Disk
 from simulations.fleet.oracle import Place, Written
@@ -117,6 +118,7 @@ class Faults:
         copy = device.directory / f"copy-{self._world.now_ms}"
         if device.edge is None:
             return
+        self._fleet.look_at_logs()
         device.shut_down()
         copy_store(device, copy)
         seq = self._seqs(device)
@@ -130,6 +132,7 @@ class Faults:
         target = device.directory / f"snapshot-{self._world.now_ms}"
         if device.edge is None:
             return
+        self._fleet.look_at_logs()
         try:
             device.edge.snapshot(target)
         except StorageError as error:
@@ -171,6 +174,7 @@ class Faults:
         device = self._device()
         if device.edge is None or device.rotten:
             return
+        self._fleet.look_at_logs()
         device.shut_down()
         twin = self._fleet.add_twin(device)
         copy_store(device, twin.store)
@@ -326,7 +330,11 @@ class Faults:
         oracle.excuse("revoked", images, oracle.of(device.name))
 
     def schema_change(self) -> None:
-        self._device().redeclare()
+        self._device().redeclare("memories", CHANGED["memories"])
+
+    def rival_schema(self) -> None:
+        """Two devices declare a collection in ways that cannot both be."""
+        self._device().redeclare(RIVAL, self._dice.choice(RIVALS))
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -90,6 +90,9 @@ class Fleet:
         self.world.note(name, "is new", count="devices that joined late")
         device.boot()
         self._live(device)
+        self.world.at(1000, _connecting(device, live=True))
+        for _ in range(4):  # it begins to write before it has everything
+            self.world.at(1000 + self._dice.randrange(500), device.work)
 
     def _add(self, name: str, fleet: bytes) -> DeviceNode:
         plan = self.plan
@@ -104,6 +107,7 @@ class Fleet:
             prefix=f"{name[0]}/",
             limits=SessionLimits(push_operations=plan.push_operations, pull_operations=plan.pull_operations),
             signed=plan.signed,
+            large=plan.large,
         )
         device.wire.weather = Weather(**vars(plan.weather))
         self.devices.append(device)

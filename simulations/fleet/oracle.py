@@ -23,6 +23,7 @@ from sync.schema import COLLECTIONS
 from sync.stamps import device_of
 
 Place = tuple[str, str]  # collection, key
+COPY = "a copy"
 
 
 class Asked(NamedTuple):
@@ -31,18 +32,22 @@ class Asked(NamedTuple):
     kind: int
     place: Place
     fields: Mapping[str, Any] | None
+    amount: int = 0
 
 
 class Written:
     """One operation that reached a device's log. ``before`` is the record's image when it was written."""
 
-    __slots__ = ("acknowledged", "before", "excused", "node", "operation", "refused")
+    __slots__ = ("acknowledged", "amount", "before", "excused", "node", "operation", "refused")
 
-    def __init__(self, node: str, operation: Operation, before: bytes | None, *, acknowledged: bool) -> None:
+    def __init__(
+        self, node: str, operation: Operation, before: bytes | None, *, acknowledged: bool, amount: int = 0
+    ) -> None:
         self.node = node
         self.operation = operation
         self.before = before
         self.acknowledged = acknowledged
+        self.amount = amount  # what was asked to be counted
         self.excused = ""
         self.refused = False
 
@@ -72,6 +77,7 @@ class Oracle:
         self.clouds: dict[tuple[bytes, int, Place], Operation] = {}
         self.known: set[tuple[bytes, int, int]] = set()  # (replica, seq, ts), for membership only
         self.asked: dict[str, list[Asked]] = {}
+        self.copied_devices: set[bytes] = set()  # for membership only
         self._retired = 0
 
     # -- the devices' side --------------------------------------------------------------------------------------------
@@ -93,7 +99,7 @@ class Oracle:
             _check_same(node, want, operation)
             image = before.get(want.place)
             _check_causal(node, image, operation)
-            held = Written(node, operation, image, acknowledged=True)
+            held = Written(node, operation, image, acknowledged=True, amount=want.amount)
             held.excused = excused
             self._add(held)
 
@@ -117,11 +123,11 @@ class Oracle:
             if likely:
                 self._follow(likely.pop(0), operation)
                 continue
-            asked = self.asked.get(node, [])
-            declared = operation.shape.collection == COLLECTIONS
-            if not declared and not any(_is_same(want, operation) for want in asked):
+            asked = [want for want in self.asked.get(node, []) if _is_same(want, operation)]
+            if not asked and operation.shape.collection != COLLECTIONS and not self._is_compensation(operation):
                 raise Violation("nothing invented", f"{node} has an operation that nobody asked for: {show(operation)}")
-            self._add(Written(node, operation, None, acknowledged=False))
+            amount = asked[0].amount if asked else 0
+            self._add(Written(node, operation, None, acknowledged=False, amount=amount))
 
     def _follow(self, held: Written, operation: Operation) -> None:
         """It is in the log like this now."""
@@ -137,8 +143,9 @@ class Oracle:
         """``target``'s store is a copy of ``source``'s: it has the same operations, and owes none of them."""
         for (node, replica, seq), held in list(self.written.items()):
             if node == source:
+                self.copied_devices.add(device_of(replica))
                 copy = Written(target, held.operation, held.before, acknowledged=False)
-                copy.excused = "a copy"
+                copy.excused = COPY
                 self.written[target, replica, seq] = copy
 
     def refused(self, node: str, replica: bytes, seq: int) -> None:
@@ -157,6 +164,7 @@ class Oracle:
 
     def retire(self, held: Written) -> None:
         """The writer's store no longer has it, so its name may be given again; the promise stands."""
+        self.copied_devices.add(device_of(held.operation.replica))
         operation = held.operation
         del self.written[held.node, operation.replica, operation.seq]
         self._retired += 1
@@ -227,12 +235,35 @@ class Oracle:
             out.setdefault(place, Record()).apply(operation)
         return out
 
+    def check_tallies(self, images: Mapping[Place, bytes], collection: str) -> None:
+        """What was only ever counted up comes to at least what was promised, and at most to what was asked for."""
+        sums: dict[Place, list[int]] = {}
+        for held in self.written.values():
+            if held.place[0] != collection or held.excused == COPY:
+                continue
+            low, high, top, most = sums.setdefault(held.place, [0, 0, 0, 0])
+            promised = held.acknowledged and not held.excused and not held.refused
+            if held.operation.shape.kind == Kind.INCREMENT:
+                sums[held.place] = [low + held.amount * promised, high + held.amount, top, most]
+            else:
+                sums[held.place] = [low, high, max(top, held.amount * promised), max(most, held.amount)]
+        for place, (low, high, top, most) in sums.items():
+            values = Record.decode(images[place]).values() if place in images else {}
+            count, best = values.get("count", 0), values.get("top", 0)
+            if not low <= count <= high or not top <= best <= most:
+                wanted = f"{low}..{high} and a top of {top}..{most}"
+                raise Violation("counted once", f"{place} has {count} and a top of {best}, not {wanted}")
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _add(self, held: Written) -> None:
         operation = held.operation
         self.written[held.node, operation.replica, operation.seq] = held
         self._know(operation)
+
+    def _is_compensation(self, operation: Operation) -> bool:
+        """A copy of a store takes back what its original had counted already."""
+        return operation.shape.kind == Kind.INCREMENT and device_of(operation.replica) in self.copied_devices
 
     def _know(self, operation: Operation) -> None:
         self.known.add((operation.replica, operation.seq, operation.ts))

@@ -35,6 +35,7 @@ class Plan:
     pull_operations: int
     fleets: int
     small: bool
+    large: bool
     weather: Weather
     faults: dict[str, int] = field(default_factory=dict)
 
@@ -89,6 +90,7 @@ def draw(name: str, dice: Random, *, devices: int | None = None, hours: float | 
         pull_operations=dice.choice(spec.get("batches", _BATCHES)),
         fleets=between("fleets") if "fleets" in size else 1,
         small=not spec.get("by_name_only", False) and dice.random() < 0.7,
+        large=dice.random() < spec.get("large", 0.0),
         weather=weather,
         faults=faults,
     )
