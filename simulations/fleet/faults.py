@@ -15,12 +15,14 @@ from simulations.fleet.device_node import DeviceNode, copy_store
 from simulations.fleet.disk import FULL, IO, SYNC, Disk
 from simulations.fleet.oracle import Place, Written
 from sync.errors import AgentDBError, StorageError
+from sync.operations import Operation
 
 if TYPE_CHECKING:
     from simulations.fleet.fleet import Fleet
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
+Had = dict[tuple[bytes, int], Operation]
 _FAULT_MS = 20 * MINUTE_MS
 
 
@@ -121,10 +123,10 @@ class Faults:
         self._fleet.look_at_logs()
         device.shut_down()
         copy_store(device, copy)
-        seq = self._seqs(device)
+        had = self._had(device)
         self._world.note(device.name, "its files are copied")
         self._world.at(500, device.boot)
-        self._world.at(self._dice.randrange(MINUTE_MS, 4 * HOUR_MS), lambda: self._set_back(device, copy, seq))
+        self._world.at(self._dice.randrange(MINUTE_MS, 4 * HOUR_MS), lambda: self._set_back(device, copy, had))
 
     def snapshot_back(self) -> None:
         """The same, with the product's own snapshot."""
@@ -139,25 +141,27 @@ class Faults:
             self._world.note(device.name, f"snapshot fails: {error.code}")
             device.check_death()
             return
-        seq = self._seqs(device)
+        had = self._had(device)
         self._world.note(device.name, "takes a snapshot")
-        self._world.at(self._dice.randrange(MINUTE_MS, 4 * HOUR_MS), lambda: self._set_back(device, target, seq))
+        self._world.at(self._dice.randrange(MINUTE_MS, 4 * HOUR_MS), lambda: self._set_back(device, target, had))
 
-    def _seqs(self, device: DeviceNode) -> set[tuple[bytes, int]]:
-        """What the copy has, for membership only."""
-        return {(held.operation.replica, held.operation.seq) for held in self._fleet.oracle(device).of(device.name)}
+    def _had(self, device: DeviceNode) -> Had:
+        """What the copy has."""
+        mine = self._fleet.oracle(device).of(device.name)
+        return {(held.operation.replica, held.operation.seq): held.operation for held in mine}
 
-    def _set_back(self, device: DeviceNode, copy: object, seqs: set[tuple[bytes, int]]) -> None:
+    def _set_back(self, device: DeviceNode, copy: object, had: Had) -> None:
         if device.edge is None or not self._cloud.up:
-            self._world.at(MINUTE_MS, lambda: self._set_back(device, copy, seqs))
+            self._world.at(MINUTE_MS, lambda: self._set_back(device, copy, had))
             return
         oracle = self._fleet.oracle(device)
         self._fleet.look_at_logs()
         device.shut_down()
-        suspects = [held for held in oracle.of(device.name) if not _has(held, seqs)]
+        suspects = [held for held in oracle.of(device.name) if not _has(held, had)]
         gone = oracle.excuse("store set back", self._survivors(device), suspects)
         for held in suspects:
             oracle.retire(held)
+        oracle.reinstate(device.name, had.values())
         shutil.rmtree(device.store)
         shutil.copytree(str(copy), device.store)
         device.disk.reload()
@@ -347,8 +351,8 @@ class Faults:
         return [self._cloud.images(apart.fleet), *(all_images(device) for device in members)]
 
 
-def _has(held: Written, seqs: set[tuple[bytes, int]]) -> bool:
-    return (held.operation.replica, held.operation.seq) in seqs
+def _has(held: Written, had: Had) -> bool:
+    return (held.operation.replica, held.operation.seq) in had
 
 
 def all_images(device: DeviceNode) -> dict[Place, bytes]:

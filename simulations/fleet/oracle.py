@@ -171,6 +171,14 @@ class Oracle:
         self.written[f"{held.node} before {self._retired}", operation.replica, operation.seq] = held
         held.node = f"{held.node} before {self._retired}"
 
+    def reinstate(self, node: str, operations: Iterable[Operation]) -> None:
+        """The store has these again, which an earlier setting back had taken from it. They are promised already."""
+        for operation in operations:
+            if (node, operation.replica, operation.seq) not in self.written:
+                held = Written(node, operation, None, acknowledged=False)
+                held.excused = COPY
+                self._add(held)
+
     def forget_answers(self, survivors: Sequence[Mapping[Place, bytes]]) -> None:
         """The cloud lost a part of its feed: answers of its own that nobody has are gone with it."""
         for key, operation in list(self.clouds.items()):
