@@ -19,6 +19,7 @@ import apsw
 import msgpack
 
 from edge.storage import page_checksums
+from edge.storage.wal_tail import has_lost_commits
 from sync.errors import AgentDBError, CorruptStore, DiskFull, StorageError, StoreLocked, UnsupportedVersion
 from sync.stamps import replica_id
 
@@ -80,6 +81,8 @@ def connect(
     try:
         # Only against strangers with a SQLite shell: our own writers queue before they come here.
         db.set_busy_timeout(2000)
+        # What is refused stays as it was found: closing would bring the write-ahead log in, as far as it can be read.
+        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         if vfs is None:
             if create is not None and db.execute("PRAGMA page_count").get == 0:
                 page_checksums.reserve(db)
@@ -91,7 +94,10 @@ def connect(
         if create is not None and db.execute("PRAGMA application_id").get == 0:
             _create(db, create if isinstance(create, bytes) else create())
         _check(db, path)
-    except apsw.Error as error:
+        if create is not None:
+            _check_tail(db, path, durability)
+        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+    except (apsw.Error, OSError) as error:
         close(db)
         raise translate(error, path) from error
     except BaseException:
@@ -117,6 +123,25 @@ def _check(db: apsw.Connection, path: str) -> None:
         raise UnsupportedVersion(
             f"{path} has store format {version}; this build reads {FORMAT}", hint="install a newer agentdb-edge"
         )
+
+
+def _check_tail(db: apsw.Connection, path: str, durability: str) -> None:
+    """Before the first write of whoever opens the log. A log that was written ``relaxed`` says so in ``meta``: its end
+    may be in any order after a power cut.
+    """
+    was_relaxed = db.execute("SELECT count(*) FROM meta WHERE name = 'relaxed'").get
+    if not was_relaxed and has_lost_commits(db, path):
+        raise CorruptStore(
+            f"{path}-wal is damaged: the disk, or something else, changed it, and the newest writes cannot be read",
+            hint=_DAMAGED_HINT,
+        )
+    if durability == "relaxed" and not was_relaxed:
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("INSERT INTO meta VALUES ('relaxed', X'C3')")
+        db.execute(f"PRAGMA synchronous={DURABILITY[durability]}")
+    elif durability == "full" and was_relaxed:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        db.execute("DELETE FROM meta WHERE name = 'relaxed'")
 
 
 def close(db: apsw.Connection) -> None:
