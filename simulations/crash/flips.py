@@ -6,7 +6,7 @@ Each time the store is opened, read, searched, verified, and where keys are conc
 * ``healed``: a projection was found damaged and rebuilt, and all is right then;
 * ``typed error``: an AgentDBError, or verify that goes on to name the damage, and until then nothing wrong was shown;
 * ``other setting``: a byte of cloud.toml that makes another valid configuration: text of the owner's, without checksum;
-* ``lost tail``: of the write-ahead log of a killed process only: the last commits are missing (ADR 0009).
+* ``lost tail``: of the write-ahead log of a killed process only: commits at its end are missing (ADR 0009).
 
 Anything else is a violation: wrong data, another exception, a crash of the process that looks.
 """

@@ -24,9 +24,10 @@ gets wrong afterwards.
 _TAIL = """## What is known and stays
 
 * **A bit that flips in a write-ahead log** (a killed process's, not yet moved into the database) ends the log for
-  SQLite: every commit from there on is missing, and nothing says so (`lost tail` above, [ADR
-  0009](adr/0009-pages-carry-checksums.md)). What is there is whole, and as it once was. A store that was closed has
-  no such log.
+  SQLite. A device refuses such a log if later commits prove that it is damaged, and not cut short; in the last commit
+  and in the log's header nothing proves it, and in a control plane's nothing at all: then the commits from there on
+  are missing, and nothing says so (`lost tail`, [ADR 0009](adr/0009-pages-carry-checksums.md)). What is there is
+  whole, and as it once was. A store that was closed has no such log.
 * **A commit that was written and could not be synced** raises an error and is not to be seen in that process, but may
   be there when the store is opened again (`typed error, and written`): whether the disk has it, nobody knows.
 * **A byte of `cloud.toml`** may make another valid setting: it is the owner's text, and has no checksum.
