@@ -40,7 +40,7 @@ def _is_broken(db: apsw.Connection, file: BinaryIO, head: bytes) -> bool:
     order = ">" if magic & 1 else "<"
     if magic & ~1 != _MAGIC or list(_checksum(head[:24], order, (0, 0))) != checksum:
         return False
-    known = db.execute("PRAGMA wal_checkpoint(NOOP)").fetchone()[1]
+    [(_, known, _)] = db.execute("PRAGMA wal_checkpoint(NOOP)").fetchall()
     file.seek(_HEADER.size + known * (_FRAME.size + page_size))
     commit: tuple[int, int] | None = None  # the checksum of the frame before, if that was a commit
     while len(frame := file.read(_FRAME.size + page_size)) == _FRAME.size + page_size:

@@ -140,8 +140,8 @@ def numbers(folder: Path) -> list[int]:
 
 
 def test_a_flipped_bit_in_the_write_ahead_log_is_found(tmp_path: Path) -> None:
-    """But for its header, its last commit and the 24 bytes before that of the one before it: there it looks like a write
-    that the power cut short.
+    """But for its header, its last commit and the head of the frame before: there it looks like a write that the power
+    cut short.
     """
     folder, frame = killed(tmp_path)
     path = folder / "log.db-wal"
