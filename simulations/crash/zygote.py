@@ -162,7 +162,10 @@ def main() -> None:
             _child(link, **json.loads(request))
         link.close()
         _, status = os.waitpid(child, 0)
-        orders.send(str(status).encode())
+        try:
+            orders.send(str(status).encode())
+        except BrokenPipeError:
+            return  # nobody is left to be told
 
 
 def _child(link: socket.socket, work: str, base: str, *, tolerant: bool) -> None:
