@@ -21,7 +21,7 @@ from cloud.storage.archive.errors import ForeignArchive
 from cloud.storage.archive.state import begin_anew
 from cloud.storage.archive.transfer import check_free, copy_archive
 from cloud.storage.objects import open_objects
-from sync.errors import InvalidValue, StoreLocked
+from sync.errors import InvalidValue, StorageError, StoreLocked
 
 Progress = Callable[[int, int], None]
 
@@ -88,8 +88,11 @@ def _not_served(home: Home) -> Iterator[None]:
 
 def _replace(path: Path, text: str) -> None:
     beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)
-    write_private(beside, text)
-    beside.chmod(path.stat().st_mode & 0o777)
-    beside.replace(path)
-    sync_directory(path.parent)
+    try:
+        beside.unlink(missing_ok=True)
+        write_private(beside, text)
+        beside.chmod(path.stat().st_mode & 0o777)
+        beside.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}", hint="make room on that disk, and move it again") from error

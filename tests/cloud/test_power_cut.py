@@ -85,3 +85,12 @@ def test_half_a_database_is_not_published(tmp_path: Path, monkeypatch: pytest.Mo
     readers[0].close()
     assert not (tmp_path / "home").exists()
     create_home(tmp_path / "home", "fleet", CONFIG)
+
+
+def test_a_configuration_that_cannot_be_replaced_is_an_error_of_ours(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    create_home(home, "fleet", CONFIG)
+    (home / f"{configuration.FILE}.new").mkdir()
+    with pytest.raises(StorageError, match=configuration.FILE):
+        move_archive(home, str(tmp_path / "elsewhere"), {}, fresh=True)
+    assert (home / configuration.FILE).read_text() == CONFIG
