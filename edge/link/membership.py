@@ -59,7 +59,9 @@ def enroll_request(log: DeltaLog, store: str, token: JoinToken, name: str) -> En
 
 
 def accept(log: DeltaLog, store: str, token: JoinToken, answer: Enrolled, url: str, name: str) -> Membership:
-    """Check the answer and keep it. Raises BadSignature if it is not from the cloud that made the token."""
+    """Check the answer and keep it. Raises BadSignature if it is not from the cloud that made the token, and
+    StorageError.
+    """
     cloud = PublicIdentity.checked(answer.cloud_signing, answer.cloud_exchange)
     token.vouches_for(cloud)
     key = load_device_key(store)
@@ -67,7 +69,7 @@ def accept(log: DeltaLog, store: str, token: JoinToken, answer: Enrolled, url: s
         raise ProtocolError("the server enrolled another device than this one, or into another fleet")
     keep_keys(store, {item.epoch: unwrap(item.wrapped, key, token.fleet, item.epoch) for item in answer.keys})
     member = Membership(token.fleet, cloud, url, name)
-    write_private(str(Path(store, KEYS_DIRECTORY, FLEET_NAME_FILE)), msgpack.packb({token.fleet: name}))
+    _write(store, FLEET_NAME_FILE, msgpack.packb({token.fleet: name}))
     log.meta_set("fleet", [member.fleet, *member.cloud, member.url, member.name])
     return member
 
@@ -101,9 +103,17 @@ def session_keys(log: DeltaLog, store: str) -> SessionKeys:
 
 
 def keep_keys(store: str, keys: dict[int, bytes]) -> None:
-    """Add epoch keys to those that are kept."""
+    """Add epoch keys to those that are kept. Raises CorruptStore, StorageError."""
     kept = {**_read_keys(store), **keys}
-    write_private(str(Path(store, KEYS_DIRECTORY, FLEET_KEYS_FILE)), msgpack.packb(sorted(kept.items())))
+    _write(store, FLEET_KEYS_FILE, msgpack.packb(sorted(kept.items())))
+
+
+def _write(store: str, name: str, data: bytes) -> None:
+    path = str(Path(store, KEYS_DIRECTORY, name))
+    try:
+        write_private(path, data)
+    except OSError as error:
+        raise translate(error, path) from error
 
 
 def _read_keys(store: str) -> dict[int, bytes]:

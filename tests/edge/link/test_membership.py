@@ -26,3 +26,14 @@ def test_keys_that_cannot_be_read_now_are_not_called_damaged(tmp_path: Path) -> 
     path.unlink()
     keep_keys(str(tmp_path), {1: bytes(32)})
     assert path.exists()
+
+
+def test_keys_that_cannot_be_written_are_an_error_of_ours(tmp_path: Path) -> None:
+    """A live link tries again after a StorageError; anything else would end it."""
+    folder = tmp_path / KEYS_DIRECTORY
+    (folder / f"{FLEET_KEYS_FILE}.part").mkdir(parents=True)  # where the new file is made
+    with pytest.raises(StorageError):
+        keep_keys(str(tmp_path), {1: bytes(32)})
+    (folder / f"{FLEET_KEYS_FILE}.part").rmdir()
+    keep_keys(str(tmp_path), {1: bytes(32)})
+    assert (folder / FLEET_KEYS_FILE).exists()
