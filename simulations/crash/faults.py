@@ -130,9 +130,11 @@ def _unsynced(run: Run, steps: Sequence[Step], state: State, fault: Fault) -> tu
     take it back, and whether the disk has it nobody knows. Only the last one: each is written over the one before.
     """
     failed = [number for number, code in run.errors.items() if code in _OF_THE_DISK and number <= len(steps)]
-    if not fault.call.endswith("sync") or not failed or steps[failed[-1] - 1].kind not in RECORDS:
+    if not fault.call.endswith("sync") or not failed:
         return ()
-    return (change(state, steps[failed[-1] - 1]),)
+    last = steps[failed[-1] - 1]
+    possible = last.kind in ("put", "batch") or (last.kind in RECORDS and last.key in state)
+    return (change(state, last),) if possible else ()
 
 
 def _states(run: Run, steps: Sequence[Step]) -> tuple[State, ...]:

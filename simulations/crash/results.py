@@ -52,6 +52,8 @@ class Tally:
         """One case. With problems it is a violation, whatever its outcome would have been."""
         self.cases += 1
         found = [f"{where}: {problem}" if where else problem for problem in problems]
+        for violation in found[: max(0, _VIOLATIONS_SHOWN - len(self.violations))]:
+            print(f"VIOLATION {' '.join(self._names)}: {violation}", file=sys.stderr, flush=True)
         self.violations += found
         self.outcomes["violation" if found else outcome] += 1
         now = time.monotonic()

@@ -36,4 +36,6 @@ def test_a_problem_makes_a_violation_whatever_else_was_found(capsys: pytest.Capt
     result = tally.result()
     assert (result.cases, result.outcomes) == (2, {"as acknowledged": 1, "violation": 1})
     assert result.violations == ("cut 3: k1 is lost",)
-    assert "2 of 2, 1 violations" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "2 of 2, 1 violations" in said
+    assert "VIOLATION power log.db a case: cut 3: k1 is lost" in said
