@@ -50,12 +50,12 @@ class Fault(NamedTuple):
 
 
 def run(pool: ProcessPoolExecutor, *, jobs: int, limit: int | None, seed: int) -> Iterator[Result]:
-    for work in ("device", "cloud"):
-        with ExitStack() as stack:
+    with ExitStack() as stack:
+        zygotes: SimpleQueue[Zygote] = SimpleQueue()
+        for _ in range(jobs):
+            zygotes.put(stack.enter_context(Zygote()))
+        for work in ("device", "cloud"):
             folder = stack.enter_context(scratch())
-            zygotes: SimpleQueue[Zygote] = SimpleQueue()
-            for _ in range(jobs):
-                zygotes.put(stack.enter_context(Zygote()))
             first = zygotes.get()
             points = record(first, work, folder / "recorded").lone_points()
             points = [point for point in points if point[0] in _FAILING]

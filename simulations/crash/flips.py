@@ -33,7 +33,7 @@ from simulations.crash.wire import join, synchronise
 from simulations.crash.work import CONFIG, DISK, CloudWork, DeviceWork, Work, open_home
 from sync.errors import AgentDBError
 
-QUICK, FULL = 25, None
+QUICK, FULL = 20, None
 _LEFT_OPEN = {"device": 12, "cloud": 7}  # steps before a process is killed, for what is in its write-ahead log
 _WAL_PAGES = 100_000
 _SYNC_MS_MAX = 700  # it takes 10, and goes on trying with keys that are wrong

@@ -23,17 +23,17 @@ from simulations.crash.results import Result, Tally
 from simulations.crash.work import DISK
 from simulations.crash.zygote import Hung, Zygote
 
-QUICK, FULL = 12, None
+QUICK, FULL = 10, None
 _TRIES = 3
 
 
 def run(pool: ProcessPoolExecutor, *, jobs: int, limit: int | None, seed: int) -> Iterator[Result]:
-    for work in ("device", "cloud"):
-        with ExitStack() as stack:
+    with ExitStack() as stack:
+        zygotes: SimpleQueue[Zygote] = SimpleQueue()
+        for _ in range(jobs):
+            zygotes.put(stack.enter_context(Zygote()))
+        for work in ("device", "cloud"):
             folder = stack.enter_context(scratch())
-            zygotes: SimpleQueue[Zygote] = SimpleQueue()
-            for _ in range(jobs):
-                zygotes.put(stack.enter_context(Zygote()))
             first = zygotes.get()
             points = record(first, work, folder / "recorded").points()
             zygotes.put(first)

@@ -24,7 +24,7 @@ from simulations.crash.results import Result, Tally, spread
 from simulations.crash.work import DISK
 from simulations.crash.zygote import Zygote
 
-QUICK, FULL = 100, 5_000
+QUICK, FULL = 80, 5_000
 _WITHOUT_NEWS_MAX = 4  # rounds over all cuts that find nothing new
 
 
