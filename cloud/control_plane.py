@@ -170,7 +170,7 @@ class ControlPlane:
             last_segment=shown_segment(row),
             head=head.position,
             baseline=_wants_baseline(hello, head),
-            keys=wrapped_keys(self._keys, caller.fleet, caller.identity),
+            keys=wrapped_keys(self._keys, caller.fleet, caller.identity, without=hello.epochs),
             refusals=refusals(refused),
             last_head=row.head if row else 0,
             stable=stable,

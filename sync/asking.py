@@ -6,22 +6,23 @@ from collections.abc import Sequence
 
 from sync.effects import Position, SessionKeys, SessionLimits
 from sync.limits import LONG_POLL_MS_MAX
-from sync.messages import PROTOCOL_VERSIONS, Hello, Pull, PullBaseline
+from sync.messages import EPOCHS_MAX, Hello, Pull, PullBaseline
 from sync.operations import Operation
 from sync.segment import Sealed, seal
 
 
-def greeting(position: Position, fleet: bytes) -> Hello:
+def greeting(position: Position, keys: SessionKeys, versions: Sequence[int]) -> Hello:
     """What the device says first: what it has, and what it believes the cloud has."""
     return Hello(
-        list(PROTOCOL_VERSIONS),
-        fleet,
+        list(versions),
+        keys.fleet,
         position.replica,
         position.head_seq,
         position.acked[0],
         position.acked[1],
         position.cursor,
         position.incarnation,
+        list(keys.ring.epochs()[-EPOCHS_MAX:]) if max(versions) > 1 else [],
     )
 
 

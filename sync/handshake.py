@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sync.effects import Position, SessionKeys
+from sync.effects import Apply, Effect, Mend, Persist, Position, SessionKeys, Sweep
 from sync.keys import unwrap
 from sync.messages import Welcome
 from sync.segment import GENESIS
@@ -60,9 +60,37 @@ def compare(position: Position, welcome: Welcome) -> Verdict:
         own_until = min(position.own_until, welcome.restored_head) if other_life else position.own_until
         known = (position.cursor, own_until)
         cursor = min(*known, welcome.restored_head, welcome.head) if lost_feed else min(known)
-        return Verdict(REPAIR, cursor, own_until=own_until)
+        # Records that were deleted since, and whose deletes nobody may remember, live again: no feed tells of them.
+        forgotten = other_life and position.swept > welcome.restored_head
+        return Verdict(REPAIR, cursor, baseline=forgotten, own_until=own_until)
     wanted = welcome.baseline and position.baseline is None
     return Verdict(ADOPT, baseline=wanted or (other_life and position.baseline is not None))
+
+
+def consequences(verdict: Verdict, position: Position, welcome: Welcome) -> list[Effect]:
+    """What a repair, or adopting what the cloud holds, begins with. Stamps are mended unless the cloud may yet take
+    something that was sent (``Mend``, always the last).
+    """
+    effects: list[Effect] = []
+    mended = True
+    if verdict.action == REPAIR:
+        effects += [] if position.repair else [Persist(repair=True)]
+    else:
+        held = (welcome.last_seq, welcome.last_segment)
+        sent = None if held == position.acked else ()
+        effects.append(Persist(held, sent, tuple(welcome.refusals), welcome.incarnation, own_until=welcome.head))
+        mended = sent is not None or position.sent_until <= position.acked[0]
+    if verdict.baseline:
+        effects.append(Apply([], None, b""))
+    return [*effects, Mend(as_state=verdict.action == REPAIR)] if mended else effects
+
+
+def sweep(position: Position, welcome: Welcome) -> Sweep | None:
+    """What may be forgotten, once everything is here that the cloud had at that welcome; None if it is not yet."""
+    acknowledged = position.acked[0] >= position.head_seq and position.baseline is None
+    if not acknowledged or position.cursor < welcome.head:
+        return None
+    return Sweep(welcome.stable, max(position.cursor, position.own_until))
 
 
 def take_keys(keys: SessionKeys, welcome: Welcome) -> dict[int, bytes]:

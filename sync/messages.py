@@ -21,7 +21,8 @@ from sync.limits import (
     SEGMENT_SEALED_BYTES_MAX,
 )
 
-PROTOCOL_VERSIONS = (1,)
+PROTOCOL_VERSIONS = (1, 2)
+EPOCHS_MAX = 4096
 
 U63 = Annotated[int, msgspec.Meta(ge=0, le=INT_MAX)]
 U32 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
@@ -84,7 +85,8 @@ class Enrolled(Message, frozen=True):
 class Hello(Message, frozen=True):
     """The device opens. ``log_head`` is its last seq, ``acked`` the last it knows to be acknowledged and
     ``acked_segment`` the id of the segment that ended there (empty at the start); ``cursor`` the feed position it has
-    applied; ``incarnation`` the cloud's as it last knew it (empty if never).
+    applied; ``incarnation`` the cloud's as it last knew it (empty if never). ``epochs`` (version 2): the epoch keys
+    that it has and need not be sent.
     """
 
     versions: list[U32]
@@ -95,6 +97,7 @@ class Hello(Message, frozen=True):
     acked_segment: Annotated[bytes, msgspec.Meta(max_length=32)]
     cursor: U63
     incarnation: Annotated[bytes, msgspec.Meta(max_length=16)]
+    epochs: Annotated[list[U32], msgspec.Meta(max_length=EPOCHS_MAX)] = []
 
 
 class Welcome(Message, frozen=True):

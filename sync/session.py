@@ -5,7 +5,8 @@ The caller steps it and carries out what ``ready()`` hands back, in order:
 * ``Send``: deliver the message to the cloud; give the answer to ``receive(effect.number, answer)`` or the failure to
   ``failed(effect.number, error)``. Sends of the two lanes (push, pull) may be under way at the same time.
 * ``Load`` / ``LoadState``: read operations from the delta log; hand them to ``loaded`` / ``loaded_state``.
-* ``Learn``, ``Persist``, ``Apply``, ``Mend``, ``NewIncarnation``: make durable, **then** call ``advance(effect)``.
+* ``Learn``, ``Persist``, ``Apply``, ``Mend``, ``Sweep``, ``NewIncarnation``: make durable, **then** call
+  ``advance(effect)``.
 
 The one duty of the caller: nothing that follows from an effect is sent before ``advance`` was called for it. The
 session emits what depends on it only afterwards, so carrying effects out in order and one by one is always right.
@@ -53,7 +54,7 @@ from sync.errors import (
     UnsupportedVersion,
 )
 from sync.flights import Flights
-from sync.handshake import RENEW, REPAIR, Repair, compare, is_pristine, take_keys
+from sync.handshake import RENEW, REPAIR, Repair, compare, consequences, is_pristine, sweep, take_keys
 from sync.messages import (
     PROTOCOL_VERSIONS,
     Answer,
@@ -75,7 +76,9 @@ _RENEWALS_MAX = 3
 
 
 class SyncSession:
-    """``live``: keep long-polling; otherwise ``idle`` becomes true once both sides have everything."""
+    """``live``: keep long-polling; otherwise ``idle`` becomes true once both sides have everything. ``versions`` of the
+    protocol are offered to the cloud.
+    """
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class SyncSession:
         *,
         live: bool = False,
         limits: SessionLimits | None = None,
+        versions: Sequence[int] = PROTOCOL_VERSIONS,
     ) -> None:
         self.position = position
         self.head = position.cursor
@@ -93,6 +97,7 @@ class SyncSession:
         self._keys = keys
         self._limits = limits or SessionLimits()
         self._live = live
+        self._versions = versions
         self._backoff = Backoff(random)
         self._now_ms = 0
         self._not_before_ms = self._greeted_ms = 0
@@ -101,9 +106,9 @@ class SyncSession:
         self._waiting: list[Effect] = []
         self._push_size = self._limits.push_operations
         self._sealed: Sealed | None = None
-        self._loading = False
-        self._renewals, self._pristine = 0, False
-        self._mend_later = False
+        self._loading = self._pristine = self._mend_later = False
+        self._unswept: Welcome | None = None
+        self._renewals = 0
         self._repair: Repair | None = None
 
     # -- what the caller tells ------------------------------------------------------------------------------------
@@ -232,6 +237,7 @@ class SyncSession:
             and position.acked[0] >= position.head_seq
             and position.cursor >= self.head
             and PUSH not in self._flights
+            and not (self._unswept and sweep(position, self._unswept))
         )
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -246,8 +252,11 @@ class SyncSession:
             self._disconnect(None, 0)
         if not self.connected:
             if not self._flights and self._now_ms >= self._not_before_ms:
-                self._send(PUSH, greeting(self.position, self._keys.fleet))
+                self._send(PUSH, greeting(self.position, self._keys, self._versions))
             return
+        if self._unswept and PUSH not in self._flights and (effect := sweep(self.position, self._unswept)):
+            self._effects.append(effect)
+            self._unswept = None
         if PUSH not in self._flights and not self._loading:
             self._plan_push()
         if PULL not in self._flights and self._repair is None:
@@ -287,7 +296,7 @@ class SyncSession:
             raise ProtocolError(f"the cloud answered with {type(answer).__name__}, which was not asked for")
 
     def _welcomed(self, welcome: Welcome) -> None:
-        if welcome.version not in PROTOCOL_VERSIONS:
+        if welcome.version not in self._versions:
             raise UnsupportedVersion(f"the cloud chose protocol version {welcome.version}", hint="update this device")
         self._effects.append(Learn(welcome.time_ms, take_keys(self._keys, welcome)))
         self._backoff.reset()
@@ -303,24 +312,16 @@ class SyncSession:
         """What the comparison of both sides' knowledge leads to."""
         position = self.position
         verdict = compare(position, welcome)
-        self._mend_later = False
         if verdict.action == RENEW:
             self._renew()
-        elif verdict.action == REPAIR:
+            return
+        if verdict.action == REPAIR:
             self._repair = Repair(verdict.cursor, verdict.own_until, welcome.incarnation)
-            if not position.repair:
-                self._effects.append(Persist(repair=True))
-            self._effects.append(Mend(as_state=True))
         else:
-            held = (welcome.last_seq, welcome.last_segment)
-            sent = None if held == position.acked else ()
-            refusals = tuple(welcome.refusals)
-            self._effects.append(Persist(held, sent, refusals, welcome.incarnation, own_until=welcome.head))
-            if verdict.baseline:
-                self._effects.append(Apply([], None, b""))
-            self._mend_later = sent is None and position.sent_until > position.acked[0]
-            if not self._mend_later:
-                self._effects.append(Mend(as_state=False))
+            self._unswept = welcome if welcome.version > 1 else None
+        effects = consequences(verdict, position, welcome)
+        self._mend_later = not isinstance(effects[-1], Mend)
+        self._effects += effects
 
     def _renew(self) -> None:
         """This store was restored or cloned: somebody else wrote under its name. Go on under a new one."""
@@ -393,8 +394,7 @@ class SyncSession:
         self.connected = False
         self._flights.clear()
         self._effects = [effect for effect in self._effects if not isinstance(effect, (Send, Load, LoadState))]
-        self._sealed = None
+        self._sealed = self._repair = self._unswept = None
         self._loading = False
-        self._repair = None
         if error is not None:
             self._not_before_ms = self._now_ms + self._backoff.next_ms(wait_ms)

@@ -241,11 +241,20 @@ class Enrollment:
 
 
 def wrapped_keys(
-    keys: KeyService, fleet: bytes, recipient: PublicIdentity, epochs: Sequence[int] | None = None
+    keys: KeyService,
+    fleet: bytes,
+    recipient: PublicIdentity,
+    epochs: Sequence[int] | None = None,
+    *,
+    without: Sequence[int] = (),
 ) -> list[WrappedKey]:
-    """The fleet's epoch keys (the newest ``EPOCHS_SENT_MAX`` unless some are named), each wrapped to one member."""
+    """The fleet's epoch keys (the newest ``EPOCHS_SENT_MAX`` unless some are named), each wrapped to one member, but
+    for those that it has already.
+    """
     ring: KeyRing = keys.ring(fleet)
     chosen = ring.epochs()[-EPOCHS_SENT_MAX:] if epochs is None else epochs
+    had = set(without)
+    chosen = [epoch for epoch in chosen if epoch not in had]
     return [WrappedKey(epoch, wrap(ring.key(epoch), recipient, fleet, epoch)) for epoch in chosen]
 
 

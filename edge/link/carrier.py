@@ -11,7 +11,7 @@ from __future__ import annotations
 from edge.link.membership import keep_keys
 from edge.storage import link_state
 from edge.storage.delta_log import DeltaLog
-from sync.effects import Apply, Effect, Learn, Load, LoadState, Mend, NewIncarnation, Persist, Send
+from sync.effects import Apply, Effect, Learn, Load, LoadState, Mend, NewIncarnation, Persist, Send, Sweep
 from sync.session import SyncSession
 
 
@@ -52,6 +52,8 @@ class Carrier:
         elif isinstance(effect, Mend):
             log.mend_stamps(as_state=effect.as_state)
             session.mended(log.head_seq, log.baseline)
+        elif isinstance(effect, Sweep):
+            log.sweep(*effect)
         elif isinstance(effect, NewIncarnation):
             session.reincarnated(log.new_incarnation())
         session.advance(effect, done=done)

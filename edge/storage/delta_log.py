@@ -22,7 +22,7 @@ import msgpack
 
 from edge.storage.log_core import LogCore
 from edge.storage.log_reader import DeadLetter, pack_operation
-from edge.storage.log_schema import close, connect, translate
+from edge.storage.log_schema import close, connect, index_anew, translate
 from edge.storage.log_writer import Transact
 from sync.errors import CorruptStore, StorageError
 from sync.images import split_image
@@ -61,6 +61,7 @@ class DeltaLog(LogCore):
         """
         db = connect(path, vfs=vfs, durability=durability, create=device)
         try:
+            index_anew(db)
             log = DeltaLog(db, path, clock=clock, random=random, vfs=vfs)
             if isinstance(device, bytes) and device != device_of(log.replica):
                 raise CorruptStore(
@@ -178,6 +179,12 @@ class DeltaLog(LogCore):
                 writer.put_meta("drifts", [])
             self._settle()
         return replica
+
+    def sweep(self, stable: int, until: int) -> int:
+        """Forget deletes that the whole fleet has read (``log_sweep``). Returns how many. Raises StorageError."""
+        from edge.storage import log_sweep
+
+        return log_sweep.sweep(self, stable, until)
 
     # -- notes --------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """What the delta log remembers of the link to the cloud: written in one transaction each, read when a session begins.
 
-It is kept in ``meta``: ``acked``, ``cursor`` and ``baseline`` by the delta log itself, ``sent``, ``incarnation``,
-``repair`` and ``own_until`` by this module. What a ``SyncSession`` asks to persist is one transaction, so no crash can
-take a part of it.
+It is kept in ``meta``: ``acked``, ``cursor`` and ``baseline`` by the delta log itself, ``swept`` by ``log_sweep``,
+``sent``, ``incarnation``, ``repair`` and ``own_until`` by this module. What a ``SyncSession`` asks to persist is one
+transaction, so no crash can take a part of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ def load_position(log: DeltaLog) -> Position:
         baseline=log.baseline,
         repair=bool(log.meta_get("repair")),
         own_until=log.meta_get("own_until") or 0,
+        swept=_swept(log),
     )
+
+
+def _swept(log: DeltaLog) -> int:
+    life, until = log.meta_get("swept") or (None, 0)
+    return int(until) if life == log.meta_get("incarnation") else 0
 
 
 def store(log: DeltaLog, effect: Persist) -> None:

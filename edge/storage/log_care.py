@@ -94,7 +94,7 @@ def digest(log: DeltaLog) -> str:
     log.fold()
     state = StateDigest()
     rows = log.reader.walk(_ALL_RECORDS)
-    state.add_all((collection, key, image) for collection, key, living, image in rows if living)
+    state.add_all((collection, key, image) for collection, key, living, image in rows if living > 0)
     return state.hexdigest()
 
 
@@ -142,7 +142,7 @@ def _problem_of(image: bytes, living: int) -> str:
     try:
         if Record.decode(image).encode() != image:
             return "its image is not in canonical form"
-        if is_alive(image) != bool(living):
+        if is_alive(image) != (living > 0):
             return "it is marked living and is not, or the reverse"
     except AgentDBError as error:
         return str(error)

@@ -34,7 +34,7 @@ _SCAN = (
 )
 _COUNT = (
     "SELECT (SELECT count(*) FROM records WHERE collection = ?1) - "
-    "(SELECT count(*) FROM records WHERE collection = ?1 AND living = 0)"
+    "(SELECT count(*) FROM records WHERE collection = ?1 AND living <= 0)"
 )
 
 
@@ -158,7 +158,7 @@ class LogReader:
         change = 0
         for (number, _), (_, image, living) in list(self._overlay.items()):
             if number == collection_id and image is not None:
-                change += is_alive(image) - living
+                change += is_alive(image) - (living > 0)
         return int(self.one(_COUNT, collection_id)) + change
 
     def pending(self, replica: bytes, after_seq: int, max_operations: int, max_bytes: int) -> list[Operation]:

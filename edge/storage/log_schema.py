@@ -33,7 +33,8 @@ _DAMAGED_HINT = (
 )
 
 # ``position`` numbers every change of a record, local or remote, densely and in order of commit; a local change is an
-# operation (and its position grows with its seq), a remote one only a mark. ``living`` is 0 for a tombstone.
+# operation (and its position grows with its seq), a remote one only a mark. ``living`` is 0 for a tombstone, -1 for
+# one that waits to be forgotten (``log_sweep``).
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE collections (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -44,10 +45,16 @@ CREATE TABLE marks (position INTEGER PRIMARY KEY, collection INTEGER NOT NULL, k
 CREATE TABLE records (
     id INTEGER PRIMARY KEY, collection INTEGER NOT NULL, key TEXT NOT NULL, living INTEGER NOT NULL,
     image BLOB NOT NULL, UNIQUE (collection, key));
-CREATE INDEX tombstones ON records (collection) WHERE living = 0;
+CREATE INDEX dead ON records (collection) WHERE living <= 0;
 CREATE TABLE dead_letters (
     seq INTEGER NOT NULL, replica BLOB NOT NULL, collection TEXT NOT NULL, key TEXT NOT NULL, code TEXT NOT NULL,
     reason TEXT NOT NULL, at_ms INTEGER NOT NULL, operation BLOB NOT NULL, PRIMARY KEY (replica, seq));
+"""
+
+# Stores of the first builds index what is 0 only.
+_INDEXED_ANEW = """
+CREATE INDEX IF NOT EXISTS dead ON records (collection) WHERE living <= 0;
+DROP INDEX IF EXISTS tombstones;
 """
 
 
@@ -142,6 +149,13 @@ def _check_tail(db: apsw.Connection, path: str, durability: str) -> None:
     elif durability == "full" and was_relaxed:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         db.execute("DELETE FROM meta WHERE name = 'relaxed'")
+
+
+def index_anew(db: apsw.Connection) -> None:
+    """Bring the indexes of an older store up to date, once. Raises apsw.Error."""
+    if db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'tombstones'").get:
+        with db:
+            db.execute(_INDEXED_ANEW)
 
 
 def close(db: apsw.Connection) -> None:

@@ -60,14 +60,15 @@ class Overlay:
         while page := changes_after(self._log, self.position, PAGE):
             keys = [key for _, collection, key in page if collection == self._collection]
             images = self._log.images(self._collection, list(dict.fromkeys(keys)))
-            for key in images:
-                self._put(key, images[key])
-                changed[key] = None
+            for _, collection, key in page:
+                if collection == self._collection:
+                    self._put(key, images.get(key))
+                    changed[key] = None
             self.position = page[-1][0]
         return list(changed)
 
-    def _put(self, key: str, image: bytes) -> None:
-        values = image_values(image)
+    def _put(self, key: str, image: bytes | None) -> None:
+        values = None if image is None else image_values(image)  # None: deleted so long ago that it is forgotten
         row = None if values is None else row_of(self._spec, values.get(self._spec.field))
         slot = self.slots.get(key)
         if row is None:

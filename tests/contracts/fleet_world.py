@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from sync.digest import StateDigest
 from sync.effects import Send, SessionKeys, SessionLimits
 from sync.errors import AgentDBError, Unreachable
 from sync.keys import KeyRing, unwrap
-from sync.messages import Answer, Enroll, Enrolled, Failure, Message, decode, encode, enroll_proof
+from sync.messages import PROTOCOL_VERSIONS, Answer, Enroll, Enrolled, Failure, Message, decode, encode, enroll_proof
 from sync.session import SyncSession
 from tests.cloud.identity_world import NOW_MS, SeededRandom, SetClock
 
 LIMITS = SessionLimits(push_operations=7, pull_operations=5)
+LEASE_MS = 3_600_000
 NOTES: dict[str, Any] = {"fields": {"visits": "counter", "tags": "set", "best": "max", "ideas": "keep-all"}}
 
 
@@ -44,7 +45,7 @@ class Cloud:
 
     def open(self) -> None:
         self.store = SqliteStore.open(self.directory / "cloud.db")
-        self.plane = ControlPlane(self.store, self.keys, self.clock, self.random)
+        self.plane = ControlPlane(self.store, self.keys, self.clock, self.random, lease_ms=LEASE_MS)
 
     def backup(self) -> Path:
         target = self.directory / "backup"
@@ -129,11 +130,11 @@ class Device:
         self.edge.close()
         self.open()
 
-    def sync(self, *, loss: float = 0.0, steps: int = 400) -> bool:
+    def sync(self, *, loss: float = 0.0, steps: int = 400, versions: Sequence[int] = PROTOCOL_VERSIONS) -> bool:
         """Up to ``steps`` rounds over a wire that loses requests and answers; whether both sides have everything."""
         log = self.edge.log
         keys = SessionKeys(self.cloud.fleet, self.key, self.cloud.keys.service_key.public, self.ring)
-        session = SyncSession(link_state.load_position(log), keys, self.random, limits=LIMITS)
+        session = SyncSession(link_state.load_position(log), keys, self.random, limits=LIMITS, versions=versions)
         carrier = Carrier(log, str(self.path), session)
         sends: list[Send] = []
         now = 0

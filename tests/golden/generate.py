@@ -69,13 +69,13 @@ def record() -> Record:
 def plain_files() -> dict[str, bytes]:
     """What has to come out byte for byte."""
     token = JoinToken(b"t" * 16, b"s" * 32, FLEET, b"p" * 32, "https://cloud.example")
-    welcome = Welcome(1, 5, CLOUD, 2, 3, b"i" * 32, 4, True, [], [Refusal(1, "too-large", "no")], 3)
+    welcome = Welcome(2, 5, CLOUD, 2, 3, b"i" * 32, 4, True, [], [Refusal(1, "too-large", "no")], 3, 2)
     return {
         "columns.v1.bin": columns.encode(operations()),
         "image.v1.bin": record().encode(),
         "token.v1.txt": token.encode().encode(),
-        "hello.v1.bin": encode(Hello([1], FLEET, A, 9, 8, b"i" * 32, 7, CLOUD)),
-        "welcome.v1.bin": encode(welcome),
+        "hello.v2.bin": encode(Hello([1, 2], FLEET, A, 9, 8, b"i" * 32, 7, CLOUD, [1, 7])),
+        "welcome.v2.bin": encode(welcome),
         "pull.v1.bin": encode(Pull(A, 7, 100, 1 << 20, 0, CLOUD)),
     }
 

@@ -9,7 +9,7 @@ import pytest
 
 from sync import columns
 from sync.column_codecs import ADDS, GENERIC
-from sync.messages import decode, encode
+from sync.messages import Hello, Refusal, Welcome, decode, encode
 from sync.records import Record
 from sync.segment import FLAG_FEED, expect, open_segment
 from sync.tokens import parse_token
@@ -30,10 +30,19 @@ def test_golden_columns_and_images_are_read() -> None:
     assert Record.decode(image).encode() == image
 
 
-@pytest.mark.parametrize("name", ["hello.v1.bin", "welcome.v1.bin", "pull.v1.bin"])
+@pytest.mark.parametrize("name", ["hello.v2.bin", "welcome.v2.bin", "pull.v1.bin"])
 def test_golden_messages_are_read(name: str) -> None:
     data = (HERE / name).read_bytes()
     assert encode(decode(data)) == data
+
+
+def test_messages_of_the_first_version_are_read_without_what_came_later() -> None:
+    hello, welcome = (decode((HERE / f"{name}.v1.bin").read_bytes()) for name in ("hello", "welcome"))
+    assert hello == Hello([1], FLEET, A, 9, 8, b"i" * 32, 7, CLOUD)
+    assert welcome == Welcome(1, 5, CLOUD, 2, 3, b"i" * 32, 4, True, [], [Refusal(1, "too-large", "no")], 3)
+    assert isinstance(hello, Hello)
+    assert isinstance(welcome, Welcome)
+    assert (hello.epochs, welcome.stable) == ([], 0)
 
 
 def test_the_golden_token_is_read() -> None:
