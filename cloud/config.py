@@ -108,6 +108,19 @@ class ArchiveConfig(_Section, frozen=True):
         return found
 
 
+class FleetConfig(_Section, frozen=True):
+    """``lease_days``: how long a silent device is waited for before others forget deletes that it has not read."""
+
+    lease_days: float = 30.0
+
+    @property
+    def lease_ms(self) -> int:
+        return int(self.lease_days * 86_400_000)
+
+    def problems(self) -> list[Problem]:
+        return _bounds("lease_days", self.lease_days, 0.01, 36_500)
+
+
 class ConflictConfig(_Section, frozen=True):
     """``resolvers``: the name that a collection's schema uses → "package.module:function"."""
 
@@ -124,6 +137,7 @@ class ConflictConfig(_Section, frozen=True):
 class CloudConfig(_Section, frozen=True):
     server: ServerConfig = ServerConfig()
     archive: ArchiveConfig = ArchiveConfig()
+    fleet: FleetConfig = FleetConfig()
     conflicts: ConflictConfig = ConflictConfig()
 
     def validate(self, source: str = "configuration") -> CloudConfig:

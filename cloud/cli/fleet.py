@@ -24,7 +24,7 @@ from sync.stamps import device_of
 
 if TYPE_CHECKING:
     from cloud.ports import Reading
-    from cloud.rows import AuditRow, DeviceRow, ReplicaRow
+    from cloud.rows import AuditRow, DeviceRow, Lease, ReplicaRow
 
 
 _PREFIX_MIN = 4
@@ -123,6 +123,9 @@ def devices(
     REPLICAS: under how many names a device's store has written; it takes a new one when it was put back or copied. The
     last push as another than the newest is in PUSH BEFORE: if both times go on moving, there are two copies of the
     device; revoke it if you did not make them.
+
+    A device is silent when it has not shaken hands for longer than its lease ([fleet] lease_days): other devices forget
+    deletes without waiting for it. It can come back at any time.
     """
     from cloud.server.home import Home
 
@@ -143,11 +146,14 @@ def devices(
         rows = enrollment.devices(fleet)
         with home.store.reading() as view:
             replicas = view.replicas(fleet)
+            heard = {device_of(lease.replica): lease.at_ms for lease in sorted(view.leases(fleet), key=_at_ms)}
+        silent_ms = home.clock.wall_ms() - home.config.fleet.lease_ms
+    states = {row.device: _state(row, heard.get(row.device, 0), silent_ms) for row in rows}
     written: dict[bytes, list[ReplicaRow]] = {row.device: [] for row in rows}
     for held in sorted(replicas, key=lambda held: held.at_ms, reverse=True):
         written.setdefault(device_of(held.replica), []).append(held)
     if as_json:
-        show_json([_as_dict(row, written[row.device]) for row in rows])
+        show_json([_as_dict(row, written[row.device], states[row.device], heard.get(row.device, 0)) for row in rows])
         return
     show_table(
         ("DEVICE", "NAME", "STATE", "PRIORITY", "ENROLLED", "LAST PUSH", "REPLICAS", "PUSH BEFORE"),
@@ -155,7 +161,7 @@ def devices(
             (
                 row.device.hex(),
                 row.name,
-                "revoked" if row.revoked_ms else "active",
+                states[row.device],
                 row.priority,
                 when(row.enrolled_ms),
                 _pushed(written[row.device], 0),
@@ -239,11 +245,23 @@ def _find(directory: Path, rows: Sequence[DeviceRow], wanted: str) -> DeviceRow:
     return found[0]
 
 
-def _as_dict(row: DeviceRow, written: Sequence[ReplicaRow]) -> dict[str, object]:
+def _at_ms(lease: Lease) -> int:
+    return lease.at_ms
+
+
+def _state(row: DeviceRow, heard_ms: int, silent_ms: int) -> str:
+    """A device that has shaken hands before is silent once its lease has run out."""
+    if row.revoked_ms:
+        return "revoked"
+    return "silent" if 0 < heard_ms <= silent_ms else "active"
+
+
+def _as_dict(row: DeviceRow, written: Sequence[ReplicaRow], state: str, heard_ms: int) -> dict[str, object]:
     return {
         "device": row.device,
         "name": row.name,
-        "state": "revoked" if row.revoked_ms else "active",
+        "state": state,
+        "heard_ms": heard_ms,
         "priority": row.priority,
         "enrolled_ms": row.enrolled_ms,
         "revoked_ms": row.revoked_ms,

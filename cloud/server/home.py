@@ -95,7 +95,7 @@ class Home:
     @cached_property
     def plane(self) -> ControlPlane:
         """Without the operator's resolvers: only what judges conflicts imports their code (``use_resolvers``)."""
-        return ControlPlane(self.store, self.keys, self.clock, SystemRandom())
+        return ControlPlane(self.store, self.keys, self.clock, SystemRandom(), lease_ms=self.config.fleet.lease_ms)
 
     def use_resolvers(self) -> dict[str, Resolver]:
         """Have the plane decide by them from now on. Raises InvalidConfig for one that cannot be used."""

@@ -43,6 +43,9 @@ write = true                 # false: nothing is written there (agentdb-cloud re
 # endpoint = "https://storage.example"
 # region = "eu-central-1"
 
+[fleet]
+lease_days = 30.0            # a device that is silent for longer is not waited for when others forget deletes
+
 # Python functions that decide conflicts, by the name that a collection's schema uses.
 # def keep_longer(collection, key, field, held, came, context) returns the field's value; held.value and came.value are
 # the two, context["record"] is the record as it is. For a delete against an edit field is "": return all fields, or
