@@ -22,11 +22,13 @@ class Backoff:
 
     def next_ms(self, at_least_ms: int = 0) -> int:
         """The delay before the next try, after one more failure. ``at_least_ms``: what the peer asked for; it is heard
-        up to ten minutes, so that one wrong answer parks no device for good.
+        up to ten minutes, so that one wrong answer parks no device for good. The jitter comes on top of it: those who
+        were asked at the same moment would all come back at the same moment.
         """
         bound = min(self._cap_ms, self._base_ms << min(self.failures, 20))
         self.failures += 1
-        return max(min(at_least_ms, RETRY_AFTER_MS_MAX), self._floor_ms, int(self._random.uniform() * bound))
+        asked_ms = min(at_least_ms, RETRY_AFTER_MS_MAX)
+        return max(asked_ms + int(self._random.uniform() * max(bound, asked_ms // 2)), self._floor_ms)
 
     def reset(self) -> None:
         self.failures = 0

@@ -20,17 +20,23 @@ from sync.messages import Hello
 from sync.stamps import device_of
 
 LEASE_MS = 30 * 86_400_000
-_RENEWED_MS = 60_000  # a lease is not written more often, nor the least of them looked for
+_RENEWED_MS = 60_000  # a lease is not written more often
+_WORKED_OUT_MS = 10_000  # nor the least of them all looked for
 _NAME = "stable"
 
 
 def stable_of(view: Reading, fleet: bytes, head: Head) -> int:
     """What was told last in this life of the cloud."""
+    return _told(view, fleet, head)[0]
+
+
+def _told(view: Reading, fleet: bytes, head: Head) -> tuple[int, int]:
+    """What is stable, and when that was worked out."""
     packed = view.archive_state(fleet, _NAME)
     if packed is None:
-        return 0
-    incarnation, position = msgpack.unpackb(packed)
-    return int(position) if incarnation == head.incarnation else 0
+        return 0, 0
+    incarnation, position, at_ms = msgpack.unpackb(packed)
+    return (int(position), int(at_ms)) if incarnation == head.incarnation else (0, 0)
 
 
 def is_due(view: Reading, hello: Hello, fleet: bytes, now_ms: int) -> bool:
@@ -39,12 +45,14 @@ def is_due(view: Reading, hello: Hello, fleet: bytes, now_ms: int) -> bool:
     return lease is None or not 0 <= now_ms - lease.at_ms < _RENEWED_MS
 
 
-def renew(store: Store, hello: Hello, fleet: bytes, now_ms: int, lease_ms: int) -> int:
-    """Note the handshake; what is stable then. Raises StorageError."""
+def renew(store: Store, hello: Hello, fleet: bytes, now_ms: int, lease_ms: int) -> None:
+    """Note the handshake; from time to time, see what is stable now. Raises StorageError."""
     with store.writing() as tx:
         head = tx.lock_head(fleet)
         tx.put_lease(fleet, Lease(hello.replica, _settled(tx, hello, fleet, head), now_ms))
-        before = stable_of(tx, fleet, head)
+        before, at_ms = _told(tx, fleet, head)
+        if 0 <= now_ms - at_ms < _WORKED_OUT_MS:
+            return
         revoked = {row.device for row in tx.devices(fleet) if row.revoked_ms}
         running = [
             lease.settled
@@ -54,10 +62,7 @@ def renew(store: Store, hello: Hello, fleet: bytes, now_ms: int, lease_ms: int) 
         stable = min(running)
         if is_archived(tx, fleet):
             stable = min(stable, load_state(tx, fleet).position)
-        if stable <= before:
-            return before
-        tx.set_archive_state(fleet, _NAME, msgpack.packb([head.incarnation, stable]))
-        return stable
+        tx.set_archive_state(fleet, _NAME, msgpack.packb([head.incarnation, max(stable, before), now_ms]))
 
 
 def _settled(view: Reading, hello: Hello, fleet: bytes, head: Head) -> int:

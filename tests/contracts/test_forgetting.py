@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud import control_plane
 from tests.contracts.fleet_world import LEASE_MS, Cloud, Device
 from tests.contracts.test_convergence import KEYS, heal
 
@@ -126,7 +127,6 @@ def test_a_device_from_a_baseline_without_tombstones_keeps_nothing_that_a_delete
         first.notes.put("busy", {"text": f"so that the feed is longer than the state {n}"})
     assert first.sync()
     late = Device(tmp_path / "late", fleet.cloud, "late", 77)
-    late.edge.log.meta_get("cursor")
     fleet.devices.append(late)
     assert late.sync()
     heal(fleet.cloud, fleet.devices)
@@ -224,6 +224,16 @@ def test_whoever_is_away_for_however_long(tmp_path: Path, seed: int) -> None:
         assert device.edge.verify() == []
     assert forgot
     fleet.close()
+
+
+def test_new_devices_and_an_old_cloud(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_plane, "PROTOCOL_VERSIONS", (1,))
+    deleted(fleet)
+    fleet.handshakes(5)
+    assert [tombstones(device) for device in fleet.devices] == [5, 5, 5]
+    monkeypatch.undo()
+    fleet.handshakes(6)
+    assert [tombstones(device) for device in fleet.devices] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("seed", range(4))

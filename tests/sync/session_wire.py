@@ -16,6 +16,7 @@ from sync.effects import (
     Position,
     Send,
     SessionKeys,
+    Sweep,
 )
 from sync.keys import DeviceKey, KeyRing
 from sync.messages import (
@@ -130,6 +131,8 @@ def words(effect: Effect) -> str:
         return f"apply {len(effect.operations)} cursor {effect.cursor} baseline {effect.baseline!r}"
     if isinstance(effect, Mend):
         return "mend as state" if effect.as_state else "mend"
+    if isinstance(effect, Sweep):
+        return f"sweep up to {effect.stable}, marked to {effect.until}"
     if isinstance(effect, Persist):
         parts = [
             f"acked {effect.acked[0]}" if effect.acked else "",
