@@ -57,7 +57,8 @@ def incarnation_of(replica: bytes) -> int:
 class HybridClock:
     """Hands out timestamps. ``offset_ms`` is added to the wall clock: what the cloud taught this device of its
     error. ``beyond`` is the largest timestamp that is known here and that this clock does not follow: it was too far
-    ahead. ``shifted`` is the timestamp after which the wall clock was last found to have been set back.
+    ahead. ``shifted`` is the timestamp after which the wall clock was last found to have been set back. ``ahead``: this
+    clock is known to be too far ahead, and the wall clock with its offset to be right.
     """
 
     def __init__(self, clock: Clock, last: int = 0, offset_ms: int = 0) -> None:
@@ -66,6 +67,7 @@ class HybridClock:
         self.offset_ms = offset_ms
         self.beyond = 0
         self.shifted = 0
+        self.ahead = False
 
     def reading(self, ahead_ms: int = 0) -> int:
         """The corrected wall clock as a timestamp, or what it will be in ``ahead_ms``."""
@@ -76,7 +78,6 @@ class HybridClock:
         wall = self.reading()
         if self.last - wall > _SET_BACK:
             self.keep_pace()
-            wall = self.last
         ts = wall if wall > self.last else self.last + 1
         if ts > STAMP_MAX:  # nothing is kept of it: once the clock is set, the next call succeeds
             raise FutureStamp("the hybrid clock has run out of range", hint="set the device's clock")
@@ -93,12 +94,17 @@ class HybridClock:
         self.last = first + count - 1
         return first
 
+    def correct(self, offset_ms: int) -> None:
+        """The true error of the wall clock is known."""
+        self.offset_ms, self.shifted = offset_ms, 0
+        self.ahead = self.last - self.reading() > _SET_BACK
+
     def keep_pace(self) -> None:
         """If the wall clock was set back, go on from where this clock stands, at the wall clock's pace: how the writes
         that follow lie in time is then known, and once the true time is, so is theirs.
         """
         behind = self.last - self.reading()
-        if behind > _SET_BACK:
+        if behind > _SET_BACK and not self.ahead:
             self.offset_ms += wall_ms_of(behind)
             self.shifted = self.last
 

@@ -45,7 +45,7 @@ def learn(log: DeltaLog, time_ms: int, wall_ms: int) -> None:
             return
         drifts = [*(log.meta_get("drifts") or ()), Drift(drift_ms, log.clock.shifted, log.clock.last)]
         log.writer.note(offset_ms=offset_ms, shifted=0, drifts=drifts)
-        log.clock.offset_ms, log.clock.shifted = offset_ms, 0
+        log.clock.correct(offset_ms)
 
 
 def mend(log: DeltaLog, *, as_state: bool) -> None:
@@ -195,6 +195,7 @@ class _Repair:
         notes: dict[str, list[Drift]] = {"drifts": []} if drifts else {}
         log.writer.note(known=self._now, head=(log.head_seq, log.position, last), beyond=beyond, **notes)
         clock.last, clock.beyond = last, beyond
+        clock.ahead = last > self._limit
 
 
 def _row(operation: Operation, position: int, collection: int) -> tuple[object, ...]:

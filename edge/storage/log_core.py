@@ -92,6 +92,7 @@ class LogCore:
         self.clock.offset_ms = meta.get("offset_ms", 0)
         self.clock.beyond, self.clock.shifted = meta.get("beyond", 0), meta.get("shifted", 0)
         self._shift = self.clock.shifted
+        self.clock.ahead = bool(meta.get("drifts"))
         self.clock.keep_pace()
         self.heard: int = meta.get("heard", 0)
         folded = meta.get("folded", 0)

@@ -176,3 +176,20 @@ def test_a_repair_that_fails_changes_nothing(log: DeltaLog, monkeypatch: pytest.
     assert max(stamps_ms(log)[1:]) < 0
     assert log.verify() == []
     log.close()
+
+
+def test_a_write_between_learning_and_mending_takes_its_place_too(log: DeltaLog, tmp_path: Path) -> None:
+    """The clock is known to be ahead by then: it must not be taken for one that was set back."""
+    put(log, "a", "notes", x=1)
+    log.learn_time(START_MS - DAY_MS)
+    put(log, "b", "notes", x=1)
+    log.mend_stamps()
+    assert -DAY_MS - 1_000 < stamps_ms(log)[0] < stamps_ms(log)[1] < -DAY_MS + 1_000
+    put(log, "c", "notes", x=1)
+    log.learn_time(START_MS - 2 * DAY_MS)
+    log.close()
+    again = reopen(tmp_path, clock=TickingClock(START_MS + 1_000))
+    put(again, "d", "notes", x=1)
+    again.mend_stamps()
+    assert max(stamps_ms(again)) < -2 * DAY_MS + 2_000
+    again.close()
