@@ -177,8 +177,8 @@ class Disk:
         return found
 
 
-def _folders(naming: _Naming) -> set[Node]:
-    return {place[0] for place in naming.gone} | {place[0] for place in naming.come}
+def _folders(naming: _Naming) -> list[Node]:
+    return list(dict.fromkeys([place[0] for place in naming.gone] + [place[0] for place in naming.come]))
 
 
 def _rename(naming: _Naming, *, durable: bool) -> None:

@@ -7,7 +7,6 @@ What the replicator's event loop does in life, ``_pump`` does here by events: it
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -394,11 +393,3 @@ def _details(message: object) -> str:
         return f" after {message.cursor}"
     acked = getattr(message, "acked", None)
     return "" if acked is None else f" head {message.log_head} acked {acked} cursor {message.cursor}"  # type: ignore[attr-defined]
-
-
-def copy_store(source: DeviceNode, target: Path, *, prepare: Callable[[], None] | None = None) -> None:
-    """A copy of the files of a store whose process is down: what a backup tool, or a thief of SD cards, takes."""
-    assert source.edge is None
-    if prepare is not None:
-        prepare()
-    shutil.copytree(source.store, target, ignore=shutil.ignore_patterns("*-shm"))

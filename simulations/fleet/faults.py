@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simulations.fleet.agent import CHANGED, RIVAL, RIVALS
-from simulations.fleet.device_node import DeviceNode, copy_store
+from simulations.fleet.device_node import DeviceNode
 from simulations.fleet.disk import FULL, IO, SYNC, Disk
 from simulations.fleet.oracle import Place, Written
 from sync.errors import AgentDBError, StorageError
@@ -362,3 +363,9 @@ def all_images(device: DeviceNode) -> dict[Place, bytes]:
     log.fold()
     rows = log.reader.walk("SELECT c.name, r.key, r.image FROM collections c JOIN records r ON r.collection = c.id")
     return {(name, key): image for name, key, image in rows}
+
+
+def copy_store(source: DeviceNode, target: Path) -> None:
+    """A copy of the files of a store whose process is down: what a backup tool, or a thief of SD cards, takes."""
+    assert source.edge is None
+    shutil.copytree(source.store, target, ignore=shutil.ignore_patterns("*-shm"))

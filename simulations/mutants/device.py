@@ -102,14 +102,6 @@ MUTANTS = [
         "a new replica believes that its first operations are acknowledged, and trims them",
     ),
     Mutant(
-        "early-declarations-forgotten",
-        _LOG,
-        "            if early:\n"
-        "                writer.put_meta(_EARLY, sorted({*early, *(self.meta_get(_EARLY) or ())}))\n",
-        "",
-        "a collection declared under a clock that was ahead stays unknown: all writes to it are refused",
-    ),
-    Mutant(
         "tombstones-not-taken",
         _TRANSACTION,
         "            if merged != image:\n",
