@@ -1,7 +1,8 @@
 """The state digest: one hash over everything that lives in a store, the same on every replica that holds the same
 state.
 
-Tombstones and floors do not count: they are dropped at different times on different replicas and no reader sees them.
+Tombstones, floors, and the marks of what was removed from a set or replaced among siblings do not count: they are
+dropped at different times on different replicas, and no reader sees them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class StateDigest:
         """(collection, key, image) of each."""
         update, count = self._hash.update, 0
         for collection, key, image in records:
-            living = image if image[0] == _PLAIN else _living(image)
+            living = living_image(image)
             if living is not None:
                 update(sha256(_pack((collection, key, living))).digest())
                 count += 1
@@ -42,9 +43,16 @@ class StateDigest:
         return self._hash.hexdigest()
 
 
-def _living(image: bytes) -> bytes | None:
+def living_image(image: bytes) -> bytes | None:
+    """The image without what does not count; None for a record that is dead."""
+    if image[0] == _PLAIN:
+        return image
     record = Record.decode(image)
     if not record.alive:
         return None
     record.floor = NEVER
+    for field, slots in list(record.slots.items()):
+        record.slots[field] = {slot: entry for slot, entry in slots.items() if entry[1]}
+        if not record.slots[field]:
+            del record.slots[field]
     return record.encode()

@@ -278,9 +278,7 @@ class SyncSession:
         if position.baseline is not None:
             self._pristine = is_pristine(position)
             self._send(PULL, ask_baseline(position, everything=not self._pristine))
-            return
-        behind = position.cursor < self.head
-        if behind or self._live:
+        elif (behind := position.cursor < self.head) or self._live:
             self._send(PULL, ask_page(position, self._limits, wait=not behind))
 
     def _receive(self, lane: str, answer: Answer) -> None:
@@ -294,12 +292,14 @@ class SyncSession:
             self._pulled_baseline(answer)
         else:
             raise ProtocolError(f"the cloud answered with {type(answer).__name__}, which was not asked for")
+        # A greeting that goes well says nothing of the push that failed, nor does a page.
+        if not isinstance(answer, Welcome) and (lane == PUSH or self.position.acked[0] >= self.position.head_seq):
+            self._backoff.reset()
 
     def _welcomed(self, welcome: Welcome) -> None:
         if welcome.version not in self._versions:
             raise UnsupportedVersion(f"the cloud chose protocol version {welcome.version}", hint="update this device")
         self._effects.append(Learn(welcome.time_ms, take_keys(self._keys, welcome)))
-        self._backoff.reset()
         self.error = None
         self.connected = True
         self._greeted_ms = self._now_ms

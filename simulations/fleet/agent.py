@@ -73,6 +73,17 @@ class Agent:
             return list(places.values())
         return [self._one(edge)]
 
+    def clear(self, edge: Edge) -> list[Change]:
+        """Delete a record, if there is one."""
+        name = self._dice.choice(("memories", *_SIMPLE))
+        if name not in edge.log.schemas:
+            return []
+        keys = [key for key, _ in edge.collection(name).scan()]
+        if not keys:
+            return []
+        key = self._dice.choice(keys)
+        return [Change(Asked(Kind.DELETE, (name, key), None), "delete", (key,))]
+
     def _one(self, edge: Edge) -> Change:
         dice = self._dice
         roll = dice.random()

@@ -11,6 +11,7 @@ from cloud.storage.sqlite_store import SqliteStore
 from simulations.fleet.agent import CANARY, TALLIES
 from simulations.fleet.oracle import Oracle, Place, Written, contains
 from simulations.fleet.violation import Violation
+from sync.digest import living_image
 from sync.operations import Kind
 from sync.records import Record
 from sync.stamps import device_of
@@ -51,6 +52,7 @@ def check_all(fleet: Fleet) -> None:
             check_dead_letters(fleet, owner)
         for device in fleet.devices:
             if device.fleet == owner and not device.revoked:
+                fleet.world.counts["deletes forgotten by devices"] += forgotten(device, images)
                 check_device(device, images, thorough=len(fleet.devices) <= THOROUGH_MAX)
     check_cloud(fleet)
     check_archive(fleet)
@@ -73,7 +75,8 @@ def check_device(device: DeviceNode, images: dict[Place, bytes], *, thorough: bo
     log = device.edge.log
     for (collection, key), image in images.items() if thorough else ():
         record = Record.decode(image)
-        if record.alive and _plain(log.image(collection, key)) != _plain(image):
+        held = log.image(collection, key)
+        if record.alive and (held is None or living_image(held) != living_image(image)):
             raise Violation("replicas equal", f"{device.name} has another {collection}/{key} than the cloud")
     problems = log.verify()
     if problems:
@@ -84,13 +87,12 @@ def check_device(device: DeviceNode, images: dict[Place, bytes], *, thorough: bo
     check_search(device)
 
 
-def _plain(image: bytes | None) -> bytes | None:
-    """Without the floor: when a tombstone is forgotten differs from replica to replica, and no reader sees it."""
-    if image is None:
-        return None
-    record = Record.decode(image)
-    record.floor = type(record.floor)(0, b"")
-    return record.encode()
+def forgotten(device: DeviceNode, images: dict[Place, bytes]) -> int:
+    """How many deletes the cloud knows of, and this device does not any more."""
+    assert device.edge is not None
+    log = device.edge.log
+    dead = [place for place, image in images.items() if not Record.decode(image).alive]
+    return sum(log.image(*place) is None for place in dead)
 
 
 def check_search(device: DeviceNode) -> None:
@@ -120,7 +122,7 @@ def check_conflicts(fleet: Fleet, owner: bytes, oracle: Oracle, images: dict[Pla
         (found.collection, found.key, side.replica, side.ts) for found in conflicts for side in (found.held, found.came)
     }
     shown = [
-        (found.collection, found.key, side.value)
+        (found.collection, found.key, side.replica, side.value)
         for found in conflicts
         for side in (found.held, found.came)
         if isinstance(side.value, dict)
@@ -136,7 +138,11 @@ def check_conflicts(fleet: Fleet, owner: bytes, oracle: Oracle, images: dict[Pla
             if (*place, operation.replica, operation.ts) in recorded or place[0].startswith("_"):
                 continue
             for name, rule, value in zip(operation.shape.names, operation.shape.rules, operation.values, strict=True):
-                named = any((*place, value) == (*at, said.get(name)) for *at, said in shown)
+                named = any(
+                    (said.get(name) == value or (name in said and writer == operation.replica))
+                    for *at, writer, said in shown
+                    if tuple(at) == place
+                )
                 if rule == "l" and not named and _is_silent(name, value, held, all_held, record):
                     raise Violation(
                         "conflicts recorded", f"{held.node}'s {place} {name}={value!r} was overwritten unseen"

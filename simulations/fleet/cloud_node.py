@@ -53,6 +53,7 @@ class CloudNode:
         world: World,
         root: Path,
         *,
+        lease_ms: int,
         on_commit: Callable[[bytes, list[Operation]], None],
         wire_check: Callable[[str, bytes], None],
     ) -> None:
@@ -70,6 +71,7 @@ class CloudNode:
         self.life = 0
         self.up = False
         self.digests: dict[tuple[bytes, bytes, int], str] = {}
+        self._lease_ms = lease_ms
         self._on_commit = on_commit
         self._wire_check = wire_check
         self._polls: list[_Poll] = []
@@ -94,7 +96,12 @@ class CloudNode:
         self.life += 1
         self.up = True
         self.plane = ControlPlane(
-            self.store, self.keys, self.clock, self.random, resolvers={"join": join_texts, "broken": broken}
+            self.store,
+            self.keys,
+            self.clock,
+            self.random,
+            resolvers={"join": join_texts, "broken": broken},
+            lease_ms=self._lease_ms,
         )
         self._archives = {}
         for fleet in self.fleets:

@@ -2,11 +2,14 @@
 
 What the replicator's event loop does in life, ``_pump`` does here by events: it steps the session, lets the product's
 ``Carrier`` carry out what it asks for, and puts its messages on the wire.
+
+Long file: a machine's life is one state machine, and each of its steps may be its last.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from sync.errors import (
     StaleNonce,
     StorageError,
     TooLarge,
+    Unauthenticated,
     Unreachable,
 )
 from sync.keys import DeviceKey
@@ -64,6 +68,7 @@ class DeviceNode:
         limits: SessionLimits,
         signed: bool,
         large: bool,
+        versions: Sequence[int],
     ) -> None:
         self.world = world
         self.name = name
@@ -86,6 +91,7 @@ class DeviceNode:
         self.lives = 0
         self._limits = limits
         self._signed = signed
+        self._versions = versions
         self._nonces: Nonces | None = None
         self._wake_at = -1
         self._position: tuple[bytes, bytes, int] = (b"", b"", 0)  # replica, incarnation, cursor at the last look
@@ -117,16 +123,29 @@ class DeviceNode:
     def _join(self) -> None:
         edge = self._edge
         if find_membership(edge.log) is None:
-            token = self.cloud.plane.create_token(self.fleet)
-            request = enroll_request(edge.log, edge.path, token, self.name)
-            answer = self.cloud.plane.enrollment.enroll(request)
-            accept(edge.log, edge.path, token, answer, "http://127.0.0.1", self.name)
+            self._enroll()
             self.world.note(self.name, "joins the fleet")
         if self.lives == 1 and not edge.collections():
             for name, declaration in COLLECTIONS.items():
                 if name == "memories" or self.dice.random() < 0.9:
                     edge.collection(name, **declaration)
         self._key: DeviceKey = edge.device_key()
+
+    def _enroll(self) -> None:
+        edge, plane = self._edge, self.cloud.plane
+        token = plane.create_token(self.fleet)
+        name = self.name.partition("+")[0]  # a copy has the keys, and so the name, of its original
+        answer = plane.enrollment.enroll(enroll_request(edge.log, edge.path, token, name))
+        accept(edge.log, edge.path, token, answer, "http://127.0.0.1", name)
+
+    def _enroll_again(self) -> None:
+        """The cloud was restored to before this device was enrolled: its owner is given a new token."""
+        self.world.note(self.name, "joins again", count="devices that joined again")
+        try:
+            self._enroll()
+        except AgentDBError as error:
+            self._trouble(error, "joining again")
+        self.cloud.check_death()
 
     def _look(self) -> None:
         """After a start: nothing promised is missing, nothing has gone back."""
@@ -196,7 +215,7 @@ class DeviceNode:
         self.drop()
         self.disk.revive(power_cut=False)
         mine = self.oracle.of(self.name)
-        self.oracle.excuse("disk rotted", self._elsewhere(), mine)
+        self.oracle.excuse("disk rotted", [self.cloud.images(self.fleet)] if self.cloud.up else [], mine)
         for held in mine:
             self.oracle.retire(held)
         for path in sorted(self.store.iterdir()):
@@ -208,18 +227,17 @@ class DeviceNode:
         self._position = (b"", b"", 0)
         self.world.at(1000, self.boot)
 
-    def _elsewhere(self) -> list[dict[tuple[str, str], bytes]]:
-        return [self.cloud.images(self.fleet)] if self.cloud.up else []
-
     # -- the agent ----------------------------------------------------------------------------------------------------
 
-    def work(self) -> None:
-        """One write, or one batch."""
+    def work(self, *, clear: bool = False) -> None:
+        """One write, or one batch; or the delete of a record, to ``clear`` up."""
         if self.edge is None:
             return
         edge, log = self.edge, self.edge.log
         try:
-            changes = self.agent.draw(edge)
+            changes = self.agent.clear(edge) if clear else self.agent.draw(edge)
+            if not changes:
+                return
             before = {change.place: log.image(*change.place) for change in changes}
             for name in {change.place[0]: None for change in changes}:
                 if name not in log.schemas:
@@ -275,7 +293,14 @@ class DeviceNode:
             if find_membership(log) is None:  # the disk failed at that moment
                 self._join()
             keys = session_keys(log, self.edge.path)
-            self.session = SyncSession(link_state.load_position(log), keys, self.random, live=live, limits=self._limits)
+            self.session = SyncSession(
+                link_state.load_position(log),
+                keys,
+                self.random,
+                live=live,
+                limits=self._limits,
+                versions=self._versions,
+            )
             self._carrier = Carrier(log, self.edge.path, self.session)
             self._backoff = Backoff(self.random)
             self._nonces = None
@@ -376,6 +401,8 @@ class DeviceNode:
                         if answer.code == StaleNonce.code and tries > 1 and self._nonces and self._nonces.skip(used):
                             self._send(session, effect, tries - 1)
                             return
+                        if answer.code == Unauthenticated.code and not self.revoked:
+                            self._enroll_again()
                     session.receive(effect.number, answer)
             self._pump()
 

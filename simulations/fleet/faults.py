@@ -334,6 +334,13 @@ class Faults:
         oracle = self._fleet.oracle(device)
         oracle.excuse("revoked", images, oracle.of(device.name))
 
+    def deletes(self) -> None:
+        """An agent clears up: most of what it sees goes."""
+        device = self._device()
+        self._world.note(device.name, "clears up", count="clearings")
+        for number in range(6):
+            self._world.at(number, lambda: device.work(clear=True))
+
     def schema_change(self) -> None:
         self._device().redeclare("memories", CHANGED["memories"])
 

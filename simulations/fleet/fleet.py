@@ -30,6 +30,7 @@ from simulations.fleet.violation import Violation
 from simulations.fleet.world import START_MS, World
 from sync.effects import SessionLimits
 from sync.errors import AgentDBError
+from sync.messages import PROTOCOL_VERSIONS
 from sync.operations import Operation
 
 HEAL_ROUNDS_MAX = 12
@@ -68,7 +69,9 @@ class Fleet:
         self._dice = world.dice("fleet")
         self.oracles: dict[bytes, Oracle] = {}
         self.devices: list[DeviceNode] = []
-        self.cloud = CloudNode(world, root, on_commit=self._committed, wire_check=self._check_wire)
+        self.cloud = CloudNode(
+            world, root, lease_ms=plan.lease_ms, on_commit=self._committed, wire_check=self._check_wire
+        )
         for number in range(plan.fleets):
             self.oracles[self.cloud.create_fleet(f"fleet-{number}")] = Oracle()
         for number in range(plan.devices):
@@ -108,6 +111,7 @@ class Fleet:
             limits=SessionLimits(push_operations=plan.push_operations, pull_operations=plan.pull_operations),
             signed=plan.signed,
             large=plan.large,
+            versions=(1,) if self._dice.random() < plan.old_share else PROTOCOL_VERSIONS,
         )
         device.wire.weather = Weather(**vars(plan.weather))
         self.devices.append(device)

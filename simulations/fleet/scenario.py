@@ -36,6 +36,8 @@ class Plan:
     fleets: int
     small: bool
     large: bool
+    lease_ms: int
+    old_share: float  # of the devices that speak version 1 of the protocol
     weather: Weather
     faults: dict[str, int] = field(default_factory=dict)
 
@@ -91,6 +93,8 @@ def draw(name: str, dice: Random, *, devices: int | None = None, hours: float | 
         fleets=between("fleets") if "fleets" in size else 1,
         small=not spec.get("by_name_only", False) and dice.random() < 0.7,
         large=dice.random() < spec.get("large", 0.0),
+        lease_ms=int(60_000 * 10 ** (dice.random() * 4)),
+        old_share=dice.choice([0.0, 0.0, 0.5]),
         weather=weather,
         faults=faults,
     )

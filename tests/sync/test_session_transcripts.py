@@ -364,3 +364,24 @@ def test_a_batch_that_does_not_fit_a_segment_is_halved() -> None:
 def _noise(salt: int) -> bytes:
     """200 KB that does not compress."""
     return b"".join(sha256(f"{salt}/{i}".encode()).digest() for i in range(6_250))
+
+
+def test_a_push_that_fails_after_every_greeting_backs_off_all_the_same() -> None:
+    """Found by the simulator ("disks"): a cloud whose disk was full was asked four times a second by each device,
+    because each handshake that went well began the delays anew.
+    """
+    wire = Wire(head_seq=1)
+    now, delays = 0, []
+    for _ in range(4):
+        wire.connect()
+        wire.step()
+        wire.session.loaded([operation(REPLICA, 1, "a")])
+        wire.step()
+        wire.step()
+        wire.answer("push", Failure("disk-full", "full", "", True))
+        wait = wire.session.wake_ms()
+        assert wait is not None
+        delays.append(wait)
+        now += wait
+        wire.session.tick(now)
+    assert delays == [125, 250, 500, 1000]
