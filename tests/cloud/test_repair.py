@@ -87,7 +87,7 @@ def test_who_says_hello_wrongly(fleet: Fleet) -> None:
         return answer.code
 
     good = Hello([1], fleet.id, van.replica, 0, 0, b"", 0, b"")
-    assert code(replace(good, versions=[2, 3]), van.caller) == UnsupportedVersion.code
+    assert code(replace(good, versions=[8, 9]), van.caller) == UnsupportedVersion.code
     assert code(replace(good, fleet=b"?" * 16), van.caller) == Refused.code
     assert code(good, kiosk.caller) == Refused.code
     assert code(good, None) == Unauthenticated.code

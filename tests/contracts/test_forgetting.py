@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from cloud import control_plane
+from sync.keys import KeyRing, unwrap
+from tests.cloud.identity_world import SeededRandom, SetClock
 from tests.contracts.fleet_world import LEASE_MS, Cloud, Device
 from tests.contracts.test_convergence import KEYS, heal
 
@@ -48,6 +50,19 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     fleet = Fleet(tmp_path)
     yield fleet
     fleet.close()
+
+
+def newcomer(fleet: Fleet, path: Path) -> Device:
+    """A device that has written nothing, not even a declaration, before its first handshake."""
+    late = Device.__new__(Device)
+    late.__dict__.update(fleet.devices[0].__dict__, path=path, name="late", before={}, delayed=[])
+    late.random, late.clock = SeededRandom(99), SetClock(fleet.cloud.clock.now_ms)
+    late.open()
+    late.key = late.edge.device_key()
+    keys = fleet.cloud.enroll(late.edge, "late").keys
+    late.ring = KeyRing({item.epoch: unwrap(item.wrapped, late.key, fleet.cloud.fleet, item.epoch) for item in keys})
+    fleet.devices.append(late)
+    return late
 
 
 def deleted(fleet: Fleet, count: int = 5) -> None:
@@ -126,9 +141,10 @@ def test_a_device_from_a_baseline_without_tombstones_keeps_nothing_that_a_delete
     for n in range(20):
         first.notes.put("busy", {"text": f"so that the feed is longer than the state {n}"})
     assert first.sync()
-    late = Device(tmp_path / "late", fleet.cloud, "late", 77)
-    fleet.devices.append(late)
+    late = newcomer(fleet, tmp_path / "late")
     assert late.sync()
+    late.notes = late.edge.collection("notes")
+    assert tombstones(late) == 0, "it came without"
     heal(fleet.cloud, fleet.devices)
     assert "old-0" not in late.notes
 
