@@ -73,7 +73,7 @@ class _Repair:
         # What was sent and has no answer, the cloud may yet take.
         self._cautious = any(last > log.acked_seq for last, _ in log.meta_get("sent") or ())
         self._drifts = [Drift(*drift) for drift in log.meta_get("drifts") or ()]
-        fixed, known = log.meta_get("acked_ts") or 0, log.meta_get("known") or 0
+        fixed, known = self._fixed(), log.meta_get("known") or 0
         self._known = known if known <= limit else 0
         self._refused = self._letters()
         stamps = [letter.ts for letter in self._refused]
@@ -92,6 +92,16 @@ class _Repair:
             largest = clock.last
         self._largest: int = largest
         self.again = bool(self._refused)
+
+    def _fixed(self) -> int:
+        """The largest timestamp of ours that the cloud holds. A store of the first builds has not noted it; its log says
+        as far as it goes back.
+        """
+        noted: int | None = self._log.meta_get("acked_ts")
+        if noted is not None:
+            return noted
+        sql = "SELECT max(ts) FROM operations WHERE seq <= ? AND seq NOT IN (SELECT seq FROM dead_letters)"
+        return int(self._db.execute(sql, (self._log.acked_seq,)).get or 0)
 
     def _tail(self) -> list[tuple[int, int]]:
         """(seq, timestamp) of what is not acknowledged."""

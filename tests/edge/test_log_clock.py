@@ -193,3 +193,16 @@ def test_a_write_between_learning_and_mending_takes_its_place_too(log: DeltaLog,
     again.mend_stamps()
     assert max(stamps_ms(again)) < -2 * DAY_MS + 2_000
     again.close()
+
+
+def test_a_store_that_has_not_noted_what_was_taken_knows_it_from_its_log(log: DeltaLog) -> None:
+    put(log, "a", "notes", x=1)
+    log.acknowledge(log.head_seq, b"t" * 32)
+    taken = log.pending(log.acked_seq - 1, 1, 1 << 20)[0].ts
+    with log.writer.lock, log.transact() as db:
+        db.execute("DELETE FROM meta WHERE name = 'acked_ts'")
+    put(log, "b", "notes", x=1)
+    log.learn_time(START_MS - 60_000)
+    log.mend_stamps()
+    assert log.pending(log.acked_seq, 1, 1 << 20)[0].ts > taken
+    log.close()
