@@ -94,8 +94,8 @@ class _Repair:
         self.again = bool(self._refused)
 
     def _fixed(self) -> int:
-        """The largest timestamp of ours that the cloud holds. A store of the first builds has not noted it; its log says
-        as far as it goes back.
+        """The largest timestamp of ours that the cloud holds. A store of the first builds has not noted it: then what
+        its log says, as far as that goes back.
         """
         noted: int | None = self._log.meta_get("acked_ts")
         if noted is not None:
