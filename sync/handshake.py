@@ -105,6 +105,11 @@ def take_keys(keys: SessionKeys, welcome: Welcome) -> dict[int, bytes]:
     return fresh
 
 
+def owes(position: Position, head: int) -> bool:
+    """Whether, having read the feed, it is time to push the state that a page of it made necessary."""
+    return position.repair and position.baseline is None and position.cursor >= head
+
+
 def is_pristine(position: Position) -> bool:
     """Whether this device never held anything, so that tombstones tell it nothing."""
     return position.cursor == 0 and position.head_seq == 0 and incarnation_of(position.replica) == 1

@@ -17,8 +17,7 @@ What always holds:
   can tell its own segment from a stranger's that the cloud holds under its name;
 * the cursor moves only together with the page it covers (``Apply``);
 * an answer to a request from before the last handshake is dropped;
-* every failure leads to a new handshake after a backoff with jitter, and the handshake says what the other side holds,
-  so repeating is without effect.
+* every failure leads to a new handshake after a backoff with jitter, so repeating is without effect.
 
 What the handshake decides, and when everything is pushed anew, is in ``sync.handshake``.
 """
@@ -54,7 +53,7 @@ from sync.errors import (
     UnsupportedVersion,
 )
 from sync.flights import Flights
-from sync.handshake import RENEW, REPAIR, Repair, compare, consequences, is_pristine, sweep, take_keys
+from sync.handshake import RENEW, REPAIR, Repair, compare, consequences, is_pristine, owes, sweep, take_keys
 from sync.messages import (
     PROTOCOL_VERSIONS,
     Answer,
@@ -233,6 +232,7 @@ class SyncSession:
             and not self._waiting
             and not self._effects
             and self._repair is None
+            and not position.repair
             and position.baseline is None
             and position.acked[0] >= position.head_seq
             and position.cursor >= self.head
@@ -248,7 +248,8 @@ class SyncSession:
         return max(0, self._greeted_ms + self._limits.hello_ms - self._now_ms)
 
     def _plan(self) -> None:
-        if self._hello_due_ms() == 0 and not (self._loading or self._repair or PUSH in self._flights):
+        due = self._hello_due_ms() == 0 or (self.connected and owes(self.position, self.head))
+        if due and not (self._loading or self._repair or PUSH in self._flights):
             self._disconnect(None, 0)
         if not self.connected:
             if not self._flights and self._now_ms >= self._not_before_ms:

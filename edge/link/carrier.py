@@ -70,4 +70,6 @@ class Carrier:
         if self._log.apply(operations, cursor=cursor, baseline=baseline, pristine=pristine) is None:
             return False
         self.pulled += len(operations)
+        if self._log.meta_get("repair"):  # the page had consequences that only state can carry (``renaming``)
+            self._session.position = self._session.position._replace(repair=True)
         return True

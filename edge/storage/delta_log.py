@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import msgpack
 
+from edge.storage import renaming
 from edge.storage.log_core import LogCore
 from edge.storage.log_reader import DeadLetter, pack_operation
 from edge.storage.log_schema import close, connect, index_anew, translate
@@ -152,8 +153,9 @@ class DeltaLog(LogCore):
         log_clock.mend(self, as_state=as_state)
 
     def new_incarnation(self) -> bytes:
-        """Begin a new replica id: this store is a copy, or was rolled back. The images stay, the old log's operations
-        become marks, and seqs begin again at 1. Returns the id.
+        """Begin a new replica id: this store is a copy, or was rolled back. The images stay, but for contributions
+        that the cloud had not acknowledged (``renaming``); the old log's operations become marks, and seqs begin again
+        at 1. Returns the id.
 
         The step is random, so that two copies of one store do not become the same replica.
         """
@@ -164,6 +166,7 @@ class DeltaLog(LogCore):
             self._settled = False
             replica = replica_id(device_of(self.replica), incarnation_of(self.replica) + step)
             with writer.transact() as db:
+                renaming.rename(self, db)
                 db.execute("INSERT INTO marks SELECT position, collection, key FROM operations")
                 db.execute("DELETE FROM operations")
                 db.execute("DELETE FROM meta WHERE name = 'copied'")

@@ -15,16 +15,17 @@ or may still be sent, so nobody knows it by its old timestamp.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from edge.storage.log_reader import unpack_operation
+from edge.storage.log_reader import unpack_hidden, unpack_operation
 from edge.storage.log_rows import insert
-from edge.storage.transaction import packed_fields
+from edge.storage.own_slots import moved_hidden, with_hidden
 from sync.errors import FutureStamp
 from sync.images import fold, is_alive
 from sync.limits import FUTURE_MS_MAX
+from sync.moving import MOVED_RULES
 from sync.operations import Operation
 from sync.restamp import Bounds, Drift, plan, restamp, restamp_image
 
@@ -151,7 +152,8 @@ class _Repair:
                 number = log.collection_id(operation.shape.collection)
                 if in_log or shift:
                     seq += 1
-                    rows.append(_row(restamped._replace(seq=-seq), position, number))
+                    hidden = self._hidden(operation) if in_log else None
+                    rows.append(_row(restamped._replace(seq=-seq), position, number, hidden))
                 else:
                     db.execute("INSERT INTO marks VALUES (?, ?, ?)", (position, number, operation.key))
                 self._merge(db, restamped, (number, operation.key), remapped)
@@ -159,6 +161,13 @@ class _Repair:
         db.execute("DELETE FROM operations WHERE seq > ?", (first,))
         db.execute("UPDATE operations SET seq = -seq WHERE seq < 0")
         return seq, position, displaced or (log.baseline is not None and bool(moved))
+
+    def _hidden(self, operation: Operation) -> list[Any] | None:
+        """What the log remembers beside an operation of its tail, with the new timestamps."""
+        if MOVED_RULES.isdisjoint(operation.shape.rules):
+            return None
+        packed = self._db.execute("SELECT fields FROM operations WHERE seq = ?", (operation.seq,)).get
+        return moved_hidden(unpack_hidden(packed)[1], self.moved)
 
     def _first_moved(self) -> int:
         """The last seq of the log before the first operation that moves."""
@@ -208,7 +217,7 @@ class _Repair:
         clock.ahead = last > self._limit
 
 
-def _row(operation: Operation, position: int, collection: int) -> tuple[object, ...]:
+def _row(operation: Operation, position: int, collection: int, hidden: list[Any] | None) -> tuple[object, ...]:
     _, seq, ts, seen, shape, key, values = operation
-    packed = packed_fields(dict(zip(shape.names, values, strict=True)))
+    packed = with_hidden(dict(zip(shape.names, values, strict=True)), hidden)
     return (seq, position, ts, seen, collection, key, shape.kind, shape.rules, packed)

@@ -25,6 +25,8 @@ from edge.storage.log_reader import LogReader
 from edge.storage.log_rows import ROWS_MAX
 from edge.storage.log_schema import translate
 from edge.storage.log_writer import LogWriter
+from edge.storage.own_slots import new_run
+from edge.storage.renaming import taken_back
 from edge.storage.transaction import PackedPut, ShapeCache, Transaction, Write, pack_put, plain_put
 from sync.errors import Malformed, SchemaMismatch, StorageError, UnknownCollection
 from sync.images import image_values
@@ -50,6 +52,7 @@ class LogCore:
         self.clock = HybridClock(clock)
         self._wall = clock
         self._random = random
+        self._run = new_run(random)
         self._declaring = allocate_lock()
         self.head_seq = 0
         self.position = 0  # written last: up to here, all that readers may look for is there
@@ -281,13 +284,13 @@ class LogCore:
         with writer.lock:
             if pristine and self.head_seq:
                 return None
+            operations, notes = taken_back(self, operations)
             try:
                 writer.begin()
                 transaction = self._transaction()
                 transaction.prefetch([(operation[4][1], operation[5]) for operation in operations])
                 changed = transaction.remote(operations)
                 newest, beyond = heard_in(operations, self.clock.reading(FUTURE_MS_MAX))
-                notes: dict[str, Any] = {}
                 if newest > self.heard:
                     notes["heard"] = newest
                 if beyond > self.clock.beyond:
@@ -333,6 +336,7 @@ class LogCore:
             collections=self._collections,
             shapes=self._shapes,
             fetch=self.writer.fetch,
+            run=self._run,
         )
 
     def _finish(
@@ -358,9 +362,7 @@ class LogCore:
         return done
 
     def _learn_schema(self, name: str, image: bytes) -> None:
-        """A schema that cannot be read (from a newer or faulty peer) shows in ``schema_problems``; the old one
-        serves.
-        """
+        """One that cannot be read (from a newer or faulty peer) shows in ``schema_problems``; the old one serves."""
         try:
             values = image_values(image)
             if values is None:

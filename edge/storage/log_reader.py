@@ -19,6 +19,7 @@ import msgpack
 
 from edge.storage.log_rows import select_held
 from edge.storage.log_schema import close, connect, translate
+from edge.storage.own_slots import HIDDEN
 from edge.storage.transaction import Held, Ref, ShapeCache
 from sync.errors import CorruptStore, StorageError
 from sync.images import is_alive
@@ -277,14 +278,19 @@ class LogReader:
 
 
 def unpack_fields(packed: bytes) -> dict[str, Any]:
-    """Raises CorruptStore."""
+    """An operation's fields. Raises CorruptStore."""
+    return unpack_hidden(packed)[0]
+
+
+def unpack_hidden(packed: bytes) -> tuple[dict[str, Any], list[Any] | None]:
+    """An operation's fields, and what the log remembers beside them (``own_slots``). Raises CorruptStore."""
     try:
         fields = msgpack.unpackb(packed, raw=False, strict_map_key=True, max_ext_len=0)
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise CorruptStore(f"an operation in the log cannot be read: {error}", hint="run verify()") from error
     if type(fields) is not dict:
         raise CorruptStore("an operation in the log is not a map of fields", hint="run verify()")
-    return fields
+    return fields, fields.pop(HIDDEN, None)
 
 
 def pack_operation(operation: Operation) -> bytes:

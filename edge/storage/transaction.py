@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
+from edge.storage.own_slots import with_own
 from sync.errors import AgentDBError, FutureStamp, InvalidValue, NotFound, SchemaMismatch, TooLarge, UnknownCollection
 from sync.images import PLAIN, fold, is_alive, plain_image, replaced_fields
 from sync.limits import OPERATION_BYTES_MAX
@@ -105,7 +106,7 @@ class Transaction:
 
     __slots__ = (
         *("seq", "position", "operations", "marks", "touched", "new_collections", "held", "_known", "_replica"),
-        *("_clock", "_seen", "_schemas", "_collections", "_shapes", "_fetch"),
+        *("_clock", "_seen", "_schemas", "_collections", "_shapes", "_fetch", "_run"),
     )
 
     def __init__(
@@ -120,6 +121,7 @@ class Transaction:
         collections: Mapping[str, int],
         shapes: ShapeCache,
         fetch: Callable[[Sequence[Ref]], Mapping[Ref, Held]],
+        run: int,
     ) -> None:
         self.seq = seq
         self.position = position
@@ -136,6 +138,7 @@ class Transaction:
         self._collections = collections
         self._shapes = shapes
         self._fetch = fetch
+        self._run = run
 
     def prefetch(self, refs: Iterable[tuple[str, str]]) -> None:
         """Read, in one go, what is held of the records (collection, key) that are about to change."""
@@ -211,7 +214,8 @@ class Transaction:
             row, image = plain_put(seq, position, ts, self._seen, put, self._replica)
         else:
             shape, values = self._compose(write, schema, image)
-            packed = _packed(key, dict(zip(shape.names, values, strict=True)))
+            fields = dict(zip(shape.names, values, strict=True))
+            packed = with_own(_packed(key, fields), fields, shape.rules, image, self._replica, self._run)
             image = fold(image, Operation(self._replica, seq, ts, self._seen, shape, key, values))
             if len(image) > OPERATION_BYTES_MAX:
                 raise _too_large(key, len(image))
@@ -353,12 +357,6 @@ def plain_put(
     (collection_id, key), rules, packed = put
     row = (seq, position, ts, seen, collection_id, key, _PUT, rules, packed)
     return row, plain_image(ts, replica, packed)
-
-
-def packed_fields(fields: Mapping[str, Any]) -> bytes:
-    """As the log keeps them; they were in an operation already."""
-    packed: bytes = _pack(fields)
-    return packed
 
 
 def _check_not_beyond(collection: str, key: str, image: bytes, ts: int) -> None:

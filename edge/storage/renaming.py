@@ -1,0 +1,96 @@
+"""What a store does with its contributions when it learns that it is a copy (ADR 12); ``sync.moving`` has the rules.
+
+``rename`` is a part of ``DeltaLog.new_incarnation``'s transaction, ``taken_back`` of the one that stores a page of the
+feed. In between ``meta`` remembers, as ``renamed``, what was moved of each old name: ``[[replica, [moved …]] …]``.
+
+What always holds: a contribution is moved in the transaction in which the name changes, and taken back in the one that
+brings it under the old name, so neither happens twice nor is forgotten. When something was taken back the store's state
+has to be pushed once more, and that is noted in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import msgpack
+
+from edge.storage.log_reader import unpack_hidden
+from sync.images import is_alive
+from sync.moving import MOVED_RULES, Contribution, Moved, move, take_back
+from sync.operations import Operation
+from sync.records import Record
+
+if TYPE_CHECKING:
+    from edge.storage.delta_log import DeltaLog
+    from edge.storage.log_core import LogCore
+
+_NOTE = "renamed"
+_NOTED_MAX = 10_000  # contributions of one old name: the first ones, since those are what a copy shares
+_NAMES_MAX = 4
+_PENDING = (
+    "SELECT o.collection, o.key, c.name, o.seq, o.ts, o.rules, o.fields "
+    "FROM operations o JOIN collections c ON c.id = o.collection "
+    "WHERE o.seq > ? AND o.rules GLOB '*[cnx]*' ORDER BY o.collection, o.key, o.seq"
+)
+
+
+def rename(log: DeltaLog, db: apsw.Connection) -> None:
+    """Move what is not acknowledged. The images are in their table, and the operations still in the log."""
+    moved: list[Moved] = []
+    rows: list[Any] = db.execute(_PENDING, (log.acked_seq,)).fetchall()
+    for (number, key, collection), its_rows in groupby(rows, itemgetter(0, 1, 2)):
+        contributions = [it for row in its_rows for it in _contributions(*row[3:])]
+        image = db.execute("SELECT image FROM records WHERE collection = ? AND key = ?", (number, key)).get
+        record = Record.decode(image)
+        moved += move(record, log.replica, (collection, key), contributions)
+        after = record.encode()
+        if after != image:
+            db.execute(
+                "UPDATE records SET living = ?, image = ? WHERE collection = ? AND key = ?",
+                (int(is_alive(after)), after, number, key),
+            )
+    if moved:
+        moved.sort(key=lambda it: it.seq)
+        names = [entry for entry in _noted(log).items() if entry[0] != log.replica]
+        _note(log, dict([*names[1 - _NAMES_MAX :], (log.replica, moved[:_NOTED_MAX])]))
+
+
+def taken_back(log: LogCore, operations: Sequence[Operation]) -> tuple[Sequence[Operation], dict[str, Any]]:
+    """A page's operations with what has to be merged besides, and what to note (``meta``) in the same transaction.
+    Raises StorageError.
+    """
+    noted = _noted(log)
+    if not noted:
+        return operations, {}
+    left = {replica: list(entries) for replica, entries in noted.items()}
+    besides = take_back(left, operations)
+    notes: dict[str, Any] = {} if left == noted else {_NOTE: list(left.items())}
+    if besides:
+        notes["repair"] = True
+    return [*operations, *besides], notes
+
+
+def _contributions(seq: int, ts: int, rules: str, packed: bytes) -> Iterator[Contribution]:
+    """None of an operation that remembers nothing: what it put into its slot stays there."""
+    fields, hidden = unpack_hidden(packed)
+    if hidden is None:
+        return
+    run, before = hidden
+    merged = [(name, rule) for name, rule in zip(fields, rules, strict=True) if rule in MOVED_RULES]
+    for (name, rule), held in zip(merged, before, strict=True):
+        yield Contribution(seq, ts, name, rule, fields[name], None if held is None else (held[0], held[1]), run)
+
+
+def _noted(log: LogCore) -> dict[bytes, list[Moved]]:
+    packed = log.reader.one("SELECT value FROM meta WHERE name = ?", _NOTE)
+    if packed is None:
+        return {}
+    return {replica: [Moved(*entry) for entry in entries] for replica, entries in msgpack.unpackb(packed)}
+
+
+def _note(log: DeltaLog, noted: dict[bytes, list[Moved]]) -> None:
+    log.writer.put_meta(_NOTE, list(noted.items()))
