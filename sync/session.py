@@ -18,7 +18,6 @@ What always holds:
 * the cursor moves only together with the page it covers (``Apply``);
 * an answer to a request from before the last handshake is dropped;
 * every failure leads to a new handshake after a backoff with jitter, so repeating is without effect.
-
 What the handshake decides, and when everything is pushed anew, is in ``sync.handshake``.
 """
 
