@@ -12,7 +12,7 @@ Two bounds follow for every record of the final state:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from simulations.fleet.violation import Violation
@@ -20,10 +20,11 @@ from sync.images import fold
 from sync.operations import Kind, Operation, Shape
 from sync.records import Record
 from sync.schema import COLLECTIONS
-from sync.stamps import device_of
+from sync.stamps import NEVER, device_of
 
 Place = tuple[str, str]  # collection, key
 COPY = "a copy"
+MOVABLE = frozenset("cxn")  # counters, maxima, minima: rules of contributions that a copy moves (docs/adr/0012)
 
 
 class Asked(NamedTuple):
@@ -64,9 +65,27 @@ def show(operation: Operation) -> str:
     return f"{Kind(shape.kind).name} {shape.collection}/{operation.key} {{{fields}}} by {who} at {operation.ts}"
 
 
-def contains(image: bytes | None, operation: Operation) -> bool:
-    """Whether the record knows of this operation, or of what came after it."""
-    return image is not None and fold(image, operation) == image
+def contains(image: bytes | None, operation: Operation, copied: Collection[bytes] = ()) -> bool:
+    """Whether the record knows of this operation, or of what came after it. What a device counted whose store was
+    ``copied`` may have moved to other slots: it is judged by what it comes to (``Oracle.check_tallies``).
+    """
+    if image is None:
+        return False
+    shape = operation.shape
+    if device_of(operation.replica) in copied and MOVABLE & {*shape.rules}:
+        kept = [at for at, rule in enumerate(shape.rules) if rule not in MOVABLE]
+        names, rules = tuple(shape.names[at] for at in kept), "".join(shape.rules[at] for at in kept)
+        values = tuple(operation.values[at] for at in kept)
+        operation = operation._replace(shape=shape._replace(names=names, rules=rules), values=values)
+        if not names:
+            return True
+    return fold(image, operation) == image
+
+
+def _without_counts(record: Record) -> Record:
+    record.slots = {field: slots for field, slots in record.slots.items() if field[1] not in MOVABLE}
+    record.ts, record.replica = NEVER  # the newest write may be one that moved
+    return record
 
 
 class Oracle:
@@ -157,7 +176,7 @@ class Oracle:
         """A disaster: of the suspects, those that no survivor has are gone with good reason. Returns how many."""
         count = 0
         for held in suspects:
-            if not held.excused and not any(contains(images.get(held.place), held.operation) for images in survivors):
+            if not held.excused and not any(self._has(images, held) for images in survivors):
                 held.excused = why
                 count += 1
         return count
@@ -212,15 +231,15 @@ class Oracle:
         for held in self.written.values():
             if held.excused or held.refused or not held.acknowledged:
                 continue
-            if not contains(images.get(held.place), held.operation):
+            if not self._has(images, held):
                 raise Violation("nothing lost", f"{held.node} was told that {show(held.operation)} is safe")
 
     def check_nothing_invented(self, images: Mapping[Place, bytes]) -> None:
         everything = self.everything()
         for place, image in images.items():
-            record = everything.get(place, Record())
+            record = self._judged(everything.get(place, Record()))
             joined = record.encode()
-            record.join(Record.decode(image))
+            record.join(self._judged(Record.decode(image)))
             if record.encode() != joined:
                 raise Violation(
                     "nothing invented", f"{place} is more than what was written: {Record.decode(image).values()}"
@@ -261,6 +280,12 @@ class Oracle:
             if not low <= count <= high or not top <= best <= most:
                 wanted = f"{low}..{high} and a top of {top}..{most}"
                 raise Violation("counted once", f"{place} has {count} and a top of {best}, not {wanted}")
+
+    def _has(self, images: Mapping[Place, bytes], held: Written) -> bool:
+        return contains(images.get(held.place), held.operation, self.copied_devices)
+
+    def _judged(self, record: Record) -> Record:
+        return _without_counts(record) if self.copied_devices else record
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

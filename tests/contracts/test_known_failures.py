@@ -216,7 +216,7 @@ def test_a_restored_device_rewinds_no_counter(tmp_path: Path, how: str) -> None:
 
 def test_rejecting_one_clock_locks_nobody_else_out(tmp_path: Path) -> None:
     """Actual Budget (issue 3786): a laptop an hour off could not sync at all, in either direction, and was not told
-    why. Here only what is stamped too far ahead is refused.
+    why. Here its writes take their true place, and nobody waits for it.
     """
     cloud, (ahead, honest) = fleet(tmp_path, 17, count=2)
     behind = Behind(tmp_path / "behind", cloud, "behind", 1799)
@@ -232,12 +232,11 @@ def test_rejecting_one_clock_locks_nobody_else_out(tmp_path: Path) -> None:
         assert device.sync()
     for device in (ahead, behind, honest):
         assert missing(device, right + theirs) == [], device.name
-    for device in (behind, honest):
-        assert missing(device, wrong) == wrong
-    letters = ahead.edge.log.dead_letters()
-    assert [(letter.key, letter.code) for letter in letters] == [(key, "future-stamp") for key in wrong]
-    assert all("ahead of the cloud's clock" in letter.reason for letter in letters)
-    assert [letter.key for letter in cloud.plane.dead_letters(cloud.fleet)] == wrong
+    assert honest.sync()
+    for device in (ahead, behind, honest):
+        assert missing(device, wrong) == [], device.name
+    with cloud.store.reading() as view:
+        assert view.head(cloud.fleet).clock >> 16 <= cloud.clock.now_ms + 120_000
     more = put_many(behind, "more", 3)
     assert behind.sync()
     assert ahead.sync()
@@ -259,7 +258,6 @@ def test_accepting_one_clock_poisons_nobody(tmp_path: Path) -> None:
     ahead.clock.now_ms += 4 * 365 * DAY_MS
     ahead.notes.patch("far", {"text": "from 2030"})
     ahead.notes.increment("far", "visits", 7)
-    ahead.notes.delete("far")
     ahead.edge.collection("also-from-2030")
     for device in (ahead, honest, other):
         assert device.sync()
@@ -278,7 +276,9 @@ def test_accepting_one_clock_poisons_nobody(tmp_path: Path) -> None:
         "the honest one",
     ]
     late = Device(tmp_path / "late", cloud, "late", 1899)
-    heal(cloud, [honest, other, late])
+    heal(cloud, [ahead, honest, other, late])
+    assert late.notes.get("far") == {**(other.notes.get("far") or {}), "text": "the honest one"}
+    assert (late.notes.get("far") or {})["visits"] == 7
     close(cloud, [ahead, honest, other, late])
 
 
