@@ -176,7 +176,7 @@ class Oracle:
         """A disaster: of the suspects, those that no survivor has are gone with good reason. Returns how many."""
         count = 0
         for held in suspects:
-            if not held.excused and not any(self._has(images, held) for images in survivors):
+            if not held.excused and not any(contains(images.get(held.place), held.operation) for images in survivors):
                 held.excused = why
                 count += 1
         return count
@@ -193,6 +193,7 @@ class Oracle:
     def reinstate(self, node: str, operations: Iterable[Operation]) -> None:
         """The store has these again, which an earlier setting back had taken from it. They are promised already."""
         for operation in operations:
+            self.copied_devices.add(device_of(operation.replica))
             if (node, operation.replica, operation.seq) not in self.written:
                 held = Written(node, operation, None, acknowledged=False)
                 held.excused = COPY
