@@ -17,6 +17,7 @@ from simulations.fleet.disk import FULL, IO, SYNC, Disk
 from simulations.fleet.oracle import Place, Written
 from sync.errors import AgentDBError, StorageError
 from sync.operations import Operation
+from sync.stamps import device_of
 
 if TYPE_CHECKING:
     from simulations.fleet.fleet import Fleet
@@ -159,6 +160,7 @@ class Faults:
         self._fleet.look_at_logs()
         device.shut_down()
         suspects = [held for held in oracle.of(device.name) if not _has(held, had)]
+        oracle.copied_devices |= {device_of(replica) for replica, _ in had}
         gone = oracle.excuse("store set back", self._survivors(device), suspects)
         for held in suspects:
             oracle.retire(held)

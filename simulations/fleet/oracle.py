@@ -94,6 +94,7 @@ class Oracle:
     def __init__(self) -> None:
         self.written: dict[tuple[str, bytes, int], Written] = {}
         self.clouds: dict[tuple[bytes, int, Place], Operation] = {}
+        self.fed: set[tuple[bytes, int, int]] = set()  # those that entered the feed
         self.known: set[tuple[bytes, int, int]] = set()  # (replica, seq, ts), for membership only
         self.asked: dict[str, list[Asked]] = {}
         self.copied_devices: set[bytes] = set()  # for membership only
@@ -176,7 +177,7 @@ class Oracle:
         """A disaster: of the suspects, those that no survivor has are gone with good reason. Returns how many."""
         count = 0
         for held in suspects:
-            if not held.excused and not any(contains(images.get(held.place), held.operation) for images in survivors):
+            if not held.excused and not self._survives(held, survivors):
                 held.excused = why
                 count += 1
         return count
@@ -217,6 +218,7 @@ class Oracle:
     def committed(self, operations: Iterable[Operation], cloud: bytes) -> None:
         """Operations that entered the feed. Raises Violation for one that nobody wrote."""
         for operation in operations:
+            self.fed.add((operation.replica, operation.seq, operation.ts))
             if not _is_from_cloud(operation, cloud):
                 if (operation.replica, operation.seq, operation.ts) not in self.known:
                     raise Violation(
@@ -281,6 +283,13 @@ class Oracle:
             if not low <= count <= high or not top <= best <= most:
                 wanted = f"{low}..{high} and a top of {top}..{most}"
                 raise Violation("counted once", f"{place} has {count} and a top of {best}, not {wanted}")
+
+    def _survives(self, held: Written, survivors: Sequence[Mapping[Place, bytes]]) -> bool:
+        """Whether somebody has it. Of a count that two copies made under one name, a later total says nothing."""
+        operation = held.operation
+        if device_of(operation.replica) in self.copied_devices and MOVABLE & {*operation.shape.rules}:
+            return (operation.replica, operation.seq, operation.ts) in self.fed
+        return any(contains(images.get(held.place), operation) for images in survivors)
 
     def _has(self, images: Mapping[Place, bytes], held: Written) -> bool:
         return contains(images.get(held.place), held.operation, self.copied_devices)
