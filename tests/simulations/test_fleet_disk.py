@@ -58,8 +58,8 @@ def test_a_power_cut_takes_what_was_not_synced(disk: Disk) -> None:
     lost = 0
     for life in range(30):
         db = apsw.Connection(str(disk.root / f"relaxed-{life}.db"), vfs=checksum_vfs())
-        db.execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; CREATE TABLE t (n)")
-        db.execute("PRAGMA wal_checkpoint")
+        db.execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; CREATE TABLE t (n)").fetchall()
+        db.execute("PRAGMA wal_checkpoint").fetchall()
         for number in range(20):
             db.execute("INSERT INTO t VALUES (?)", (number,))
         disk.kill()
