@@ -37,7 +37,7 @@ _FLOAT_MAX = 1e308
 
 class Contribution(NamedTuple):
     """What one operation put into its writer's slot of one field: ``value`` at ``ts``, where ``before`` was (ts and
-    value, or nothing).
+    value, or nothing). Before it, its run had ``added`` so much to the counter.
     """
 
     seq: int
@@ -47,6 +47,7 @@ class Contribution(NamedTuple):
     value: Any
     before: tuple[int, Any] | None
     run: int
+    added: Any
 
 
 class Moved(NamedTuple):
@@ -101,8 +102,8 @@ def _move_field(
     living = [it for it in contributions if (it.ts, replica) > record.floor]
     if held is None or not living:
         return []
-    living = _with_few_runs(living)
-    totals, moved = _counted(living, place) if rule == "c" else _latest(living)
+    slot_of = _slots_of(living)
+    totals, moved = _counted(living, slot_of, place) if rule == "c" else _latest(living, slot_of)
     if totals is None:
         return []
     own = {it.ts for it in contributions}
@@ -116,37 +117,51 @@ def _move_field(
     if not slots:
         del record.slots[field]
     for run, (ts, value) in totals.items():
-        record.apply(_contributing(_slot_of(replica, run, _MOVED), ts, place, field, value))
+        record.apply(_contributing(_slot_id(replica, run, _MOVED), ts, place, field, value))
+    first = living[0]
+    if first.before is not None and first.added:  # the cloud has the beginning of this run, under the old name
+        slot = _slot_id(replica, slot_of[first.run], _TAKEN_BACK)
+        record.apply(_contributing(slot, first.before[0], place, field, -first.added))
     return moved
 
 
 def _counted(
-    living: Sequence[Contribution], place: tuple[str, str]
+    living: Sequence[Contribution], slot_of: dict[int, int], place: tuple[str, str]
 ) -> tuple[dict[int, tuple[int, Any]] | None, list[Moved]]:
-    """What each run has added, and when last; and each step of it. None if a slot could not hold it, or its
-    negative.
+    """What each run has added since it began, and when last; and each step of it. None if a slot could not hold it, or
+    its negative.
     """
     totals: dict[int, tuple[int, Any]] = {}
     moved: list[Moved] = []
+    last: dict[int, Any] = {}
     for it in living:
-        _, sum_before = totals.get(it.run, (0, 0))
-        total = sum_before + (it.value - (0 if it.before is None else it.before[1]))
-        if abs(total) > (INT_MAX if type(total) is int else _FLOAT_MAX):
+        slot = slot_of[it.run]
+        added = it.added + it.value - (0 if it.before is None else it.before[1])
+        total = totals.get(slot, (0, 0))[1] - last.get(it.run, 0) + added
+        if not is_in_range(total):
             return None, []
-        totals[it.run] = (it.ts, total)
-        moved.append(Moved(it.seq, it.ts, *place, it.name, it.value, it.run, total))
+        last[it.run] = added
+        totals[slot] = (it.ts, total)
+        moved.append(Moved(it.seq, it.ts, *place, it.name, it.value, slot, total))
     return totals, moved
 
 
-def _latest(living: Sequence[Contribution]) -> tuple[dict[int, tuple[int, Any]], list[Moved]]:
-    return {it.run: (it.ts, it.value) for it in living}, []
+def _latest(living: Sequence[Contribution], slot_of: dict[int, int]) -> tuple[dict[int, tuple[int, Any]], list[Moved]]:
+    return {slot_of[it.run]: (it.ts, it.value) for it in living}, []
 
 
-def _with_few_runs(living: list[Contribution]) -> list[Contribution]:
-    """A store that is opened for each write has as many runs as writes: the oldest ones are taken together."""
+def _slots_of(living: Sequence[Contribution]) -> dict[int, int]:
+    """A slot for each run, but a store that is opened for each write has as many runs as writes: the oldest ones of
+    more than ``RUNS_MAX`` share one.
+    """
     runs = list(dict.fromkeys(it.run for it in living))
-    oldest = dict.fromkeys(runs[: 1 - RUNS_MAX], runs[-RUNS_MAX]) if len(runs) > RUNS_MAX else {}
-    return [it._replace(run=oldest.get(it.run, it.run)) for it in living]
+    oldest = runs[: 1 - RUNS_MAX] if len(runs) > RUNS_MAX else []
+    return {run: run for run in runs} | dict.fromkeys(oldest, runs[len(oldest) - 1])
+
+
+def is_in_range(total: Any) -> bool:
+    """Whether a slot can hold it, and its negative."""
+    return bool(abs(total) <= (INT_MAX if type(total) is int else _FLOAT_MAX))
 
 
 def _take_back_logged(noted: dict[bytes, list[Moved]], operation: Operation) -> list[Operation]:
@@ -197,7 +212,7 @@ def _negated(replica: bytes, met: Sequence[Moved]) -> list[Operation]:
     """One operation for each run and field: what it has added up to the last of these, negative."""
     last = {(moved.collection, moved.key, moved.name, moved.run): moved for moved in met}
     return [
-        _contributing(_slot_of(replica, it.run, _TAKEN_BACK), it.ts, (it.collection, it.key), (it.name, "c"), -it.total)
+        _contributing(_slot_id(replica, it.run, _TAKEN_BACK), it.ts, (it.collection, it.key), (it.name, "c"), -it.total)
         for it in last.values()
     ]
 
@@ -207,6 +222,6 @@ def _contributing(slot: bytes, ts: int, place: tuple[str, str], field: tuple[str
     return Operation(slot, 0, ts, 0, Shape(Kind.PATCH, collection, field[:1], field[1]), key, (value,))
 
 
-def _slot_of(replica: bytes, run: int, side: int) -> bytes:
+def _slot_id(replica: bytes, run: int, side: int) -> bytes:
     """A replica id that no store ever writes under: incarnations stay below the upper half of their 32 bits."""
     return replica_id(device_of(replica), 1 << 31 | run << 1 | side)

@@ -6,7 +6,7 @@ ordered by stamp, and a *floor*, the largest stamp at which the record was delet
 * a last-writer field is one slot;
 * counter, max and min have one slot for each replica that contributed. A replica's contributions are made one after the
   other and each contains the one before (a counter's is its running total, a maximum's the largest value it knew), so
-  its latest one says all;
+  its latest one says all. Under ids that no store writes under is what a copied store contributed (``sync.moving``);
 * keep-all has one slot for each replica: its value, or the mark that somebody who had seen it replaced it;
 * a set has one slot for each (element, replica): added, or removed by somebody who had seen that addition. An addition
   that the remover had not seen survives: add wins.

@@ -164,6 +164,7 @@ class DeltaLog(LogCore):
         with writer.lock:
             self.fold()
             self._settled = False
+            self._run.begin()
             replica = replica_id(device_of(self.replica), incarnation_of(self.replica) + step)
             with writer.transact() as db:
                 renaming.rename(self, db)

@@ -25,7 +25,7 @@ from edge.storage.log_reader import LogReader
 from edge.storage.log_rows import ROWS_MAX
 from edge.storage.log_schema import translate
 from edge.storage.log_writer import LogWriter
-from edge.storage.own_slots import new_run
+from edge.storage.own_slots import Run
 from edge.storage.renaming import taken_back
 from edge.storage.transaction import PackedPut, ShapeCache, Transaction, Write, pack_put, plain_put
 from sync.errors import Malformed, SchemaMismatch, StorageError, UnknownCollection
@@ -52,7 +52,7 @@ class LogCore:
         self.clock = HybridClock(clock)
         self._wall = clock
         self._random = random
-        self._run = new_run(random)
+        self._run = Run(random)
         self._declaring = allocate_lock()
         self.head_seq = 0
         self.position = 0  # written last: up to here, all that readers may look for is there

@@ -45,6 +45,8 @@ def rename(log: DeltaLog, db: apsw.Connection) -> None:
     for (number, key, collection), its_rows in groupby(rows, itemgetter(0, 1, 2)):
         contributions = [it for row in its_rows for it in _contributions(*row[3:])]
         image = db.execute("SELECT image FROM records WHERE collection = ? AND key = ?", (number, key)).get
+        if image is None:
+            continue  # nothing is left of it
         record = Record.decode(image)
         moved += move(record, log.replica, (collection, key), contributions)
         after = record.encode()
@@ -79,10 +81,11 @@ def _contributions(seq: int, ts: int, rules: str, packed: bytes) -> Iterator[Con
     fields, hidden = unpack_hidden(packed)
     if hidden is None:
         return
-    run, before = hidden
+    run, slots = hidden
     merged = [(name, rule) for name, rule in zip(fields, rules, strict=True) if rule in MOVED_RULES]
-    for (name, rule), held in zip(merged, before, strict=True):
-        yield Contribution(seq, ts, name, rule, fields[name], None if held is None else (held[0], held[1]), run)
+    for (name, rule), held in zip(merged, slots, strict=True):
+        before, added = (None, 0) if held is None else ((held[0], held[1]), held[2])
+        yield Contribution(seq, ts, name, rule, fields[name], before, run, added)
 
 
 def _noted(log: LogCore) -> dict[bytes, list[Moved]]:

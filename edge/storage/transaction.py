@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
-from edge.storage.own_slots import with_own
 from sync.errors import AgentDBError, FutureStamp, InvalidValue, NotFound, SchemaMismatch, TooLarge, UnknownCollection
 from sync.images import PLAIN, fold, is_alive, plain_image, replaced_fields
 from sync.limits import OPERATION_BYTES_MAX
@@ -27,6 +26,7 @@ from sync.stamps import HybridClock, wall_ms_of
 
 if TYPE_CHECKING:
     from edge.storage.group_commit import Job
+    from edge.storage.own_slots import Run
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 _PUT, _PATCH, _INCREMENT, _ADD, _REMOVE, _DELETE = 1, 2, 3, 4, 5, 6  # an IntEnum costs 4 times as much to compare
@@ -121,7 +121,7 @@ class Transaction:
         collections: Mapping[str, int],
         shapes: ShapeCache,
         fetch: Callable[[Sequence[Ref]], Mapping[Ref, Held]],
-        run: int,
+        run: Run,
     ) -> None:
         self.seq = seq
         self.position = position
@@ -215,7 +215,7 @@ class Transaction:
         else:
             shape, values = self._compose(write, schema, image)
             fields = dict(zip(shape.names, values, strict=True))
-            packed = with_own(_packed(key, fields), fields, shape.rules, image, self._replica, self._run)
+            packed = self._run.with_own(_packed(key, fields), fields, shape.rules, image, ref, ts, self._replica)
             image = fold(image, Operation(self._replica, seq, ts, self._seen, shape, key, values))
             if len(image) > OPERATION_BYTES_MAX:
                 raise _too_large(key, len(image))

@@ -6,10 +6,12 @@ every device and in the cloud.
 
 from __future__ import annotations
 
+import random
 import shutil
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from edge.storage import renaming
@@ -311,3 +313,78 @@ def test_a_store_opened_for_every_write(tmp_path: Path) -> None:
         count(clone, 1)
         clone.crash()
     agree(cloud, [clone, device, other], visits=100_071)
+
+
+def test_copies_of_a_store_that_is_open(tmp_path: Path) -> None:
+    """By a file system's snapshot: the copies hold the beginning of a run that goes on in the original."""
+    cloud, device, other = start(tmp_path, 17)
+    stores = [device]
+    for n in range(2):
+        count(device, 1, times=2)
+        shutil.copytree(device.path, tmp_path / f"hot{n}")
+        clone = Device.__new__(Device)
+        clone.__dict__.update(device.__dict__, path=tmp_path / f"hot{n}", name=f"hot{n}", before={}, delayed=[])
+        clone.open()
+        stores.append(clone)
+    count(device, 10)
+    count(stores[1], 100)
+    count(stores[2], 1_000)
+    assert stores[2].sync()
+    agree(cloud, [*stores, other], visits=1 + 4 + 10 + 100 + 1_000)
+
+
+def test_operations_from_before_there_was_this_memory_stay(tmp_path: Path) -> None:
+    """What they put into the shared slot cannot be told from what was there; what came after them can."""
+    cloud, device, other = start(tmp_path, 18)
+    count(device, 10)
+    clone = copy_of(device, tmp_path / "clone")
+    db = clone.edge.log.writer.db
+    for seq, packed in db.execute("SELECT seq, fields FROM operations").fetchall():
+        fields = msgpack.unpackb(packed)
+        fields.pop("", None)
+        db.execute("UPDATE operations SET fields = ? WHERE seq = ?", (msgpack.packb(fields), seq))
+    count(clone, 100)
+    count(device, 1_000)
+    assert device.sync()
+    agree(cloud, [clone, device, other], visits=1_111)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_copies_at_any_time(tmp_path: Path, seed: int) -> None:
+    """Stores are copied, put back, killed and synchronised in part, and count all the while."""
+    dice = random.Random(seed)
+    cloud, device, other = start(tmp_path, 100 + seed)
+    stores = [device]
+    # What a store has counted: each amount is one increment, and whoever copies it has it too.
+    counted: dict[str, dict[int, int]] = {device.name: {}}
+    best = 3
+    amount = 0
+    for step in range(40):
+        store = dice.choice(stores)
+        store.clock.now_ms += 1 + step
+        roll = dice.random()
+        if roll < 0.5:
+            amount += 1
+            count(store, 1 << (amount % 50))
+            counted[store.name][amount] = 1 << (amount % 50)
+        elif roll < 0.6:
+            best = max(best, step)
+            store.notes.patch("k", {"best": step})
+        elif roll < 0.68 and len(stores) < 5:
+            clone = copy_of(store, tmp_path / f"s{seed}-{len(stores)}")
+            clone.clock.now_ms = store.clock.now_ms + 1
+            counted[clone.name] = dict(counted[store.name])
+            stores.append(clone)
+        elif roll < 0.75:
+            store.crash()
+        elif roll < 0.9:
+            store.sync(steps=dice.randrange(1, 12))
+        else:
+            assert store.sync()
+    cloud.clock.now_ms = max(store.clock.now_ms for store in stores)
+    for store in (*stores, other):
+        store.clock.now_ms = cloud.clock.now_ms
+    everything: dict[int, int] = {}
+    for amounts in counted.values():
+        everything |= amounts
+    agree(cloud, [*stores, other], visits=1 + sum(everything.values()), best=best)

@@ -177,7 +177,7 @@ def test_an_offline_device_brings_no_deletes_back(tmp_path: Path, *, edited: boo
     close(cloud, [*devices, newcomer])
 
 
-@pytest.mark.parametrize("how", ["snapshot", "old directory"])
+@pytest.mark.parametrize("how", ["snapshot", "old directory", "old directory, unaware"])
 def test_a_restored_device_rewinds_no_counter(tmp_path: Path, how: str) -> None:
     """actor-ts (issue 955): a replica that came back under its address with an older state counted on from there; until
     it had caught up, its increments were taken for ones that everybody had. Totals were lowered or stood still.
@@ -202,7 +202,7 @@ def test_a_restored_device_rewinds_no_counter(tmp_path: Path, how: str) -> None:
     shutil.rmtree(device.path)
     shutil.copytree(tmp_path / "old", device.path)
     device.open()
-    if how == "old directory":  # it can only know by the cloud that it is one
+    if how == "old directory":  # it can only know by the cloud that it is one; unaware, it writes before it asks
         assert device.sync()
     device.notes.increment("k", "visits", 10_000)
     device.notes.patch("k", {"best": 5})
