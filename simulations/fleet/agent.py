@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from edge.node import Edge
 from simulations.fleet.oracle import Asked, Place
-from sync.errors import NotFound
+from sync.images import image_values
 from sync.operations import Kind
 
 CANARY = "canary-7f3a"
 # collection -> its declaration. Each decides conflicts by another rule.
 TALLIES = "tallies"  # only ever counted up, so that what they come to is known from outside
-COLLECTIONS: dict[str, dict[str, Any]] = {
+DECLARED: dict[str, dict[str, Any]] = {
     TALLIES: {"fields": {"count": "counter", "top": "max"}},
     "memories": {
         "fields": {"visits": "counter", "tags": "set", "best": "max", "least": "min", "ideas": "keep-all"},
@@ -29,7 +29,7 @@ COLLECTIONS: dict[str, dict[str, Any]] = {
     "plans": {"conflict": "resolver:broken"},
 }
 # A later version of one of them: a field more, and texts to search.
-CHANGED = {"memories": {**COLLECTIONS["memories"], "text": ["text"]}}
+CHANGED = {"memories": {**DECLARED["memories"], "text": ["text"]}}
 # Declared by every device in its own way; the fleet can keep one.
 RIVAL = "rivals"
 RIVALS: list[dict[str, Any]] = [{"fields": {"n": rule}} for rule in ("counter", "max", "keep-all")]
@@ -57,7 +57,7 @@ class Agent:
 
     def __init__(self, name: str, dice: Random, keys: int, prefix: str, *, large: bool) -> None:
         self.name = name
-        self._large = large
+        self.large = large
         self._dice = dice
         self._keys = keys
         self._prefix = prefix
@@ -119,7 +119,7 @@ class Agent:
             return Change(Asked(Kind.REMOVE, (name, key), None), "remove", (key, "tags", dice.choice("abcdef")))
         field = dice.choice(("best", "least", "ideas"))
         value: Any = self._text() if field == "ideas" else dice.randrange(100)
-        if field == "ideas" and self._large and dice.random() < 0.3:
+        if field == "ideas" and self.large and dice.random() < 0.3:
             value += LARGE * dice.randrange(1, 4)
         return Change(Asked(Kind.PATCH, (name, key), {}), "patch", (key, {field: value}))
 
@@ -171,23 +171,40 @@ def _call(edge: Edge, change: Change) -> None:
     getattr(collection, change.call)(*change.arguments, **more)
 
 
-def read_back(edge: Edge, changes: list[Change]) -> str:
+def read_back(edge: Edge, changes: list[Change], before: Mapping[Place, bytes | None]) -> str:
     """What a reader of this store should see after these writes and does not, or ""."""
     for change in changes:
         name, key = change.place
-        record: Mapping[str, Any] | None
-        try:
-            record = edge.collection(name).get(key)
-        except NotFound:
-            record = None
-        fields = change.asked.fields
-        if change.asked.kind == Kind.DELETE:
-            if record is not None:
-                return f"{name}/{key} is there after its delete: {record}"
-        elif record is None:
-            return f"{name}/{key} is not there after {change.call}"
-        elif fields is not None:
-            for field, value in fields.items():
-                if record.get(field) != value:
-                    return f"{name}/{key} has {field}={record.get(field)!r} after writing {value!r}"
+        record = edge.collection(name).get(key)
+        image = before.get(change.place)
+        wrong = _wrong(change, record, (None if image is None else image_values(image)) or {})
+        if wrong:
+            return f"{name}/{key} {wrong} after {change.call} {change.arguments[1:]}"
+    return ""
+
+
+def _wrong(change: Change, record: Mapping[str, Any] | None, before: Mapping[str, Any]) -> str:
+    if change.asked.kind == Kind.DELETE:
+        return "" if record is None else f"is there: {record}"
+    if record is None:
+        return "is not there"
+    for field, value in (change.asked.fields or {}).items():
+        if record.get(field) != value:
+            return f"has {field}={record.get(field)!r}, not {value!r},"
+    if change.call in ("increment", "add", "remove"):
+        _, field, value = change.arguments
+        shown = record.get(field)
+        if change.call == "increment" and shown != before.get(field, 0) + value:
+            return f"has {field}={shown!r} where {before.get(field, 0)!r} was,"
+        if change.call != "increment" and (value in (shown or [])) != (change.call == "add"):
+            return f"has {field}={shown!r}"
+    if change.call == "patch":
+        [(field, value)] = change.arguments[1].items()
+        shown = record.get(field)
+        if field in ("best", "top") and not shown >= value:
+            return f"has {field}={shown!r}"
+        if field == "least" and not shown <= value:
+            return f"has {field}={shown!r}"
+        if field == "ideas" and shown != [value]:
+            return f"has {len(shown or [])} ideas, though the writer saw all others,"
     return ""

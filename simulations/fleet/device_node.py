@@ -19,7 +19,7 @@ from edge.link.membership import accept, enroll_request, find_membership, sessio
 from edge.link.signing import Nonces
 from edge.node import Edge
 from edge.storage import link_state
-from simulations.fleet.agent import COLLECTIONS, Agent, carry_out, read_back
+from simulations.fleet.agent import DECLARED, RIVAL, Agent, carry_out, read_back
 from simulations.fleet.cloud_node import CloudNode
 from simulations.fleet.disk import Disk
 from simulations.fleet.envelope import unpack_answer, wrap
@@ -44,6 +44,7 @@ from sync.keys import DeviceKey
 from sync.messages import Failure, Pull
 from sync.operations import Operation
 from sync.schedule import Backoff
+from sync.schema import COLLECTIONS
 from sync.session import SyncSession
 
 NONCE_TRIES_MAX = 3
@@ -126,7 +127,7 @@ class DeviceNode:
             self._enroll()
             self.world.note(self.name, "joins the fleet")
         if self.lives == 1 and not edge.collections():
-            for name, declaration in COLLECTIONS.items():
+            for name, declaration in DECLARED.items():
                 if name == "memories" or self.dice.random() < 0.9:
                     edge.collection(name, **declaration)
         self._key: DeviceKey = edge.device_key()
@@ -241,7 +242,7 @@ class DeviceNode:
             before = {change.place: log.image(*change.place) for change in changes}
             for name in {change.place[0]: None for change in changes}:
                 if name not in log.schemas:
-                    edge.collection(name, **COLLECTIONS[name])
+                    edge.collection(name, **DECLARED[name])
             head = log.head_seq
             self.oracle.ask(self.name, [change.asked for change in changes])
             carry_out(edge, changes)
@@ -249,7 +250,7 @@ class DeviceNode:
                 raise Violation("acknowledged", f"{self.name}: a write returned from a dead disk")
             logged = log.pending(head, _ALL, _ALL)
             self.oracle.acknowledge(self.name, logged, before, excused="revoked" if self.revoked else "")
-            wrong = read_back(edge, changes)
+            wrong = read_back(edge, changes, before)
             if wrong:
                 raise Violation("read your writes", f"{self.name}: {wrong}")
             self.world.counts["writes"] += len(changes)
@@ -372,12 +373,22 @@ class DeviceNode:
         if isinstance(effect, Persist):
             for refusal in effect.refusals:
                 self.world.note(self.name, f"refused: {refusal.seq} {refusal.code}", count="operations refused")
-                self.oracle.refused(self.name, self._edge.log.replica, refusal.seq)
+                held = self.oracle.refused(self.name, self._edge.log.replica, refusal.seq)
+                if held is not None and not self._rightly(refusal.code, held.place[0]):
+                    raise Violation("refused rightly", f"{self.name}: {held.place} was refused: {refusal.reason}")
         assert self.session is not None
         position = self.session.position
         self._position = (position.replica, position.incarnation, position.cursor)
         if isinstance(effect, (Learn, Mend, NewIncarnation)):
             self.oracle.found(self.name, self.logged())
+
+    def _rightly(self, code: str, collection: str) -> bool:
+        """Whether there is anything in this run that such a refusal can come from."""
+        if code == SchemaMismatch.code:
+            return collection in (RIVAL, COLLECTIONS)
+        if code == TooLarge.code:
+            return self.agent.large
+        return code != FutureStamp.code or self.world.counts["clocks set wrong"] > 0
 
     def _send(self, session: SyncSession, effect: Send, tries: int) -> None:
         message = effect.message

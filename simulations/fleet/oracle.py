@@ -168,10 +168,12 @@ class Oracle:
                 copy.excused = COPY
                 self.written[target, replica, seq] = copy
 
-    def refused(self, node: str, replica: bytes, seq: int) -> None:
+    def refused(self, node: str, replica: bytes, seq: int) -> Written | None:
+        """The cloud did not take it; what it was."""
         held = self.written.get((node, replica, seq))
         if held is not None:
             held.refused = True
+        return held
 
     def excuse(self, why: str, survivors: Sequence[Mapping[Place, bytes]], suspects: Iterable[Written]) -> int:
         """A disaster: of the suspects, those that no survivor has are gone with good reason. Returns how many."""
