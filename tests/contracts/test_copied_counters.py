@@ -378,7 +378,7 @@ def test_any_copies_at_any_time(tmp_path: Path, seed: int) -> None:
         elif roll < 0.75:
             store.crash()
         elif roll < 0.9:
-            store.sync(steps=dice.randrange(1, 12))
+            store.sync(steps=dice.randrange(1, 30), loss=dice.choice([0.0, 0.3]))
         else:
             assert store.sync()
     cloud.clock.now_ms = max(store.clock.now_ms for store in stores)
