@@ -104,6 +104,25 @@ def test_a_copy_and_its_original_run_at_the_same_time(served: Served, tmp_path: 
         assert original.digest() == copy.digest() == served.cloud.digest()
 
 
+def test_what_a_copy_counted_twice_is_taken_back_by_a_live_link(served: Served, tmp_path: Path) -> None:
+    """The copy's link is up when its original pushes what both have in their logs (ADR 12): no handshake is due."""
+    with served.device(tmp_path / "a") as original:
+        counters = original.collection("c", fields={"hits": "counter"})
+        counters.put("k", {"hits": 1})
+        original.sync(timeout_s=PATIENCE_S)
+        counters.increment("k", "hits", 10)
+        original.snapshot(tmp_path / "snapshot")
+        with Edge.open(tmp_path / "snapshot") as copy:
+            copy.start_sync()
+            copy.collection("c").increment("k", "hits", 100)
+            assert eventually(lambda: served.cloud.digest() == copy.digest())
+            counters.increment("k", "hits", 1_000)
+            original.start_sync()
+            for edge in (copy, original):
+                assert eventually(lambda edge=edge: edge.collection("c").get("k") == {"hits": 1_111})  # type: ignore[misc]
+            assert original.digest() == copy.digest() == served.cloud.digest()
+
+
 @pytest.fixture
 def pair(served: Served, tmp_path: Path) -> Iterator[tuple[Edge, Edge]]:
     """A writer, and a follower whose link is up."""
