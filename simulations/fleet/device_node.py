@@ -379,6 +379,8 @@ class DeviceNode:
         assert self.session is not None
         position = self.session.position
         self._position = (position.replica, position.incarnation, position.cursor)
+        if isinstance(effect, NewIncarnation):
+            self.oracle.copied_devices.add(self._edge.device)
         if isinstance(effect, (Learn, Mend, NewIncarnation)):
             self.oracle.found(self.name, self.logged())
 

@@ -2,6 +2,8 @@
 
 After a disaster that takes data away with good reason (a store set back to an older copy, a database restored to an
 earlier time), the oracle is told what nobody has any more; everything else is still owed.
+
+Long file: a list, one method for each kind of fault.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simulations.fleet.agent import CHANGED, RIVAL, RIVALS
+from simulations.fleet.checks import check_search
 from simulations.fleet.device_node import DeviceNode
 from simulations.fleet.disk import FULL, IO, SYNC, Disk
 from simulations.fleet.oracle import Place, Written
@@ -335,6 +338,28 @@ class Faults:
         images = [self._cloud.images(device.fleet)]
         oracle = self._fleet.oracle(device)
         oracle.excuse("revoked", images, oracle.of(device.name))
+
+    def trims(self) -> None:
+        """Not a fault but what a runtime does now and then: the log forgets what the cloud has."""
+        device = self._device()
+        if device.edge is not None:
+            try:
+                dropped = device.edge.projections.trim()
+                self._world.note(device.name, f"trims {dropped} rows of its log", count="logs trimmed")
+            except StorageError as error:
+                self._world.note(device.name, f"trimming fails: {error.code}")
+                device.check_death()
+
+    def searches(self) -> None:
+        """An agent looks for its memories: what it finds are exactly those that are there."""
+        device = self._device()
+        if device.edge is not None:
+            try:
+                check_search(device)
+                self._world.counts["searches"] += 1
+            except StorageError as error:
+                self._world.note(device.name, f"searching fails: {error.code}")
+                device.check_death()
 
     def deletes(self) -> None:
         """An agent clears up: most of what it sees goes."""
