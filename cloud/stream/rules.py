@@ -112,13 +112,14 @@ class Judge:
         claim = found.came if winner == "came" else found.held
         if found.field != FLOOR:
             return self._judged(found, winner, self._field(found.field, claim.value))
+        anew = self._anew(found)
         if claim.delete:
-            answer = delete(self._schema.name) if self._held.record.alive else None
+            answer = delete(self._schema.name) if self._held.record.alive and not anew else None
         elif found.edit_wins:
             answer = self._restore(found)
         else:
             edited = found.edited or before_delete(self._held)
-            answer = self._show_given(edited, {**edited.values(), **claim.value})
+            answer = self._show_given(edited, {**edited.values(), **claim.value, **anew})
         return self._judged(found, winner, answer)
 
     def _by_resolver(self, found: Open, name: str) -> Judged:
@@ -129,6 +130,9 @@ class Judge:
                 self._schema.name, self._key, found.field, found.held, found.came, {"record": record.values()}
             )
             value = self._normalised(found.field, given)
+            anew = self._anew(found)
+            if anew:
+                value = {**(self._held.record.values() if value is None else value), **anew}
         except Exception as error:  # noqa: BLE001 - the operator's code may raise anything; no device waits for it
             reason = (
                 f"no resolver {name!r}"
@@ -139,6 +143,20 @@ class Judge:
         return self._judged(found, self._matches(found, value), self._write(found.field, value))
 
     # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _anew(self, found: Open) -> dict[str, Any]:
+        """The fields that somebody else wrote after the delete in ``found``, having seen it: a new life of the record,
+        which is no part of this conflict.
+        """
+        if found.field != FLOOR or not found.held.delete:
+            return {}
+        spared = (device_of(found.came.replica), device_of(self._fleet.cloud))
+        held = self._held
+        return {
+            name: slot[2]
+            for name, slot in held.record.lww.items()
+            if held.position_of(name) > found.held_position and device_of(slot[1]) not in spared
+        }
 
     def _normalised(self, field: str, value: Any) -> Any:
         """Raises InvalidValue, TooLarge or SchemaMismatch."""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from simulations.fleet.fleet import Fleet
 
 LOG_ROWS_MAX = 200_000
-JUDGED = ("state", "notes", "plans")  # collections whose rule may write over a delete
 THOROUGH_MAX = 50  # devices
 _DISASTERS = ("stores set back", "stores cloned", "cloud restores", "stores rebuilt", "devices revoked")
 
@@ -166,10 +165,6 @@ def check_conflicts(fleet: Fleet, owner: bytes, oracle: Oracle, images: dict[Pla
             by_place.setdefault(held.place, []).append(held)
     for place, all_held in by_place.items():
         record = Record.decode(images[place]) if place in images else Record()
-        if place[0] in JUDGED and any(
-            (found.collection, found.key, found.field) == (*place, "") for found in conflicts
-        ):
-            continue  # open (docs/BUGS_FOUND.md): an edit that wins over a delete wins over what came after it too
         for held in all_held:
             operation = held.operation
             if (*place, operation.replica, operation.ts) in recorded or place[0].startswith("_"):

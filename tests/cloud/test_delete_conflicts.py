@@ -104,6 +104,29 @@ def test_a_record_made_anew_by_someone_who_knew_does_not_inherit(fleet: Fleet) -
     assert settle(fleet) == {"text": "new life", "m": 5}
 
 
+@pytest.mark.parametrize("rule", ["priority", "resolver:longest", "latest"])
+@pytest.mark.parametrize("winner", ["edit", "delete"])
+def test_an_edit_that_is_brought_back_leaves_a_new_life_alone(fleet: Fleet, rule: str, winner: str) -> None:
+    """Found by the simulator (seed 19 of "disks"): the answer to a late edit of a deleted record replaced what somebody
+    who knew of the delete had written since, and nothing said so.
+    """
+    van, kiosk = pair(fleet, rule)
+    late, deletes = (van, kiosk) if winner == "edit" else (kiosk, van)
+    late.patch("notes", "k", text="a late edit", m=5)
+    deletes.delete("notes", "k")
+    deletes.push()
+    third = fleet.device("third")
+    third.pull()
+    third.schemas = van.schemas
+    third.put("notes", "k", text="new life", n=2)
+    third.push()
+    late.push()
+    shown = settle(fleet)
+    assert shown is not None
+    assert (shown["text"], shown["n"]) == ("new life", 2)
+    assert [conflict.field for conflict in fleet.conflicts()] == [""]
+
+
 @pytest.mark.parametrize("first", ["van", "kiosk"])
 @pytest.mark.parametrize("deletes", ["van", "kiosk"])
 @pytest.mark.parametrize("later", ["van", "kiosk"])
