@@ -169,7 +169,7 @@ def report() -> None:
     try:
         click.echo(f"written: {reporting.write()}")
     except NotFound as error:
-        raise click.UsageError(f"{error.message}; run {error.hint}") from error
+        raise click.UsageError(f"{error.message}; run {error.hint} first") from error
 
 
 def _hunt(name: str, seeds: str) -> dict[str, Any]:

@@ -43,12 +43,14 @@ be equal and idle. What must hold, each with its name in a violation:
 |---|---|
 | nothing lost | every acknowledged operation is contained in the final state, unless a disaster took its last copy |
 | nothing invented | the final state is no more than the join of what was written: each operation counts once |
+| counted once | what was only ever counted up comes to at least what was promised (and to no more than was asked for) |
 | acknowledged | what the log holds after a call is what was asked for |
 | causal order | a write's stamp is after all that its writer saw of the record |
 | read your writes | a reader on the same device sees the write at once |
 | never back | cursors do not go back over a restart, acknowledged seqs do not vanish |
 | replicas equal | byte-equal images on all devices and the cloud |
 | conflicts recorded | a value that lost without the winner's writer having seen it is in the conflict record |
+| refused rightly, dead letters | the cloud refuses only what it has to, and both ends keep what it refused |
 | archive | a restore equals the state, now and at earlier positions; `verify` finds nothing |
 | projection | a vector search finds exactly the living records |
 | isolation | nothing of one fleet in another |
@@ -65,15 +67,17 @@ def keep(name: str, result: Any) -> None:
 
 
 def write() -> Path:
-    """Raises NotFound if a result is missing."""
+    """What was not measured, the page says. Raises NotFound if there is not even a sweep."""
     results = {name: _read(name) for name in (SWEEP, MUTANTS, SCALE)}
+    if results[SWEEP] is None:
+        raise NotFound("there is no result of a sweep", hint="python -m simulations sweep")
     where = f"{os.cpu_count()} cores ({platform.system()} {platform.machine()}), Python {platform.python_version()}"
     parts = [
         _HEAD,
         f"The figures below were measured on {where}.\n",
         _sweep(results[SWEEP]),
-        _mutants(results[MUTANTS]),
-        _scale(results[SCALE]),
+        _missing("Planted bugs", MUTANTS) if results[MUTANTS] is None else _mutants(results[MUTANTS]),
+        _missing("Growth", SCALE) if results[SCALE] is None else _scale(results[SCALE]),
     ]
     TARGET.write_text("\n".join(parts), encoding="utf-8")
     return TARGET.relative_to(ROOT)
@@ -81,9 +85,11 @@ def write() -> Path:
 
 def _read(name: str) -> Any:
     path = RESULTS / f"{name}.json"
-    if not path.exists():
-        raise NotFound(f"there is no result of {name}", hint=f"python -m simulations {name}")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _missing(title: str, name: str) -> str:
+    return f"## {title}\n\nNot measured for this page: `python -m simulations {name}`.\n"
 
 
 def _sweep(result: dict[str, Any]) -> str:
