@@ -142,8 +142,9 @@ class Faults:
         self._fleet.look_at_logs()
         try:
             device.edge.snapshot(target)
-        except StorageError as error:
-            self._world.note(device.name, f"snapshot fails: {error.code}")
+        except (StorageError, SystemError) as error:
+            # apsw cannot carry an exception of a VFS in Python out of a backup that ends; SQLite's own VFS has none.
+            self._world.note(device.name, f"snapshot fails: {getattr(error, 'code', 'system')}")
             device.check_death()
             return
         had = self._had(device)
