@@ -111,6 +111,8 @@ def check_device(device: DeviceNode, images: dict[Place, bytes], *, thorough: bo
         ):
             raise Violation("replicas equal", f"{device.name} has another {collection}/{key} than the cloud")
     problems = log.verify()
+    if problems and device.rotten:
+        return  # what rots on a page that nobody has read is for ``verify`` to find
     if problems:
         raise Violation("verify", f"{device.name}: {problems[0]}")
     rows = log.reader.one("SELECT count(*) FROM operations") or 0

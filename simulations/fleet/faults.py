@@ -161,6 +161,7 @@ class Faults:
             self._world.at(MINUTE_MS, lambda: self._set_back(device, copy, had))
             return
         oracle = self._fleet.oracle(device)
+        self._fleet.spare_disks()
         self._fleet.look_at_logs()
         device.shut_down()
         suspects = [held for held in oracle.of(device.name) if not _has(held, had)]
@@ -298,6 +299,7 @@ class Faults:
             self._world.at(5 * MINUTE_MS, lambda: self._restore(target))
             cloud.objects.trouble = trouble
             return
+        self._fleet.spare_disks()
         self._fleet.look_at_logs()
         cloud.follow()
         cloud.restore(target)

@@ -176,6 +176,11 @@ class Fleet:
         for device in self.devices:
             device.boot()
 
+    def spare_disks(self) -> None:
+        """No disk fails while the oracle looks at what everybody has."""
+        for disk in (self.cloud.disk, *(device.disk for device in self.devices)):
+            disk.fault, disk.crash_in = "", None
+
     def look_at_logs(self) -> None:
         """Before a disaster: what is in the logs and was not acknowledged is known."""
         for device in self.devices:

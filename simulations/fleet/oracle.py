@@ -135,7 +135,9 @@ class Oracle:
         mine = [
             held
             for (name, writer, seq), held in self.written.items()
-            if name == node and writer == replica and (seq >= first or held.refused)
+            if name == node
+            and writer == replica
+            and (seq >= first or held.refused or (replica, seq, held.operation.ts) not in self.fed)
         ]
         unmatched: dict[tuple[Shape, str], list[Written]] = {}
         for held in mine:
