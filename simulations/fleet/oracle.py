@@ -94,6 +94,7 @@ class Oracle:
     def __init__(self) -> None:
         self.written: dict[tuple[str, bytes, int], Written] = {}
         self.clouds: dict[tuple[bytes, int, Place], Operation] = {}
+        self.history: set[tuple[bytes, int, int]] = set()  # refused, and written again
         self.fed: set[tuple[bytes, int, int]] = set()  # those that entered the feed
         self.known: set[tuple[bytes, int, int]] = set()  # (replica, seq, ts), for membership only
         self.asked: dict[str, list[Asked]] = {}
@@ -143,6 +144,11 @@ class Oracle:
         for held in mine:
             unmatched.setdefault((held.operation.shape, held.operation.key), []).append(held)
         for operation in operations:
+            known = self.written.get((node, replica, operation.seq))
+            if (replica, operation.seq, operation.ts) in self.history or (
+                known is not None and known.refused and known.operation == operation
+            ):
+                continue  # it stays in the log as it was; what is written again for it comes after it
             likely = unmatched.get((operation.shape, operation.key))
             if likely:
                 self._follow(likely.pop(0), operation)
@@ -158,6 +164,8 @@ class Oracle:
         if held.operation == operation:
             return
         old = held.operation
+        if held.refused:
+            self.history.add((old.replica, old.seq, old.ts))
         if self.written.get((held.node, old.replica, old.seq)) is held:
             del self.written[held.node, old.replica, old.seq]
         held.operation, held.refused = operation, False
