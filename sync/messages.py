@@ -203,6 +203,9 @@ Request = Enroll | Hello | Push | Pull | PullBaseline
 Answer = Enrolled | Welcome | PushAck | PullPage | BaselinePage | Failure
 AnyMessage = Request | Answer
 
+#: What decoding bytes from outside may raise.
+UNDECODABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
 
@@ -221,7 +224,7 @@ def decode(data: bytes) -> AnyMessage:
         raise TooLarge(f"a message of {len(data)} bytes; the bound is {MESSAGE_BYTES_MAX}")
     try:
         return _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise Malformed(f"not a message: {error}") from error
 
 

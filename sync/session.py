@@ -192,8 +192,10 @@ class SyncSession:
         self._waiting += [effect for effect in effects if not isinstance(effect, (Send, Load, LoadState))]
         return effects
 
-    def advance(self, effect: Effect, *, done: bool = True) -> None:
-        """The effect is durable, or not ``done`` and dropped."""
+    def advance(self, effect: Effect, *, done: bool = True, repair: bool = False) -> None:
+        """The effect is durable, or not ``done`` and dropped. ``repair``: it had consequences that only the whole state
+        can carry; that this has to be pushed is durable with it.
+        """
         self._waiting.remove(effect)
         position = self.position
         if isinstance(effect, Persist):
@@ -202,7 +204,7 @@ class SyncSession:
                 self._send(PUSH, Push(self._sealed.data))
         elif isinstance(effect, Apply) and done:
             cursor = position.cursor if effect.cursor is None else effect.cursor
-            position = position._replace(cursor=cursor, baseline=effect.baseline)
+            position = position._replace(cursor=cursor, baseline=effect.baseline, repair=position.repair or repair)
         self.position = position
 
     def interrupt(self, position: Position, error: AgentDBError, wait_ms: int) -> None:
@@ -358,15 +360,13 @@ class SyncSession:
 
     def _repaired(self, repair: Repair, acked: tuple[int, bytes]) -> None:
         self._repair = None
-        self._effects.append(
-            Persist(acked, (), (), repair.incarnation, repair.cursor, repair=False, own_until=repair.own_until)
-        )
+        done = Persist(acked, (), (), repair.incarnation, repair.cursor, repair=False, own_until=repair.own_until)
+        self._effects.append(done)
 
     def _pulled(self, page: PullPage) -> None:
-        position = self.position
-        operations = open_page(page, position.cursor, self._keys, position.incarnation)
+        operations = open_page(page, self.position.cursor, self._keys, self.position.incarnation)
         self.head = page.head
-        if page.cursor != position.cursor:
+        if page.cursor != self.position.cursor:
             self._effects.append(Apply(operations, page.cursor, None))
 
     def _pulled_baseline(self, page: BaselinePage) -> None:

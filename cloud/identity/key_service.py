@@ -25,9 +25,10 @@ from typing import Annotated, Literal, Protocol
 import msgspec
 
 from cloud.ports import KeyService
+from cloud.storage.files import replace_private
 from sync.errors import CorruptStore, InvalidConfig, Malformed, StorageError
 from sync.keys import EPOCH_KEY_BYTES, DeviceKey, KeyRing
-from sync.messages import Id16, Key32
+from sync.messages import UNDECODABLE, Id16, Key32
 from sync.ports import RandomSource
 
 SERVICE_FILE = "service.key"
@@ -107,7 +108,7 @@ class FileKeyService:
             return
         try:
             _, entries = _decoder.decode(_read(path))
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise CorruptStore(f"{path}: {error}", hint=_RESTORE) from error
         rings: dict[bytes, KeyRing] = {}
         for fleet, epoch, key in entries:
@@ -172,19 +173,8 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole and durable, or not at all: a file beside it, synced, renamed, and the directory synced."""
-    beside = path.with_name(path.name + ".new")
+    """Whole and durable, or not at all."""
     try:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(handle)
-        beside.rename(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_private(path, data)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}", hint="check the disk; nothing was changed") from error

@@ -7,7 +7,6 @@ replaced: a directory with anything in it is refused.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from cloud.control_plane import ControlPlane
 from cloud.identity.key_service import FileKeyService
 from cloud.ports import SystemClock, SystemRandom
 from cloud.server.home import DRAFT
+from cloud.storage.files import sync_path, write_private
 from cloud.storage.sqlite_store import SqliteStore
 from sync.errors import InvalidConfig, StorageError
 
@@ -39,7 +39,7 @@ class Made:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._paths += reversed(missing)
         for made in missing:
-            sync_directory(made.absolute().parent)
+            sync_path(made.absolute().parent)
 
     def add(self, path: Path) -> None:
         self._paths.append(path)
@@ -75,12 +75,12 @@ def create_home(directory: Path, name: str, config_text: str) -> None:
         made.directory(directory)
         draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=directory))
         try:
-            write_private(draft / configuration.FILE, config_text)
+            write_private(draft / configuration.FILE, config_text.encode())
             _build(draft, directory, name, config, made)
             _publish(draft, directory)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        sync_directory(directory)
+        sync_path(directory)
 
 
 def check_free(directory: Path) -> None:
@@ -149,32 +149,10 @@ def _publish(draft: Path, directory: Path) -> None:
             if (directory / part).exists():
                 raise InvalidConfig(f"{directory / part} exists already", hint="choose another directory")
             if part == configuration.DATABASE:
-                sync_directory(directory)
+                sync_path(directory)
             (draft / part).rename(directory / part)
             moved.append(part)
     except BaseException:
         for part in moved:
             (directory / part).rename(draft / part)
         raise
-
-
-def write_private(path: Path, text: str) -> None:
-    """A new file that only its owner may read, whatever the directory allows: a cloud.toml may hold credentials.
-
-    It is on the disk on return, and so is its name.
-    """
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(handle)
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in it durable. Raises OSError."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -18,13 +18,14 @@ from urllib.parse import unquote, urlsplit
 from cloud import config as configuration
 from cloud.identity.key_service import EPOCH_FILE, SERVICE_FILE, FileKeyService, copy_key_file
 from cloud.ports import ObjectStore, SystemRandom
-from cloud.server.creation import Made, check_free, check_no_device, entries, making, write_private
+from cloud.server.creation import Made, check_free, check_no_device, entries, making
 from cloud.server.home import ANCHOR, ARCHIVE_LOCK, SERVE_LOCK
 from cloud.server.settings import config_text
 from cloud.storage.archive.anchor import AnchorFile
 from cloud.storage.archive.names import Names
 from cloud.storage.archive.restore import Restored
 from cloud.storage.archive.restore_file import restore_file
+from cloud.storage.files import write_private
 from cloud.storage.objects import open_objects
 from sync.errors import InvalidConfig, InvalidValue
 
@@ -63,7 +64,7 @@ def restore_home(
         settings = target / configuration.FILE
         if not settings.exists():
             made.add(settings)
-            write_private(settings, config_text(url, options, write=not rehearse))
+            write_private(settings, config_text(url, options, write=not rehearse).encode())
         return _restore(objects, own, target, fleets, position, at_ms, manifest, progress)
 
 

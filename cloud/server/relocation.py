@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cloud import config as configuration
-from cloud.server.creation import sync_directory, write_private
 from cloud.server.home import Home
 from cloud.server.recovery import absolute
 from cloud.server.settings import with_archive
 from cloud.storage.archive.errors import ForeignArchive
 from cloud.storage.archive.state import begin_anew
 from cloud.storage.archive.transfer import check_free, copy_archive
+from cloud.storage.files import replace_private
 from cloud.storage.objects import open_objects
 from sync.errors import InvalidValue, StorageError, StoreLocked
 
@@ -87,12 +87,7 @@ def _not_served(home: Home) -> Iterator[None]:
 
 
 def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".new")
     try:
-        beside.unlink(missing_ok=True)
-        write_private(beside, text)
-        beside.chmod(path.stat().st_mode & 0o777)
-        beside.replace(path)
-        sync_directory(path.parent)
+        replace_private(path, text.encode(), mode=path.stat().st_mode & 0o777)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}", hint="make room on that disk, and move it again") from error

@@ -35,6 +35,7 @@ from obstore.store import LocalStore, MemoryStore, from_url
 
 from cloud.ports import ObjectStore
 from cloud.rows import ObjectInfo
+from cloud.storage.files import sync_path
 from sync.errors import (
     AgentDBError,
     DiskFull,
@@ -197,12 +198,12 @@ class DirectoryObjects(BucketObjects):
                     temporary.replace(target)
             except FileExistsError:
                 temporary.unlink()
-                _sync_directory(target.parent)  # its writer may have crashed before it came to this
+                sync_path(target.parent)  # its writer may have crashed before it came to this
                 return False
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise
-            _sync_directory(target.parent)
+            sync_path(target.parent)
         except OSError as error:
             raise self._error("write", name, error) from error
         return True
@@ -214,7 +215,7 @@ class DirectoryObjects(BucketObjects):
         if directory != self.directory:
             self._make_durable(directory.parent)
             directory.mkdir(mode=0o700, exist_ok=True)
-            _sync_directory(directory.parent)
+            sync_path(directory.parent)
         self._durable.add(directory)
 
     def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
@@ -250,15 +251,7 @@ def _make_directories(directory: Path) -> None:
         directory = directory.parent
     for made in reversed(missing):
         made.mkdir(mode=0o700, exist_ok=True)
-        _sync_directory(made.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_path(made.parent)
 
 
 def _check(name: str) -> None:

@@ -38,7 +38,7 @@ class Carrier:
             session.loaded_state(*link_state.state_page(log, *effect))
             return
         assert not isinstance(effect, Send), "sending is the caller's"
-        done = True
+        done, repair = True, False
         if isinstance(effect, Learn):
             self._learn(effect)
         elif isinstance(effect, Persist):
@@ -49,6 +49,7 @@ class Carrier:
             self.refused += len(effect.refusals)
         elif isinstance(effect, Apply):
             done = self._apply(effect)
+            repair = done and log.took_back
         elif isinstance(effect, Mend):
             log.mend_stamps(as_state=effect.as_state)
             session.mended(log.head_seq, log.baseline)
@@ -56,7 +57,7 @@ class Carrier:
             log.sweep(*effect)
         elif isinstance(effect, NewIncarnation):
             session.reincarnated(log.new_incarnation())
-        session.advance(effect, done=done)
+        session.advance(effect, done=done, repair=repair)
 
     def _learn(self, effect: Learn) -> None:
         self.handshakes += 1
@@ -70,6 +71,4 @@ class Carrier:
         if self._log.apply(operations, cursor=cursor, baseline=baseline, pristine=pristine) is None:
             return False
         self.pulled += len(operations)
-        if self._log.meta_get("repair"):  # the page had consequences that only state can carry (``renaming``)
-            self._session.position = self._session.position._replace(repair=True)
         return True

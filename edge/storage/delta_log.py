@@ -106,11 +106,10 @@ class DeltaLog(LogCore):
         from next, and small notes of the link's own (``meta``).
         """
         writer = self.writer
-        taken = self.meta_get("acked_ts") or 0
         with writer.lock, writer.transact() as db:
             if acked is not None and acked[0] > self.acked_seq:
-                taken = max(taken, self._taken_ts(acked[0], {refusal.seq for refusal in refusals}))
-                writer.put_meta("acked_ts", taken)
+                taken = self._taken_ts(acked[0], {refusal.seq for refusal in refusals})
+                writer.put_meta("acked_ts", max(taken, self.meta_get("acked_ts") or 0))
             for refusal in refusals:
                 for refused in self.reader.pending(self.replica, refusal.seq - 1, 1, 0):
                     if refused.seq != refusal.seq:

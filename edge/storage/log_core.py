@@ -26,7 +26,7 @@ from edge.storage.log_rows import ROWS_MAX
 from edge.storage.log_schema import translate
 from edge.storage.log_writer import LogWriter
 from edge.storage.own_slots import Run
-from edge.storage.renaming import taken_back
+from edge.storage.renaming import RENAMED, taken_back, unpacked
 from edge.storage.transaction import PackedPut, ShapeCache, Transaction, Write, pack_put, plain_put
 from sync.errors import Malformed, SchemaMismatch, StorageError, UnknownCollection
 from sync.images import image_values
@@ -55,6 +55,7 @@ class LogCore:
         self._run = Run(random)
         self._declaring = allocate_lock()
         self.head_seq = 0
+        self.took_back = False  # whether the last page had consequences that only state can carry (``renaming``)
         self.position = 0  # written last: up to here, all that readers may look for is there
         self._settled = False  # whether memory is known to say what the disk says
         self._expect_new = True
@@ -91,6 +92,7 @@ class LogCore:
         self.cursor: int = meta.get("cursor", 0)
         self.acked_seq, self.acked_segment = meta.get("acked", (0, b""))
         self.baseline: bytes | None = meta.get("baseline")
+        self.renamed = unpacked(meta.get(RENAMED))
         self.clock.observe(ts)
         self.clock.offset_ms = meta.get("offset_ms", 0)
         self.clock.beyond, self.clock.shifted = meta.get("beyond", 0), meta.get("shifted", 0)
@@ -284,7 +286,7 @@ class LogCore:
         with writer.lock:
             if pristine and self.head_seq:
                 return None
-            operations, notes = taken_back(self, operations)
+            operations, notes = taken_back(self.renamed, operations)
             try:
                 writer.begin()
                 transaction = self._transaction()
@@ -309,6 +311,8 @@ class LogCore:
             self.heard = max(self.heard, newest)
             self.cursor = self.cursor if cursor is None else cursor
             self.baseline = notes.get("baseline", self.baseline)
+            self.renamed = unpacked(notes[RENAMED]) if RENAMED in notes else self.renamed
+            self.took_back = "repair" in notes
         self._notify()
         return changed
 

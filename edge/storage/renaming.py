@@ -16,7 +16,6 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import apsw
-import msgpack
 
 from edge.storage.log_reader import unpack_hidden
 from sync.images import is_alive
@@ -26,11 +25,12 @@ from sync.records import Record
 
 if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
-    from edge.storage.log_core import LogCore
 
-_NOTE = "renamed"
+RENAMED = "renamed"
 _NOTED_MAX = 10_000  # contributions of one old name: the first ones, since those are what a copy shares
 _NAMES_MAX = 4
+
+Renamed = dict[bytes, list[Moved]]
 _PENDING = (
     "SELECT o.collection, o.key, c.name, o.seq, o.ts, o.rules, o.fields "
     "FROM operations o JOIN collections c ON c.id = o.collection "
@@ -57,23 +57,25 @@ def rename(log: DeltaLog, db: apsw.Connection) -> None:
             )
     if moved:
         moved.sort(key=lambda it: it.seq)
-        names = [entry for entry in _noted(log).items() if entry[0] != log.replica]
-        _note(log, dict([*names[1 - _NAMES_MAX :], (log.replica, moved[:_NOTED_MAX])]))
+        names = [entry for entry in log.renamed.items() if entry[0] != log.replica]
+        log.writer.put_meta(RENAMED, [*names[1 - _NAMES_MAX :], (log.replica, moved[:_NOTED_MAX])])
 
 
-def taken_back(log: LogCore, operations: Sequence[Operation]) -> tuple[Sequence[Operation], dict[str, Any]]:
-    """A page's operations with what has to be merged besides, and what to note (``meta``) in the same transaction.
-    Raises StorageError.
-    """
-    noted = _noted(log)
-    if not noted:
+def taken_back(renamed: Renamed, operations: Sequence[Operation]) -> tuple[Sequence[Operation], dict[str, Any]]:
+    """A page's operations with what has to be merged besides, and what to note (``meta``) in the same transaction."""
+    if not renamed:
         return operations, {}
-    left = {replica: list(entries) for replica, entries in noted.items()}
+    left = {replica: list(entries) for replica, entries in renamed.items()}
     besides = take_back(left, operations)
-    notes: dict[str, Any] = {} if left == noted else {_NOTE: list(left.items())}
+    notes: dict[str, Any] = {} if left == renamed else {RENAMED: list(left.items())}
     if besides:
         notes["repair"] = True
     return [*operations, *besides], notes
+
+
+def unpacked(note: Sequence[Any] | None) -> Renamed:
+    """What ``meta`` remembers, for ``taken_back``."""
+    return {replica: [Moved(*entry) for entry in entries] for replica, entries in note or ()}
 
 
 def _contributions(seq: int, ts: int, rules: str, packed: bytes) -> Iterator[Contribution]:
@@ -86,14 +88,3 @@ def _contributions(seq: int, ts: int, rules: str, packed: bytes) -> Iterator[Con
     for (name, rule), held in zip(merged, slots, strict=True):
         before, added = (None, 0) if held is None else ((held[0], held[1]), held[2])
         yield Contribution(seq, ts, name, rule, fields[name], before, run, added)
-
-
-def _noted(log: LogCore) -> dict[bytes, list[Moved]]:
-    packed = log.reader.one("SELECT value FROM meta WHERE name = ?", _NOTE)
-    if packed is None:
-        return {}
-    return {replica: [Moved(*entry) for entry in entries] for replica, entries in msgpack.unpackb(packed)}
-
-
-def _note(log: DeltaLog, noted: dict[bytes, list[Moved]]) -> None:
-    log.writer.put_meta(_NOTE, list(noted.items()))

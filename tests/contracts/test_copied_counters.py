@@ -244,9 +244,10 @@ def test_a_crash_around_the_change_of_names(tmp_path: Path, when: str, monkeypat
     count(device, 10)
     assert device.sync()
     count(clone, 100)
-    whole = clone.edge.log.new_incarnation
+    whole, moved = clone.edge.log.new_incarnation, renaming.rename
 
-    def die_within(*_: object) -> None:
+    def die_within(*arguments: Any) -> None:
+        moved(*arguments)
         raise Killed
 
     def die_after() -> bytes:
@@ -255,7 +256,7 @@ def test_a_crash_around_the_change_of_names(tmp_path: Path, when: str, monkeypat
 
     with monkeypatch.context() as patch:
         if when == "before":  # everything is moved, and the transaction does not commit
-            patch.setattr(renaming, "_note", die_within)
+            patch.setattr(renaming, "rename", die_within)
         else:
             patch.setattr(clone.edge.log, "new_incarnation", die_after)
         with pytest.raises(Killed):

@@ -7,15 +7,15 @@ last. The note is a small file that belongs beside the keys (``keys/archive.anch
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from threading import Lock
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from cloud.storage.files import replace_private
 from sync.errors import CorruptStore, StorageError
-from sync.messages import U63, Hash32, Id16
+from sync.messages import U63, UNDECODABLE, Hash32, Id16
 
 
 class Anchored(NamedTuple):
@@ -86,7 +86,7 @@ class AnchorFile:
             _, entries = _decoder.decode(self._path.read_bytes())
         except FileNotFoundError:
             return {}
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise CorruptStore(
                 f"{self._path}: {error}",
                 hint="remove it if the archive itself verifies; it only guards against rollback",
@@ -96,18 +96,7 @@ class AnchorFile:
         return {fleet: Anchored(number, digest) for fleet, number, digest in entries}
 
     def _write(self, data: bytes) -> None:
-        beside = self._path.with_name(self._path.name + ".new")
         try:
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(descriptor)
-            beside.replace(self._path)
-            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            replace_private(self._path, data)
         except OSError as error:
             raise StorageError(f"{self._path}: {error.strerror}", hint="check the disk") from error

@@ -20,7 +20,7 @@ from typing import Annotated
 import msgspec
 
 from sync.errors import Malformed
-from sync.messages import U32, U63, Hash32, Id16
+from sync.messages import U32, U63, UNDECODABLE, Hash32, Id16
 
 SEGMENTS_MAX = 16_384
 ROWS_MAX = 8192
@@ -154,7 +154,7 @@ def decode(data: bytes) -> Manifest:
     """Raises Malformed for anything that ``encode`` would not have written."""
     try:
         manifest = _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise Malformed(f"not a manifest: {error}") from error
     if _encoder.encode(manifest) != data:
         raise Malformed("a manifest in another than its canonical form")

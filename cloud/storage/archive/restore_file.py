@@ -8,7 +8,6 @@ either nothing or a complete, verified, durable store; an existing one is never 
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from cloud.ports import KeyService, ObjectStore
 from cloud.storage.archive.anchor import Anchor
 from cloud.storage.archive.reader import fleets as fleets_in
 from cloud.storage.archive.restore import Progress, Restored, restore_fleet
+from cloud.storage.files import sync_path
 from cloud.storage.sqlite_schema import connect
 from cloud.storage.sqlite_store import SqliteStore
 from sync.errors import InvalidValue, NotFound, StorageError
@@ -88,9 +88,9 @@ def _building(path: Path) -> Iterator[SqliteStore]:
         raise
     store.close()
     try:
-        _sync(draft, os.O_RDWR)
+        sync_path(draft)
         draft.rename(path)
-        _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        sync_path(path.parent)
     except OSError as error:
         raise StorageError(f"cannot put the restored store at {path}: {error.strerror}") from error
 
@@ -105,14 +105,6 @@ def _no_collector() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(draft: Path) -> None:

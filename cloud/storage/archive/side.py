@@ -32,6 +32,7 @@ from cloud.rows import (
 )
 from cloud.storage.archive.manifest import SideRef
 from sync.errors import Malformed
+from sync.messages import UNDECODABLE
 from sync.stamps import device_of
 
 PIECE_ROWS_MAX = 1000
@@ -136,7 +137,7 @@ def rows_of(table: Table, plain: bytes) -> list[Any]:
     """The rows of a piece. Raises Malformed."""
     try:
         rows: list[Any] = msgspec.msgpack.decode(plain, type=list[table.row])  # type: ignore[name-defined]
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise Malformed(f"not rows of side table {table.number}: {error}") from error
     return rows
 

@@ -28,6 +28,7 @@ from cloud.storage.archive.reader import ArchiveReader
 from sync.digest import StateDigest
 from sync.errors import BrokenChain, Malformed
 from sync.limits import OPERATION_BYTES_MAX
+from sync.messages import UNDECODABLE
 from sync.operations import Kind, Operation, Shape
 from sync.records import fresh_image, state_operation
 from sync.segment import FLAG_STATE, GENESIS, SegmentHeader, open_segment, pack_split
@@ -175,7 +176,7 @@ def _open_part(
         previous = opened.id
     try:
         beside, loose = _side_decoder.decode(side)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise Malformed(f"{part.side.name}: not the side of a snapshot: {error}") from error
     if len(beside) != len(operations) or len(operations) + len(loose) != part.records or previous != part.last_id:
         raise BrokenChain("the part and its side object do not belong together")

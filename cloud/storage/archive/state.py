@@ -12,7 +12,7 @@ from cloud.ports import Reading, Transaction
 from cloud.storage.archive.envelope import NO_PREVIOUS
 from cloud.storage.archive.manifest import Branch
 from sync.errors import CorruptStore
-from sync.messages import U63, Hash32
+from sync.messages import U63, UNDECODABLE, Hash32
 from sync.segment import GENESIS
 
 _NAME = "archive"
@@ -45,7 +45,7 @@ def load_state(view: Reading, fleet: bytes) -> ArchiveState:
         return ArchiveState()
     try:
         return msgspec.msgpack.decode(data, type=ArchiveState)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise CorruptStore(f"the state of the archive is damaged: {error}", hint="restore from the archive") from error
 
 
