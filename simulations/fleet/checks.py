@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from cloud.storage.archive.snapshots import state_digest
 from cloud.storage.archive.verify import verify
 from cloud.storage.sqlite_store import SqliteStore
-from edge.node import Edge
 from simulations.fleet.agent import CANARY, TALLIES
 from simulations.fleet.oracle import Oracle, Place, Written, contains
 from simulations.fleet.violation import Violation
@@ -35,8 +34,8 @@ def difference(fleet: Fleet) -> str:
                 continue
             if device.edge is None:
                 return f"{device.name} is down"
-            if not device.settled:
-                error = device.session.error if device.session else None
+            if not device.link.settled:
+                error = device.link.session.error if device.link.session else None
                 return f"{device.name} is not done: {error}"
             if device.edge.digest() != wanted and not _differs_by_refusals(fleet, device):
                 return f"{device.name} differs from the cloud"
@@ -49,7 +48,7 @@ def _differs_by_refusals(fleet: Fleet, device: DeviceNode) -> bool:
     spared = {held.place for held in oracle.written.values() if held.refused}
     if not spared:
         return False
-    log, images = opened(device).log, fleet.cloud.images(device.fleet)
+    log, images = device.opened.log, fleet.cloud.images(device.fleet)
     places = {*images, *((name, key) for name in log.schemas for key, _ in log.scan(name, limit=100_000))}
     for place in sorted(places - spared):
         held, known = log.image(*place), images.get(place)
@@ -60,11 +59,6 @@ def _differs_by_refusals(fleet: Fleet, device: DeviceNode) -> bool:
 
 def _living(image: bytes | None) -> bytes | None:
     return None if image is None else living_image(image)
-
-
-def opened(device: DeviceNode) -> Edge:
-    assert device.edge is not None
-    return device.edge
 
 
 def check_all(fleet: Fleet) -> None:
@@ -99,8 +93,7 @@ def check_device(device: DeviceNode, images: dict[Place, bytes], *, thorough: bo
     """Replicas are byte-equal (their digests are already), the log is whole and bounded, the projection is the fold of
     the log.
     """
-    assert device.edge is not None
-    log = device.edge.log
+    log = device.opened.log
     for (collection, key), image in images.items() if thorough else ():
         record = Record.decode(image)
         held = log.image(collection, key)
@@ -123,18 +116,17 @@ def check_device(device: DeviceNode, images: dict[Place, bytes], *, thorough: bo
 
 def forgotten(device: DeviceNode, images: dict[Place, bytes]) -> int:
     """How many deletes the cloud knows of, and this device does not any more."""
-    assert device.edge is not None
-    log = device.edge.log
+    log = device.opened.log
     dead = [place for place, image in images.items() if not Record.decode(image).alive]
     return sum(log.image(*place) is None for place in dead)
 
 
 def check_search(device: DeviceNode) -> None:
     """A vector search finds exactly the living records that have a vector: the exact tier is a fold of the log."""
-    assert device.edge is not None
-    if "memories" not in device.edge.log.schemas:
+    edge = device.opened
+    if "memories" not in edge.log.schemas:
         return
-    memories = device.edge.collection("memories")
+    memories = edge.collection("memories")
     wanted = sorted(key for key, fields in memories.scan() if "embedding" in fields)
     found = sorted(hit.key for hit in memories.search(vector=[1.0, 0.0, 0.0, 0.0], k=1000))
     if wanted != found:

@@ -27,7 +27,6 @@ from sync.errors import AgentDBError, StorageError, Unreachable
 from sync.messages import AnyMessage, Pull, PullPage, decode
 from sync.operations import Operation
 from sync.segment import unpack
-from sync.stamps import device_of
 
 Reply = Callable[[bytes], None]
 CLOUD = "cloud"
@@ -277,9 +276,6 @@ class CloudNode:
     def digest(self, fleet: bytes) -> str:
         with self.store.reading() as view:
             return state_digest(view, fleet).hexdigest()
-
-    def is_own(self, operation: Operation) -> bool:
-        return device_of(operation.replica) == self.keys.service_key.device_id
 
 
 def _is_empty(data: bytes, message: Pull) -> bool:

@@ -64,7 +64,6 @@ class Disk:
         self.dead = False
         self.deaths = 0
         self.failures = 0
-        self.writes = 0
         self.fault = ""
         self.fault_share = 0.0
         self.crash_in: int | None = None  # writes and syncs from now
@@ -150,7 +149,6 @@ class Disk:
             if self.crash_in < 0:
                 self.kill()
                 raise apsw.IOError("the machine is off")
-        self.writes += 1
         if self.fault and self.dice.random() < self.fault_share:
             if self.fault == SYNC and kind != SYNC:
                 return

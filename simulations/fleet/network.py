@@ -30,17 +30,6 @@ class Weather:
     up_blocked: bool = False  # one-way partitions
     down_blocked: bool = False
 
-    @property
-    def is_fair(self) -> bool:
-        return not (self.lost_request or self.lost_answer or self.repeated or self.late or self.cut or self.is_blocked)
-
-    @property
-    def is_blocked(self) -> bool:
-        return self.up_blocked or self.down_blocked
-
-
-FAIR = Weather()
-
 
 class Wire:
     """One device's link. ``serve(request, reply)`` is the cloud's end; it calls ``reply`` once, now or later."""
@@ -54,7 +43,6 @@ class Wire:
         timeout_ms: int,
     ) -> None:
         self.weather = Weather()
-        self.bytes_up = self.bytes_down = 0
         self._world = world
         self._name = name
         self._dice = dice
@@ -64,7 +52,6 @@ class Wire:
     def send(self, label: str, request: bytes, wait_ms: int, answered: Answered) -> None:
         """Deliver a request; ``answered`` is called exactly once. ``wait_ms`` is how long the cloud may take."""
         world, weather, dice = self._world, self.weather, self._dice
-        self.bytes_up += len(request)
         world.counts["messages"] += 1
         call = _Call(answered)
         world.at(self._timeout_ms + wait_ms, call.give_up)
@@ -87,7 +74,6 @@ class Wire:
         if weather.down_blocked or dice.random() < weather.lost_answer:
             world.note(self._name, f"answer to {label} lost", count="answers lost")
             return
-        self.bytes_down += len(answer)
         if dice.random() < weather.cut:
             world.note(self._name, f"answer to {label} cut", count="answers cut")
             answer = answer[: dice.randrange(len(answer))]

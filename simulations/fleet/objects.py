@@ -1,7 +1,7 @@
 """The simulated object store: whole objects in memory, and the ways in which real ones fail.
 
-An answer may be lost after the object was written, a request may never arrive, objects may vanish, be swapped or be
-changed in place (what a thief or an operator's script does), listings come in the order of their names, as everywhere.
+An answer may be lost after the object was written, a request may never arrive; listings come in the order of their
+names, as everywhere.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from sync.errors import NotFound, Unreachable
 
 class SimulatedObjects:
     """``cloud.ports.ObjectStore``. ``trouble`` is the share of requests that fail, half of them after they were
-    carried out. ``seen`` is told every object that is written.
+    carried out.
     """
 
     def __init__(self, dice: Random) -> None:
         self.data: dict[str, bytes] = {}
         self.trouble = 0.0
-        self.failures = 0
         self._dice = dice
 
     def put(self, name: str, data: bytes, *, create_only: bool = False) -> bool:
@@ -57,10 +56,8 @@ class SimulatedObjects:
 
     def _before(self) -> None:
         if self.trouble and self._dice.random() < self.trouble / 2:
-            self.failures += 1
             raise Unreachable("the object store does not answer")
 
     def _after(self) -> None:
         if self.trouble and self._dice.random() < self.trouble / 2:
-            self.failures += 1
             raise Unreachable("the object store's answer was lost")

@@ -56,9 +56,6 @@ class World:
             run()
         self.now_ms = max(self.now_ms, end_ms)
 
-    def drop_events(self) -> None:
-        self._queue.clear()
-
     def note(self, who: str, what: str, *, count: str = "") -> None:
         """A line of the trace; ``count`` is what it counts as in the statistics."""
         if count:
@@ -128,7 +125,3 @@ class MachineClock:
 
     def set_to_1970(self) -> None:
         self.step(-START_MS - self._world.now_ms)
-
-    @property
-    def is_right(self) -> bool:
-        return self._stopped_at is None and self.error_ms == 0 and self.drift == 0.0

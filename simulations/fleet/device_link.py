@@ -1,0 +1,216 @@
+"""A device's link in the simulator: the real session and its carrier, stepped by events.
+
+What the replicator's event loop does in life, ``pump`` does here: it steps the session, lets the product's ``Carrier``
+carry out what it asks for, and puts its messages on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edge.link.carrier import Carrier
+from edge.link.membership import find_membership, session_keys
+from edge.link.signing import Nonces
+from edge.storage import link_state
+from edge.storage.delta_log import DeltaLog
+from simulations.fleet.agent import RIVAL
+from simulations.fleet.envelope import unpack_answer, wrap
+from simulations.fleet.network import Wire
+from simulations.fleet.violation import Violation
+from sync.effects import Learn, Mend, NewIncarnation, Persist, Send, SessionLimits
+from sync.errors import (
+    AgentDBError,
+    CorruptStore,
+    FutureStamp,
+    ProtocolError,
+    SchemaMismatch,
+    StaleNonce,
+    StorageError,
+    TooLarge,
+    Unauthenticated,
+    Unreachable,
+)
+from sync.messages import Failure, Pull
+from sync.schedule import Backoff
+from sync.schema import COLLECTIONS
+from sync.session import SyncSession
+
+if TYPE_CHECKING:
+    from simulations.fleet.device_node import DeviceNode
+
+NONCE_TRIES_MAX = 3
+TIMEOUT_MS = 10_000
+
+
+class DeviceLink:
+    """``session`` is None while the device does not sync."""
+
+    def __init__(self, node: DeviceNode, limits: SessionLimits, *, signed: bool, versions: Sequence[int]) -> None:
+        self.session: SyncSession | None = None
+        self.wire = Wire(node.world, node.name, node.world.dice(f"wire {node.name}"), node.cloud.serve, TIMEOUT_MS)
+        self._node = node
+        self._limits = limits
+        self._signed = signed
+        self._versions = versions
+        self._nonces: Nonces | None = None
+        self._wake_at = -1
+        self._seen: tuple[bytes, bytes, int] = (b"", b"", 0)  # replica, incarnation, cursor at the last look
+
+    def forget(self) -> None:
+        """The store was replaced: what was seen of the old one says nothing of it."""
+        self._seen = (b"", b"", 0)
+
+    def look(self, log: DeltaLog) -> None:
+        """After a start: the cursor has not gone back."""
+        replica, incarnation, cursor = self._seen
+        position = link_state.load_position(log)
+        if position.replica == replica and position.incarnation == incarnation and position.cursor < cursor:
+            raise Violation("never back", f"{self._node.name}: cursor {position.cursor} after {cursor}")
+
+    def connect(self, *, live: bool) -> None:
+        """Begin to sync, as ``sync`` or ``run`` would."""
+        node = self._node
+        if node.edge is None or node.revoked:
+            return
+        log = node.edge.log
+        try:
+            if find_membership(log) is None:  # the disk failed at that moment
+                node.join()
+            keys = session_keys(log, node.edge.path)
+            self.session = SyncSession(
+                link_state.load_position(log),
+                keys,
+                node.random,
+                live=live,
+                limits=self._limits,
+                versions=self._versions,
+            )
+            self._carrier = Carrier(log, node.edge.path, self.session)
+            self._backoff = Backoff(node.random)
+            self._nonces = None
+            if self._signed:
+                self._nonces = Nonces(log.meta_get("nonce") or 0, lambda last: log.meta_set("nonce", last))
+        except AgentDBError as error:
+            node.trouble(error, "connecting")
+            return
+        self.pump()
+
+    def disconnect(self) -> None:
+        self.session = None
+
+    @property
+    def settled(self) -> bool:
+        """Both sides have everything, as far as this side knows."""
+        session = self.session
+        return self._node.edge is not None and session is not None and session.idle
+
+    def pump(self) -> None:
+        """Carry out everything that is ready; then wait for an answer, a write or the session's timer."""
+        node = self._node
+        for _ in range(10_000):
+            session = self.session
+            if session is None or node.edge is None:
+                return
+            session.tick(node.clock.monotonic_ms())
+            session.written(node.edge.log.head_seq)
+            try:
+                effects = session.ready()
+                for effect in effects:
+                    if isinstance(effect, Send):
+                        self._send(session, effect, NONCE_TRIES_MAX)
+                        continue
+                    self._carrier.carry_out(effect)
+                    self._observe(effect)
+                    if node.check_death():
+                        return
+            except AgentDBError as error:
+                if node.check_death():
+                    return
+                node.world.note(node.name, f"link: {error.code}", count="typed errors")
+                if isinstance(error, CorruptStore):
+                    node.start_over(error)
+                    return
+                self._begin_again(session, error)
+                effects = []
+            if not effects:
+                self._sleep(session)
+                return
+        raise Violation("bounded", f"{node.name}: the session is busy without end")
+
+    def _begin_again(self, session: SyncSession, error: AgentDBError) -> None:
+        try:
+            position = link_state.load_position(self._node.opened.log)
+        except StorageError:
+            position = session.position
+        session.interrupt(position, error, self._backoff.next_ms())
+
+    def _sleep(self, session: SyncSession) -> None:
+        world, wake_ms = self._node.world, session.wake_ms()
+        if wake_ms is not None:
+            at = world.now_ms + wake_ms
+            if self._wake_at <= world.now_ms or at < self._wake_at:
+                self._wake_at = at
+                world.at(wake_ms + 1, lambda: self.pump() if self.session is session else None)
+
+    def _observe(self, effect: object) -> None:
+        """The oracle hears of what was refused; stamps may have been corrected."""
+        node, log = self._node, self._node.opened.log
+        if isinstance(effect, Persist):
+            for refusal in effect.refusals:
+                node.world.note(node.name, f"refused: {refusal.seq} {refusal.code}", count="operations refused")
+                held = node.oracle.refused(node.name, log.replica, refusal.seq)
+                if held is not None and not self._rightly(refusal.code, held.place[0]):
+                    raise Violation("refused rightly", f"{node.name}: {held.place} was refused: {refusal.reason}")
+        assert self.session is not None
+        position = self.session.position
+        self._seen = (position.replica, position.incarnation, position.cursor)
+        if isinstance(effect, NewIncarnation):
+            node.oracle.copied_devices.add(node.opened.device)
+        if isinstance(effect, (Learn, Mend, NewIncarnation)):
+            node.oracle.found(node.name, node.logged())
+
+    def _rightly(self, code: str, collection: str) -> bool:
+        """Whether there is anything in this run that such a refusal can come from."""
+        if code == SchemaMismatch.code:
+            return collection in (RIVAL, COLLECTIONS)
+        if code == TooLarge.code:
+            return self._node.agent.large
+        return code != FutureStamp.code or self._node.world.counts["clocks set wrong"] > 0
+
+    def _send(self, session: SyncSession, effect: Send, tries: int) -> None:
+        node, message = self._node, effect.message
+        label = type(message).__name__
+        wait_ms = message.wait_ms if isinstance(message, Pull) else 0
+        request = wrap(message, node.key, self._nonces)
+
+        def answered(data: bytes | None) -> None:
+            if self.session is not session:
+                return
+            if data is None:
+                session.failed(effect.number, Unreachable("no answer"))
+            else:
+                try:
+                    answer, used = unpack_answer(data)
+                except (AgentDBError, ValueError):
+                    session.failed(effect.number, ProtocolError("the answer was cut"))
+                else:
+                    if isinstance(answer, Failure):
+                        node.world.note(node.name, f"{label} fails: {answer.code}", count=f"failures {answer.code}")
+                        if answer.code == StaleNonce.code and tries > 1 and self._nonces and self._nonces.skip(used):
+                            self._send(session, effect, tries - 1)
+                            return
+                        if answer.code == Unauthenticated.code and not node.revoked:
+                            node.enroll_again()
+                    session.receive(effect.number, answer)
+            self.pump()
+
+        node.world.note(node.name, f"sends {label}{_details(message)}")
+        self.wire.send(label, request, wait_ms, answered)
+
+
+def _details(message: object) -> str:
+    if isinstance(message, Pull):
+        return f" after {message.cursor}"
+    acked = getattr(message, "acked", None)
+    return "" if acked is None else f" head {message.log_head} acked {acked} cursor {message.cursor}"  # type: ignore[attr-defined]
