@@ -33,8 +33,14 @@ CHANGED = {"memories": {**DECLARED["memories"], "text": ["text"]}}
 # Declared by every device in its own way; the fleet can keep one.
 RIVAL = "rivals"
 RIVALS: list[dict[str, Any]] = [{"fields": {"n": rule}} for rule in ("counter", "max", "keep-all")]
-LARGE = "x" * 60_000
+LARGE = 60_000  # characters
+SMALL_LARGE = 2_000  # where the bounds are small
 _SIMPLE = ("state", "orders", "notes", "plans")
+_MERGED = {
+    *DECLARED["memories"]["fields"],
+    *DECLARED[TALLIES]["fields"],
+    "n",
+}  # a put leaves alone what it does not name
 _LWW = ("text", "mood", "step")
 
 
@@ -52,10 +58,10 @@ class Change(NamedTuple):
 
 class Agent:
     """Draws changes; ``keys`` is how many records there are to fight about, ``prefix`` names them. ``large``: now and
-    then a text of which a few make a record too large.
+    then a text of so many characters, of which a few make a record too large.
     """
 
-    def __init__(self, name: str, dice: Random, keys: int, prefix: str, *, large: bool) -> None:
+    def __init__(self, name: str, dice: Random, keys: int, prefix: str, *, large: int = 0) -> None:
         self.name = name
         self.large = large
         self._dice = dice
@@ -65,6 +71,8 @@ class Agent:
 
     def draw(self, edge: Edge) -> list[Change]:
         """The next write: one change, or a batch of up to five."""
+        if self._dice.random() < 0.05 and TALLIES in edge.log.schemas:
+            return [self._count_up() for _ in range(self._dice.randrange(2, 4))]
         if self._dice.random() < 0.15:
             places: dict[Place, Change] = {}
             for _ in range(self._dice.randrange(2, 6)):
@@ -120,15 +128,20 @@ class Agent:
         field = dice.choice(("best", "least", "ideas"))
         value: Any = self._text() if field == "ideas" else dice.randrange(100)
         if field == "ideas" and self.large and dice.random() < 0.3:
-            value += LARGE * dice.randrange(1, 4)
+            value += "x" * self.large * dice.randrange(1, 4)
         return Change(Asked(Kind.PATCH, (name, key), {}), "patch", (key, {field: value}))
 
+    def _count_up(self) -> Change:
+        key, by = self._tallied(), self._dice.randrange(1, 10)
+        return Change(Asked(Kind.INCREMENT, (TALLIES, key), None, amount=by), "increment", (key, "count", by))
+
+    def _tallied(self) -> str:
+        return f"{self._prefix}{TALLIES[0]}{self._dice.choice((0, 0, 1))}"
+
     def _tally(self) -> Change:
-        key = f"{self._prefix}{TALLIES[0]}{self._dice.choice((0, 0, 1))}"
         if self._dice.random() < 0.7:
-            by = self._dice.randrange(1, 10)
-            asked = Asked(Kind.INCREMENT, (TALLIES, key), None, amount=by)
-            return Change(asked, "increment", (key, "count", by))
+            return self._count_up()
+        key = self._tallied()
         self._count += 1
         top = self._dice.randrange(1000)
         return Change(Asked(Kind.PATCH, (TALLIES, key), {}, amount=top), "patch", (key, {"top": top}))
@@ -173,17 +186,23 @@ def _call(edge: Edge, change: Change) -> None:
 
 def read_back(edge: Edge, changes: list[Change], before: Mapping[Place, bytes | None]) -> str:
     """What a reader of this store should see after these writes and does not, or ""."""
+    seen: dict[Place, dict[str, Any]] = {}
+    for change in changes:
+        if change.place not in seen:
+            image = before.get(change.place)
+            seen[change.place] = dict((None if image is None else image_values(image)) or {})
+        if change.call == "increment":
+            _, field, by = change.arguments
+            seen[change.place][field] = seen[change.place].get(field, 0) + by
     for change in changes:
         name, key = change.place
-        record = edge.collection(name).get(key)
-        image = before.get(change.place)
-        wrong = _wrong(change, record, (None if image is None else image_values(image)) or {})
+        wrong = _wrong(change, edge.collection(name).get(key), seen[change.place])
         if wrong:
             return f"{name}/{key} {wrong} after {change.call} {change.arguments[1:]}"
     return ""
 
 
-def _wrong(change: Change, record: Mapping[str, Any] | None, before: Mapping[str, Any]) -> str:
+def _wrong(change: Change, record: Mapping[str, Any] | None, counted: Mapping[str, Any]) -> str:
     if change.asked.kind == Kind.DELETE:
         return "" if record is None else f"is there: {record}"
     if record is None:
@@ -191,20 +210,33 @@ def _wrong(change: Change, record: Mapping[str, Any] | None, before: Mapping[str
     for field, value in (change.asked.fields or {}).items():
         if record.get(field) != value:
             return f"has {field}={record.get(field)!r}, not {value!r},"
-    if change.call in ("increment", "add", "remove"):
-        _, field, value = change.arguments
-        shown = record.get(field)
-        if change.call == "increment" and shown != before.get(field, 0) + value:
-            return f"has {field}={shown!r} where {before.get(field, 0)!r} was,"
-        if change.call != "increment" and (value in (shown or [])) != (change.call == "add"):
-            return f"has {field}={shown!r}"
+    if change.call == "put":
+        return _wrong_put(change.arguments[1], record)
     if change.call == "patch":
-        [(field, value)] = change.arguments[1].items()
-        shown = record.get(field)
-        if field in ("best", "top") and not shown >= value:
-            return f"has {field}={shown!r}"
-        if field == "least" and not shown <= value:
-            return f"has {field}={shown!r}"
-        if field == "ideas" and shown != [value]:
-            return f"has {len(shown or [])} ideas, though the writer saw all others,"
+        return _wrong_patch(*next(iter(change.arguments[1].items())), record)
+    _, field, value = change.arguments
+    shown = record.get(field)
+    if change.call == "increment":
+        return "" if shown == counted[field] else f"has {field}={shown!r}, not {counted[field]!r},"
+    return "" if (value in (shown or [])) == (change.call == "add") else f"has {field}={shown!r}"
+
+
+def _wrong_put(told: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    more = sorted(record.keys() - told.keys() - _MERGED)
+    if more:
+        return f"still has {more}"
+    for field in sorted(told.keys() & {"visits", "tags"}):
+        if record.get(field) != told[field]:
+            return f"has {field}={record.get(field)!r}"
+    return ""
+
+
+def _wrong_patch(field: str, value: Any, record: Mapping[str, Any]) -> str:
+    shown = record.get(field)
+    if field == "ideas":
+        return "" if shown == [value] else f"has {len(shown or [])} ideas, though the writer saw all others,"
+    if field == "least":
+        return "" if shown is not None and shown <= value else f"has {field}={shown!r}"
+    if field in ("best", "top"):
+        return "" if shown is not None and shown >= value else f"has {field}={shown!r}"
     return ""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
+from cloud.rows import Conflict
 from cloud.storage.archive.snapshots import state_digest
 from cloud.storage.archive.verify import verify
 from cloud.storage.sqlite_store import SqliteStore
@@ -12,9 +15,11 @@ from simulations.fleet.agent import CANARY, TALLIES
 from simulations.fleet.oracle import Oracle, Place, Written, contains
 from simulations.fleet.violation import Violation
 from sync.digest import living_image
+from sync.errors import AgentDBError
+from sync.limits import FUTURE_MS_MAX
 from sync.operations import Kind
 from sync.records import Record
-from sync.stamps import device_of
+from sync.stamps import COUNTER_BITS, device_of
 
 if TYPE_CHECKING:
     from simulations.fleet.device_node import DeviceNode
@@ -153,6 +158,7 @@ def check_conflicts(fleet: Fleet, owner: bytes, oracle: Oracle, images: dict[Pla
         for side in (found.held, found.came)
         if isinstance(side.value, dict)
     ]
+    check_truly_concurrent(oracle, conflicts)
     by_place: dict[Place, list[Written]] = {}
     for held in oracle.written.values():
         if not held.refused and (held.acknowledged or contains(images.get(held.place), held.operation)):
@@ -173,6 +179,19 @@ def check_conflicts(fleet: Fleet, owner: bytes, oracle: Oracle, images: dict[Pla
                     raise Violation(
                         "conflicts recorded", f"{held.node}'s {place} {name}={value!r} was overwritten unseen"
                     )
+
+
+def check_truly_concurrent(oracle: Oracle, conflicts: Sequence[Conflict]) -> None:
+    """No conflict is recorded over a value that stood before the eyes of the other's writer."""
+    written = {(held.place, held.operation.replica, held.operation.ts): held for held in oracle.written.values()}
+    for found in conflicts:
+        place = (found.collection, found.key)
+        came = written.get((place, found.came.replica, found.came.ts))
+        if came is None or came.before is None:
+            continue
+        standing = Record.decode(came.before).lww.get(found.field)
+        if standing is not None and standing[:2] == (found.held.ts, found.held.replica):
+            raise Violation("conflicts recorded", f"{came.node} had seen what its {place} is said to conflict with")
 
 
 def _is_silent(name: str, value: object, held: Written, rivals: list[Written], record: Record) -> bool:
@@ -205,6 +224,10 @@ def check_dead_letters(fleet: Fleet, owner: bytes) -> None:
         if device.fleet == owner and device.edge is not None:
             for letter in device.edge.log.dead_letters():
                 held.setdefault(letter.operation.replica, set()).add(letter.seq)
+    kept = {(letter.replica, letter.seq) for letter in letters}
+    for replica, seq in fleet.oracles[owner].refusals:
+        if (replica, seq) not in kept:
+            raise Violation("dead letters", f"{replica.hex()[:6]}/{seq} was refused, and the cloud did not keep it")
     for refused in letters:
         if refused.seq and refused.seq not in held.get(refused.replica, set()):
             raise Violation("dead letters", f"{refused.collection}/{refused.key} ({refused.code}) is not on its device")
@@ -215,6 +238,10 @@ def check_cloud(fleet: Fleet) -> None:
     problems = fleet.cloud.store.verify()
     if problems:
         raise Violation("verify", f"cloud: {problems[0]}")
+    for owner in fleet.cloud.fleets:
+        clock_ms = fleet.cloud.head(owner).clock >> COUNTER_BITS
+        if clock_ms > fleet.cloud.clock.wall_ms() + FUTURE_MS_MAX:
+            raise Violation("not from the future", f"the fleet's clock is at {clock_ms}")
 
 
 def check_archive(fleet: Fleet) -> None:
@@ -242,13 +269,63 @@ def check_archive(fleet: Fleet) -> None:
             raise Violation("no plaintext", f"a text can be read in {name}")
 
 
+def check_damaged_archive(fleet: Fleet, dice: Random) -> None:
+    """An object of the archive is taken away, exchanged or altered, and put back. What ``verify`` finds nothing wrong
+    with can be restored, and no restore ends in another state than there was.
+    """
+    cloud = fleet.cloud
+    objects = cloud.objects
+    whole, objects.data = objects.data, dict(objects.data)
+    trouble, objects.trouble = objects.trouble, 0.0
+    try:
+        if len(whole) < 2:
+            return
+        name, other = dice.sample(sorted(whole), 2)
+        how = dice.choice(["gone", "exchanged", "altered"])
+        if how == "gone":
+            del objects.data[name]
+        elif how == "exchanged":
+            objects.data[name], objects.data[other] = whole[other], whole[name]
+        else:
+            at = dice.randrange(len(whole[name]))
+            altered = bytearray(whole[name])
+            altered[at] ^= 1 << dice.randrange(8)
+            objects.data[name] = bytes(altered)
+        outcomes = [_outcome(fleet, owner) for owner in cloud.fleets]
+        fleet.world.note("objects", f"one is {how}: {', '.join(outcomes)}", count="objects damaged")
+    finally:
+        objects.data, objects.trouble = whole, trouble
+
+
+def _outcome(fleet: Fleet, owner: bytes) -> str:
+    cloud = fleet.cloud
+    try:
+        problems = len(verify(cloud.objects, cloud.keys, owner, anchor=cloud.anchor).problems)
+    except AgentDBError:
+        problems = 1
+    try:
+        digest, position = _restored_state(fleet, owner, None)
+    except AgentDBError as error:
+        if not problems:
+            raise Violation("archive", f"verify finds nothing, and the restore fails: {error}") from error
+        return f"found, {error.code}"
+    known = {noted for (held, _, at), noted in cloud.digests.items() if (held, at) == (owner, position)}
+    if known and digest not in known:
+        raise Violation("archive", f"restored from a damaged archive to {position}, the state is another")
+    return "found, restored" if problems else "harmless"
+
+
 def _restored(fleet: Fleet, owner: bytes, position: int | None) -> str:
+    return _restored_state(fleet, owner, position)[0]
+
+
+def _restored_state(fleet: Fleet, owner: bytes, position: int | None) -> tuple[str, int]:
     path = Path(fleet.root) / "restored.db"
     store = SqliteStore.open(path)
     try:
-        fleet.cloud.restore_into(store, owner, position)
+        restored = fleet.cloud.restore_into(store, owner, position)
         with store.reading() as view:
-            return state_digest(view, owner).hexdigest()
+            return state_digest(view, owner).hexdigest(), restored.position
     finally:
         store.close()
         for file in path.parent.glob("restored.db*"):

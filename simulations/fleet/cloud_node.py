@@ -22,11 +22,12 @@ from cloud.storage.sqlite_store import SqliteStore
 from simulations.fleet.disk import Disk
 from simulations.fleet.envelope import answer_to, caller_of, pack_failure
 from simulations.fleet.objects import SimulatedObjects
+from simulations.fleet.violation import Violation
 from simulations.fleet.world import MachineClock, SeededRandom, World
 from sync.errors import AgentDBError, StorageError, Unreachable
-from sync.messages import AnyMessage, Pull, PullPage, decode
+from sync.messages import AnyMessage, Pull, PullPage, Push, PushAck, decode
 from sync.operations import Operation
-from sync.segment import unpack
+from sync.segment import parse_header, unpack
 
 Reply = Callable[[bytes], None]
 CLOUD = "cloud"
@@ -69,11 +70,13 @@ class CloudNode:
         self.fleets: list[bytes] = []
         self.life = 0
         self.up = False
+        self.revoked: set[bytes] = set()  # devices whose revocation is in the archive; for membership only
         self.digests: dict[tuple[bytes, bytes, int], str] = {}
         self._lease_ms = lease_ms
         self._on_commit = on_commit
         self._wire_check = wire_check
         self._polls: list[_Poll] = []
+        self._promised: dict[tuple[bytes, bytes], int] = {}  # fleet, replica -> what was acknowledged
         self._read_up_to: dict[bytes, tuple[bytes, int]] = {}
         self._archives: dict[bytes, Archive] = {}
         self.boot()
@@ -105,6 +108,7 @@ class CloudNode:
         self._archives = {}
         for fleet in self.fleets:
             self._attend(fleet)
+        self._check_promises()
 
     def create_fleet(self, name: str) -> bytes:
         fleet = self.plane.create_fleet(name).fleet
@@ -168,6 +172,8 @@ class CloudNode:
         if self.check_death():
             return
         message, caller = asked or (None, None)
+        if isinstance(message, Push) and caller is not None:
+            self._remember(message, caller, data)
         if isinstance(message, Pull) and caller is not None and message.wait_ms and _is_empty(data, message):
             until = self.world.now_ms + message.wait_ms
             poll = _Poll(message, caller, answer, until, self.life)
@@ -176,6 +182,23 @@ class CloudNode:
             self.world.at(message.wait_ms, lambda: self._release(poll))
             return
         answer(data)
+
+    def _remember(self, push: Push, caller: Caller, data: bytes) -> None:
+        answer = decode(msgpack.unpackb(data)[0])
+        if isinstance(answer, PushAck) and answer.last_seq:
+            self._promised[caller.fleet, parse_header(push.segment).replica] = answer.last_seq
+            self._check_promises()
+
+    def _check_promises(self) -> None:
+        """What was acknowledged is in the store, also after the machine lost power. A device would give back what is
+        missing, if it is still there.
+        """
+        with suppress(StorageError), self.store.reading() as view:
+            for (fleet, replica), promised in self._promised.items():
+                row = view.replica(fleet, replica)
+                if row is None or row.last_seq < promised:
+                    what = f"{replica.hex()[:6]}.{replica[-1]} up to {promised}, its store has {row and row.last_seq}"
+                    raise Violation("nothing lost", f"the cloud acknowledged {what}")
 
     def _wake(self, fleet: bytes) -> None:
         for poll in [held for held in self._polls if held.caller.fleet == fleet]:
@@ -218,6 +241,7 @@ class CloudNode:
         try:
             run = archive.snapshot() if snapshot else archive.run_once()
             self._note_digest(fleet)
+            self.revoked |= {device.device for device in self.plane.devices(fleet) if device.revoked_ms}
             if trim:
                 self._trim(fleet, archive.state.position)
             self.world.note(CLOUD, f"archived up to {run.position}", count="archive runs")
@@ -245,6 +269,7 @@ class CloudNode:
         self.disk.reload()
         self.disk.revive(power_cut=False)
         store = SqliteStore.open(self.directory / "cloud.db")
+        self._promised.clear()
         for fleet in self.fleets:
             target = (position or {}).get(fleet)
             restored = self.restore_into(store, fleet, target)

@@ -71,7 +71,7 @@ class DeviceLink:
     def connect(self, *, live: bool) -> None:
         """Begin to sync, as ``sync`` or ``run`` would."""
         node = self._node
-        if node.edge is None or node.revoked:
+        if node.edge is None:
             return
         log = node.edge.log
         try:
@@ -122,6 +122,7 @@ class DeviceLink:
                         continue
                     self._carrier.carry_out(effect)
                     self._observe(effect)
+                    self._check_durable(session)
                     if node.check_death():
                         return
             except AgentDBError as error:
@@ -170,18 +171,28 @@ class DeviceLink:
         if isinstance(effect, (Learn, Mend, NewIncarnation)):
             node.oracle.found(node.name, node.logged())
 
+    def _check_durable(self, session: SyncSession) -> None:
+        """What the session goes on from is what it would find after a crash now."""
+        if self._node.disk.dead:
+            return
+        durable = link_state.load_position(self._node.opened.log)
+        believed = session.position._replace(head_seq=durable.head_seq, swept=durable.swept)
+        if believed != durable:
+            raise Violation("durable", f"{self._node.name}: the session is at {believed}, its log at {durable}")
+
     def _rightly(self, code: str, collection: str) -> bool:
         """Whether there is anything in this run that such a refusal can come from."""
         if code == SchemaMismatch.code:
             return collection in (RIVAL, COLLECTIONS)
         if code == TooLarge.code:
-            return self._node.agent.large
+            return self._node.agent.large > 0
         return code != FutureStamp.code or self._node.world.counts["clocks set wrong"] > 0
 
     def _send(self, session: SyncSession, effect: Send, tries: int) -> None:
         node, message = self._node, effect.message
         label = type(message).__name__
         wait_ms = message.wait_ms if isinstance(message, Pull) else 0
+        was_revoked = node.revoked
         request = wrap(message, node.key, self._nonces)
 
         def answered(data: bytes | None) -> None:
@@ -202,6 +213,8 @@ class DeviceLink:
                             return
                         if answer.code == Unauthenticated.code and not node.revoked:
                             node.enroll_again()
+                    elif was_revoked:
+                        raise Violation("revoked", f"{node.name} was revoked, and is answered {type(answer).__name__}")
                     session.receive(effect.number, answer)
             self.pump()
 

@@ -52,7 +52,7 @@ class DeviceNode:
         prefix: str,
         limits: SessionLimits,
         signed: bool,
-        large: bool,
+        large: int,
         versions: Sequence[int],
     ) -> None:
         self.world = world
@@ -71,6 +71,7 @@ class DeviceNode:
         self.edge: Edge | None = None
         self.link = DeviceLink(self, limits, signed=signed, versions=versions)
         self.revoked = False
+        self.declares = True  # its collections, before it writes
         self.rotten = False
         self.lives = 0
 
@@ -103,7 +104,7 @@ class DeviceNode:
         if find_membership(edge.log) is None:
             self._enroll()
             self.world.note(self.name, "joins the fleet")
-        if self.lives == 1 and not edge.collections():
+        if self.declares and self.lives == 1 and not edge.collections():
             for name, declaration in DECLARED.items():
                 if name == "memories" or self.dice.random() < 0.9:
                     edge.collection(name, **declaration)
@@ -113,8 +114,23 @@ class DeviceNode:
         edge, plane = self.opened, self.cloud.plane
         token = plane.create_token(self.fleet)
         name = self.name.partition("+")[0]  # a copy has the keys, and so the name, of its original
-        answer = plane.enrollment.enroll(enroll_request(edge.log, edge.path, token, name))
+        request = enroll_request(edge.log, edge.path, token, name)
+        answer = plane.enrollment.enroll(request)
         accept(edge.log, edge.path, token, answer, "http://127.0.0.1", name)
+
+    def break_in(self) -> None:
+        """Whoever has a revoked device tries to join with it again, and with a token that was used."""
+        if self.edge is None or not self.cloud.up:
+            return
+        plane, log = self.cloud.plane, self.edge.log
+        try:
+            token = plane.create_token(self.fleet)
+            plane.enrollment.enroll(enroll_request(log, self.edge.path, token, self.name))
+        except AgentDBError as error:
+            self.world.note(self.name, f"tries to join again: {error.code}")
+        else:
+            raise Violation("revoked", f"{self.name} was revoked, and may join again")
+        self.cloud.check_death()
 
     def enroll_again(self) -> None:
         """The cloud was restored to before this device was enrolled: its owner is given a new token."""

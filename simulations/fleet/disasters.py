@@ -132,15 +132,17 @@ class Disasters:
     def _restore(self, target: dict[bytes, int]) -> None:
         cloud = self._cloud
         trouble, cloud.objects.trouble = cloud.objects.trouble, 0.0
+        forgets, cloud.objects.forgets = cloud.objects.forgets, 0.0
         ready = all(any(held == fleet for held, _, _ in cloud.digests) for fleet in cloud.fleets)
         if not cloud.up or not ready or any(device.edge is None for device in self._fleet.devices):
             self._world.at(5 * MINUTE_MS, lambda: self._restore(target))
-            cloud.objects.trouble = trouble
+            cloud.objects.trouble, cloud.objects.forgets = trouble, forgets
             return
         self._fleet.spare_disks()
         self._fleet.look_at_logs()
         cloud.follow()
         cloud.restore(target)
+        self._fleet.check_revocations()
         cloud.follow()
         for fleet in cloud.fleets:
             members = [device for device in self._fleet.devices if device.fleet == fleet]
@@ -150,7 +152,7 @@ class Disasters:
             gone = oracle.excuse("cloud restored to an earlier time", images, suspects)
             oracle.forget_answers(images)
             self._world.note("cloud", f"{gone} operations are nowhere any more")
-        cloud.objects.trouble = trouble
+        cloud.objects.trouble, cloud.objects.forgets = trouble, forgets
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

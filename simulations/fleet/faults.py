@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from simulations.fleet.agent import CHANGED, RIVAL, RIVALS
-from simulations.fleet.checks import check_search
+from simulations.fleet.checks import check_damaged_archive, check_search
 from simulations.fleet.disasters import HOUR_MS, MINUTE_MS, Disasters
 from simulations.fleet.disk import FULL, IO, SYNC, Disk
+from simulations.fleet.violation import Violation
 from sync.errors import AgentDBError, StorageError
 
 _FAULT_MS = 20 * MINUTE_MS
@@ -172,6 +173,20 @@ class Faults(Disasters):
 
         self._world.at(self._dice.randrange(_FAULT_MS), well)
 
+    def objects_forget(self) -> None:
+        """A store that says yes and keeps nothing."""
+        self._cloud.objects.forgets = 0.3
+        self._world.note("objects", "the object store forgets what it acknowledged")
+
+        def well() -> None:
+            self._cloud.objects.forgets = 0.0
+
+        self._world.at(self._dice.randrange(_FAULT_MS), well)
+
+    def objects_damage(self) -> None:
+        """An object of the archive is gone, another's, or altered, until somebody puts it back."""
+        check_damaged_archive(self._fleet, self._dice)
+
     # -- people -------------------------------------------------------------------------------------------------------
 
     def rotate_keys(self) -> None:
@@ -188,13 +203,17 @@ class Faults(Disasters):
         device = self._device()
         if not self._cloud.up or device.edge is None or len(self._fleet.devices) < 3 or device.revoked:
             return
+        before = self._cloud.keys.ring(device.fleet).epochs()[-1]
         try:
             self._cloud.plane.enrollment.revoke(device.fleet, device.edge.device, reason="stolen")
         except AgentDBError as error:
             self._world.note("cloud", f"revocation fails: {error.code}")
             self._cloud.check_death()
             return
+        if self._cloud.keys.ring(device.fleet).epochs()[-1] <= before:
+            raise Violation("revoked", f"{device.name} has the key by which pages are sealed after its revocation")
         device.revoked = True
+        self._world.at(self._dice.randrange(HOUR_MS), device.break_in)
         self._world.note("cloud", f"revokes {device.name}", count="devices revoked")
         images = [self._cloud.images(device.fleet)]
         oracle = self._fleet.oracle(device)

@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 from simulations.fleet import checks, scenario
-from simulations.fleet.agent import CANARY
+from simulations.fleet.agent import CANARY, LARGE, SMALL_LARGE
 from simulations.fleet.cloud_node import CloudNode
 from simulations.fleet.device_node import DeviceNode
 from simulations.fleet.disasters import HOUR_MS, MINUTE_MS
@@ -34,6 +34,7 @@ from sync.operations import Operation
 
 HEAL_ROUNDS_MAX = 12
 HEAL_ROUND_MS = 10 * MINUTE_MS
+_MOMENTS = 4  # at which many work at once
 _CANARY = CANARY.encode()
 
 
@@ -66,6 +67,7 @@ class Fleet:
         self.plan = plan
         self.root = root
         self._dice = world.dice("fleet")
+        self._moments = [self._dice.randrange(self._end_ms) for _ in range(_MOMENTS)]
         self.oracles: dict[bytes, Oracle] = {}
         self.devices: list[DeviceNode] = []
         self.cloud = CloudNode(
@@ -89,6 +91,7 @@ class Fleet:
     def add_late(self, fleet: bytes) -> None:
         name = f"{chr(ord('a') + self.cloud.fleets.index(fleet))}{len(self.devices)}"
         device = self._add(name, fleet)
+        device.declares = self._dice.random() < 0.5  # or it only writes, and is given the fleet's declarations
         self.world.note(name, "is new", count="devices that joined late")
         device.boot()
         self._live(device)
@@ -109,10 +112,11 @@ class Fleet:
             prefix=f"{name[0]}/",
             limits=SessionLimits(push_operations=plan.push_operations, pull_operations=plan.pull_operations),
             signed=plan.signed,
-            large=plan.large,
+            large=plan.large and (SMALL_LARGE if plan.small else LARGE),
             versions=(1,) if self._dice.random() < plan.old_share else PROTOCOL_VERSIONS,
         )
         device.link.wire.weather = Weather(**vars(plan.weather))
+        device.clock.step(self._dice.randint(-plan.skew_ms, plan.skew_ms))
         self.devices.append(device)
         return device
 
@@ -131,10 +135,11 @@ class Fleet:
         """Bursts of work, and times at which there is a network."""
         dice, world = self.world.dice(f"life of {device.name}"), self.world
         left = max(1, self._end_ms - world.now_ms)
+        moments = [moment - world.now_ms for moment in self._moments if moment > world.now_ms]
         writes = self.plan.writes
         while writes > 0:
             burst = min(writes, dice.randrange(1, 8))
-            at = dice.randrange(left)
+            at = dice.choice(moments) if moments and dice.random() < self.plan.together else dice.randrange(left)
             for number in range(burst):
                 world.at(at + number * dice.choice([0, 1, 5, 1000]), device.work)
             writes -= burst
@@ -164,7 +169,7 @@ class Fleet:
         world = self.world
         for disk in (self.cloud.disk, *(device.disk for device in self.devices)):
             disk.fault, disk.crash_in = "", None
-        self.cloud.objects.trouble = 0.0
+        self.cloud.objects.trouble = self.cloud.objects.forgets = 0.0
         for device in self.devices:
             device.link.wire.weather = Weather()
             if self._dice.random() < 0.5:  # a device with a wrong clock is not locked out
@@ -174,6 +179,19 @@ class Fleet:
         self.cloud.boot()
         for device in self.devices:
             device.boot()
+
+    def check_revocations(self) -> None:
+        """After a restore: going back in time takes back no decision, and what the archive had not heard of yet is
+        decided again.
+        """
+        for device in self.devices:
+            if not device.revoked:
+                continue
+            row = next(row for row in self.cloud.plane.devices(device.fleet) if row.device == device.key.device_id)
+            if not row.revoked_ms and row.device in self.cloud.revoked:
+                raise Violation("revoked", f"a restore takes back that {device.name} was revoked")
+            if not row.revoked_ms:
+                self.cloud.plane.enrollment.revoke(device.fleet, row.device, reason="stolen")
 
     def spare_disks(self) -> None:
         """No disk fails while the oracle looks at what everybody has."""
@@ -199,7 +217,7 @@ class Fleet:
         oracle, service = self.oracles[fleet], self.cloud.keys.service_key.device_id
         if not oracle.knows(operations, service):
             self.look_at_logs()  # they may be in a log, of a write that nobody acknowledged
-        oracle.committed(operations, service)
+        oracle.committed(operations, service, self.cloud.clock.wall_ms())
 
     def _check_wire(self, what: str, data: bytes) -> None:
         if _CANARY in data:

@@ -15,18 +15,18 @@ from sync.errors import NotFound, Unreachable
 
 class SimulatedObjects:
     """``cloud.ports.ObjectStore``. ``trouble`` is the share of requests that fail, half of them after they were
-    carried out.
+    carried out; ``forgets`` the share of writes that it acknowledges and does not keep.
     """
 
     def __init__(self, dice: Random) -> None:
         self.data: dict[str, bytes] = {}
-        self.trouble = 0.0
+        self.trouble = self.forgets = 0.0
         self._dice = dice
 
     def put(self, name: str, data: bytes, *, create_only: bool = False) -> bool:
         self._before()
         taken = create_only and name in self.data
-        if not taken:
+        if not taken and not (self.forgets and self._dice.random() < self.forgets):
             self.data[name] = bytes(data)
         self._after()
         return not taken

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 from simulations.fleet.violation import Violation
 from sync.images import fold
+from sync.limits import FUTURE_MS_MAX
 from sync.operations import Kind, Operation, Shape
 from sync.records import Record
 from sync.schema import COLLECTIONS
-from sync.stamps import NEVER, device_of, incarnation_of
+from sync.stamps import COUNTER_BITS, NEVER, device_of, incarnation_of
 
 Place = tuple[str, str]  # collection, key
 COPY = "a copy"
@@ -94,6 +95,7 @@ class Oracle:
     def __init__(self) -> None:
         self.written: dict[tuple[str, bytes, int], Written] = {}
         self.clouds: dict[tuple[bytes, int, Place], Operation] = {}
+        self.refusals: list[tuple[bytes, int]] = []  # replica and seq of what a device was told that it was refused
         self.history: set[tuple[bytes, int, int]] = set()  # refused, and written again
         self.fed: set[tuple[bytes, int, int]] = set()  # those that entered the feed
         self.known: set[tuple[bytes, int, int]] = set()  # (replica, seq, ts), for membership only
@@ -143,6 +145,8 @@ class Oracle:
         unmatched: dict[tuple[Shape, str], list[Written]] = {}
         for held in mine:
             unmatched.setdefault((held.operation.shape, held.operation.key), []).append(held)
+        asked = list(self.asked.get(node, []))
+        wanted = len(asked)
         for operation in operations:
             known = self.written.get((node, replica, operation.seq))
             if (replica, operation.seq, operation.ts) in self.history or (
@@ -153,11 +157,14 @@ class Oracle:
             if likely:
                 self._follow(likely.pop(0), operation)
                 continue
-            asked = [want for want in self.asked.get(node, []) if _is_same(want, operation)]
-            if not asked and operation.shape.collection != COLLECTIONS and not self._is_compensation(operation):
+            want = next((want for want in asked if _is_same(want, operation)), None)
+            if want is not None:
+                asked.remove(want)
+            elif operation.shape.collection != COLLECTIONS and not self._is_compensation(operation):
                 raise Violation("nothing invented", f"{node} has an operation that nobody asked for: {show(operation)}")
-            amount = asked[0].amount if asked else 0
-            self._add(Written(node, operation, None, acknowledged=False, amount=amount))
+            self._add(Written(node, operation, None, acknowledged=False, amount=want.amount if want else 0))
+        if 0 < len(asked) < wanted:
+            raise Violation("all or nothing", f"{node} has a part of a batch: not {asked}")
 
     def _follow(self, held: Written, operation: Operation) -> None:
         """It is in the log like this now."""
@@ -182,6 +189,7 @@ class Oracle:
 
     def refused(self, node: str, replica: bytes, seq: int) -> Written | None:
         """The cloud did not take it; what it was."""
+        self.refusals.append((replica, seq))
         held = self.written.get((node, replica, seq))
         if held is not None:
             held.refused = True
@@ -229,9 +237,11 @@ class Oracle:
         """Whether somebody is known to have written all of these."""
         return all((it.replica, it.seq, it.ts) in self.known for it in operations if not _is_from_cloud(it, cloud))
 
-    def committed(self, operations: Iterable[Operation], cloud: bytes) -> None:
-        """Operations that entered the feed. Raises Violation for one that nobody wrote."""
+    def committed(self, operations: Iterable[Operation], cloud: bytes, now_ms: int) -> None:
+        """Operations that entered the feed. Raises Violation for one that nobody wrote, or that is from the future."""
         for operation in operations:
+            if operation.seq and operation.ts >> COUNTER_BITS > now_ms + FUTURE_MS_MAX:
+                raise Violation("not from the future", f"the feed has {show(operation)}, and it is {now_ms}")
             self.fed.add((operation.replica, operation.seq, operation.ts))
             if not _is_from_cloud(operation, cloud):
                 if (operation.replica, operation.seq, operation.ts) not in self.known:

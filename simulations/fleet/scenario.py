@@ -37,6 +37,8 @@ class Plan:
     small: bool
     large: bool
     lease_ms: int
+    skew_ms: int  # how far a clock may be off that nobody would call wrong
+    together: float  # share of the bursts of work that come at the same moments on all devices
     old_share: float  # of the devices that speak version 1 of the protocol
     weather: Weather
     faults: dict[str, int] = field(default_factory=dict)
@@ -94,6 +96,8 @@ def draw(name: str, dice: Random, *, devices: int | None = None, hours: float | 
         small=not spec.get("by_name_only", False) and dice.random() < 0.7,
         large=dice.random() < spec.get("large", 0.0),
         lease_ms=int(60_000 * 10 ** (dice.random() * 4)),
+        skew_ms=dice.choice([0, 0, 1_000, 30_000]),
+        together=dice.choice([0.0, 0.0, 0.5]),
         old_share=dice.choice([0.0, 0.0, 0.5]),
         weather=weather,
         faults=faults,

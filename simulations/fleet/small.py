@@ -11,10 +11,22 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from cloud.storage.archive import batches, rebuild, side, snapshots, writer
-from cloud.stream import baseline
+from cloud.stream import baseline, feed, ingest
+from edge.storage import delta_log, transaction
+from sync import column_checks, columns, segment
 
+SMALL_OPERATION = 8 << 10  # bytes
 _BOUNDS: list[tuple[ModuleType, str, int]] = [
     (baseline, "RECORDS_PER_PAGE", 4),
+    (feed, "JOIN_BELOW", 3),
+    (feed, "_RUN_BYTES_MAX", 700),
+    (column_checks, "OPERATION_BYTES_MAX", SMALL_OPERATION),
+    (columns, "OPERATION_BYTES_MAX", SMALL_OPERATION),
+    (delta_log, "OPERATION_BYTES_MAX", SMALL_OPERATION),
+    (transaction, "OPERATION_BYTES_MAX", SMALL_OPERATION),
+    (ingest, "OPERATION_BYTES_MAX", SMALL_OPERATION),
+    (snapshots, "_IMAGE_BYTES_MAX", SMALL_OPERATION - 1024),
+    (segment, "SEGMENT_SEALED_BYTES_MAX", 4 * SMALL_OPERATION),
     (snapshots, "_SEGMENT_RECORDS_MAX", 7),
     (batches, "JOINED_OPERATIONS_MAX", 9),
     (writer, "BATCH_ROWS_MAX", 6),
