@@ -70,13 +70,19 @@ def move(record: Record, replica: bytes, place: tuple[str, str], contributions: 
 
     A total that no value can hold is not moved: it stays under the old name.
     """
-    fields: dict[tuple[str, str], list[Contribution]] = {}
-    for contribution in contributions:
-        fields.setdefault((contribution.name, contribution.rule), []).append(contribution)
+    fields = _by_field(contributions)
     moved: list[Moved] = []
     for field in sorted(fields):
         moved += _move_field(record, replica, place, field, fields[field])
     return moved
+
+
+def set_back(record: Record, replica: bytes, contributions: Sequence[Contribution]) -> None:
+    """Make ``replica``'s slots what they were before these contributions, the last ones of its log, in their order."""
+    for field, its_own in _by_field(contributions).items():
+        held = record.slots.get(field, {}).get(replica)
+        if held is not None and any((it.ts, replica) > record.floor for it in its_own):
+            _set_back(record, replica, field, its_own, held)
 
 
 def take_back(noted: dict[bytes, list[Moved]], operations: Sequence[Operation]) -> list[Operation]:
@@ -106,6 +112,30 @@ def _move_field(
     totals, moved = _counted(living, slot_of, place) if rule == "c" else _latest(living, slot_of)
     if totals is None:
         return []
+    _set_back(record, replica, field, contributions, held)
+    for run, (ts, value) in totals.items():
+        record.apply(_contributing(_slot_id(replica, run, _MOVED), ts, place, field, value))
+    first = living[0]
+    if first.before is not None and first.added:  # the cloud has the beginning of this run, under the old name
+        slot = _slot_id(replica, slot_of[first.run], _TAKEN_BACK)
+        record.apply(_contributing(slot, first.before[0], place, field, -first.added))
+    return moved
+
+
+def _by_field(contributions: Sequence[Contribution]) -> dict[tuple[str, str], list[Contribution]]:
+    fields: dict[tuple[str, str], list[Contribution]] = {}
+    for contribution in contributions:
+        fields.setdefault((contribution.name, contribution.rule), []).append(contribution)
+    return fields
+
+
+def _set_back(
+    record: Record,
+    replica: bytes,
+    field: tuple[str, str],
+    contributions: Sequence[Contribution],
+    held: tuple[int, int, Any],
+) -> None:
     own = {it.ts for it in contributions}
     standing = [it.before for it in contributions if it.before is not None] + [(held[0], held[2])]
     standing = [(ts, value) for ts, value in standing if ts not in own and (ts, replica) > record.floor]
@@ -116,13 +146,6 @@ def _move_field(
         slots[replica] = (ts, LIVE, value)
     if not slots:
         del record.slots[field]
-    for run, (ts, value) in totals.items():
-        record.apply(_contributing(_slot_id(replica, run, _MOVED), ts, place, field, value))
-    first = living[0]
-    if first.before is not None and first.added:  # the cloud has the beginning of this run, under the old name
-        slot = _slot_id(replica, slot_of[first.run], _TAKEN_BACK)
-        record.apply(_contributing(slot, first.before[0], place, field, -first.added))
-    return moved
 
 
 def _counted(

@@ -178,6 +178,7 @@ class DeltaLog(LogCore):
                 writer.put_meta("sent", [])
                 writer.put_meta("repair", True)
                 writer.put_meta("acked_ts", 0)
+                writer.put_meta("told_ts", 0)
                 writer.put_meta("rewritten", 0)
                 writer.put_meta("drifts", [])
             self._settle()
@@ -240,10 +241,10 @@ class DeltaLog(LogCore):
         """The whole store as state, tombstones too, in order of (collection, key) after ``after``.
 
         A record that has outgrown one operation, by what others wrote into it, comes in parts; of these the cloud takes
-        as many as fit a record.
+        as many as fit a record. Contributions that are not acknowledged are left out (``renaming``).
         """
         self.fold()
-        rows = self.reader.state(after, limit)
+        rows = renaming.without_pending(self, self.reader.state(after, limit))
         return [
             state_operation(collection, key, part, self._state_shape)
             for collection, key, image in rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgpack
 
+from edge.storage import log_clock
 from edge.storage.delta_log import DeltaLog
 from sync.effects import Persist, Position
 from sync.operations import Operation
@@ -56,6 +57,7 @@ def state_page(
 ) -> tuple[list[Operation], tuple[str, str] | None]:
     """The next part of the whole store as state, and where to go on (None: that was all)."""
     page = log.state_operations(after, min(max_operations, 1_000))
+    log_clock.tell(log)
     taken: list[Operation] = []
     size = 0
     last = after or ("", "")

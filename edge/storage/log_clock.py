@@ -5,11 +5,11 @@ again what it refused because it came from the future, and lets the hybrid clock
 
 Kept in ``meta``: ``offset_ms`` and ``shifted`` (``HybridClock``); ``drifts``, what was learned and not yet mended;
 ``known``, the timestamp of the last repair; ``rewritten``, up to which seq refused operations were written again;
-``acked_ts``, the largest of ours that the cloud took; ``heard`` and ``beyond``, the largest of others' that the clock
-follows, and that it does not.
+``acked_ts``, the largest of ours that the cloud took, ``told_ts``, that it was told of in state; ``heard`` and
+``beyond``, the largest of others' that the clock follows, and that it does not.
 
-What always holds: a repair is one transaction, and repeating it does nothing. No operation moves that the cloud holds
-or may still be sent, so nobody knows it by its old timestamp.
+What always holds: a repair is one transaction, and repeating it does nothing. No operation moves that the cloud holds,
+was told of in state, or may still be sent, so nobody knows it by its old timestamp.
 """
 
 from __future__ import annotations
@@ -47,6 +47,17 @@ def learn(log: DeltaLog, time_ms: int, wall_ms: int) -> None:
         drifts = [*(log.meta_get("drifts") or ()), Drift(drift_ms, log.clock.shifted, log.clock.last)]
         log.writer.note(offset_ms=offset_ms, shifted=0, drifts=drifts)
         log.clock.correct(offset_ms)
+
+
+def tell(log: DeltaLog) -> None:
+    """State was read that is about to be pushed: the operations that it contains and that were not pushed yet keep
+    their timestamps from now on. Raises StorageError.
+    """
+    with log.writer.lock:
+        sql = "SELECT max(ts) FROM operations WHERE seq > ? AND ts <= ?"
+        told = log.writer.db.execute(sql, (log.acked_seq, log.clock.reading(FUTURE_MS_MAX))).get or 0
+        if told > (log.meta_get("told_ts") or 0):
+            log.writer.note(told_ts=told)
 
 
 def mend(log: DeltaLog, *, as_state: bool) -> None:
@@ -95,12 +106,13 @@ class _Repair:
         self.again = bool(self._refused)
 
     def _fixed(self) -> int:
-        """The largest timestamp of ours that the cloud holds. A store of the first builds has not noted it: then what
-        its log says, as far as that goes back.
+        """The largest timestamp of ours that the cloud holds, or was told of. A store of the first builds has not noted
+        it: then what its log says, as far as that goes back.
         """
         noted: int | None = self._log.meta_get("acked_ts")
+        told: int = self._log.meta_get("told_ts") or 0
         if noted is not None:
-            return noted
+            return max(noted, told if told <= self._limit else 0)
         sql = "SELECT max(ts) FROM operations WHERE seq <= ? AND seq NOT IN (SELECT seq FROM dead_letters)"
         return int(self._db.execute(sql, (self._log.acked_seq,)).get or 0)
 

@@ -1,7 +1,8 @@
 """What a store does with its contributions when it learns that it is a copy (ADR 12); ``sync.moving`` has the rules.
 
-``rename`` is a part of ``DeltaLog.new_incarnation``'s transaction, ``taken_back`` of the one that stores a page of the
-feed. In between ``meta`` remembers, as ``renamed``, what was moved of each old name: ``[[replica, [moved …]] …]``.
+``without_pending`` keeps what has not been acknowledged out of the state that a store pushes. ``rename`` is a part of
+``DeltaLog.new_incarnation``'s transaction, ``taken_back`` of the one that stores a page of the feed. In between
+``meta`` remembers, as ``renamed``, what was moved of each old name: ``[[replica, [moved …]] …]``.
 
 What always holds: a contribution is moved in the transaction in which the name changes, and taken back in the one that
 brings it under the old name, so neither happens twice nor is forgotten. When something was taken back the store's state
@@ -19,7 +20,7 @@ import apsw
 
 from edge.storage.log_reader import unpack_hidden
 from sync.images import is_alive
-from sync.moving import MOVED_RULES, Contribution, Moved, move, take_back
+from sync.moving import MOVED_RULES, Contribution, Moved, move, set_back, take_back
 from sync.operations import Operation
 from sync.records import Record
 
@@ -30,6 +31,14 @@ RENAMED = "renamed"
 _NOTED_MAX = 10_000  # contributions of one old name: the first ones, since those are what a copy shares
 _NAMES_MAX = 4
 
+_PENDING_BETWEEN = (
+    "SELECT c.name, o.key, o.seq, o.ts, o.rules, o.fields "
+    "FROM operations o JOIN collections c ON c.id = o.collection "
+    "WHERE o.seq > ? AND o.rules GLOB '*[cnx]*' AND (c.name, o.key) >= (?, ?) AND (c.name, o.key) <= (?, ?) "
+    "ORDER BY o.seq"
+)
+
+Row = tuple[str, str, bytes]  # collection, key, image
 Renamed = dict[bytes, list[Moved]]
 _PENDING = (
     "SELECT o.collection, o.key, c.name, o.seq, o.ts, o.rules, o.fields "
@@ -59,6 +68,26 @@ def rename(log: DeltaLog, db: apsw.Connection) -> None:
         moved.sort(key=lambda it: it.seq)
         names = [entry for entry in log.renamed.items() if entry[0] != log.replica]
         log.writer.put_meta(RENAMED, [*names[1 - _NAMES_MAX :], (log.replica, moved[:_NOTED_MAX])])
+
+
+def without_pending(log: DeltaLog, rows: list[Row]) -> list[Row]:
+    """Images as state that other stores may be given: what this one contributed and the cloud has not acknowledged
+    comes with its operations, after it was found that nobody else has written under its name.
+    """
+    if not rows or log.acked_seq >= log.head_seq:
+        return rows
+    pending: dict[tuple[str, str], list[Contribution]] = {}
+    for name, key, *columns in log.reader.all(_PENDING_BETWEEN, log.acked_seq, *rows[0][:2], *rows[-1][:2]):
+        pending.setdefault((name, key), []).extend(_contributions(*columns))
+    return [(name, key, _without(image, log.replica, pending.get((name, key)))) for name, key, image in rows]
+
+
+def _without(image: bytes, replica: bytes, contributions: Sequence[Contribution] | None) -> bytes:
+    if not contributions:
+        return image
+    record = Record.decode(image)
+    set_back(record, replica, contributions)
+    return record.encode()
 
 
 def taken_back(renamed: Renamed, operations: Sequence[Operation]) -> tuple[Sequence[Operation], dict[str, Any]]:

@@ -213,7 +213,8 @@ def _wrong(change: Change, record: Mapping[str, Any] | None, counted: Mapping[st
     if change.call == "put":
         return _wrong_put(change.arguments[1], record)
     if change.call == "patch":
-        return _wrong_patch(*next(iter(change.arguments[1].items())), record)
+        [(field, value)] = change.arguments[1].items()
+        return _wrong_patch(field, value, record)
     _, field, value = change.arguments
     shown = record.get(field)
     if change.call == "increment":

@@ -208,8 +208,11 @@ class DeviceLink:
                 else:
                     if isinstance(answer, Failure):
                         node.world.note(node.name, f"{label} fails: {answer.code}", count=f"failures {answer.code}")
-                        if answer.code == StaleNonce.code and tries > 1 and self._nonces and self._nonces.skip(used):
-                            self._send(session, effect, tries - 1)
+                        if (
+                            answer.code == StaleNonce.code
+                            and tries > 1
+                            and self._again(session, effect, used, tries - 1)
+                        ):
                             return
                         if answer.code == Unauthenticated.code and not node.revoked:
                             node.enroll_again()
@@ -220,6 +223,17 @@ class DeviceLink:
 
         node.world.note(node.name, f"sends {label}{_details(message)}")
         self.wire.send(label, request, wait_ms, answered)
+
+    def _again(self, session: SyncSession, effect: Send, used: int, tries: int) -> bool:
+        """With a nonce that was not used; where they go on is durable first. False: it is of no use."""
+        try:
+            if self._nonces is None or not self._nonces.skip(used):
+                return False
+            self._send(session, effect, tries)
+        except StorageError as error:
+            if not self._node.check_death():
+                self._begin_again(session, error)
+        return True
 
 
 def _details(message: object) -> str:
