@@ -249,3 +249,42 @@ def test_clocks_that_do_what_they_like(tmp_path: Path, seed: int, *, restored: b
         device.edge.close()
     assert fleet.newest_ms() <= FUTURE_MS_MAX
     fleet.cloud.store.close()
+
+
+def test_what_the_cloud_was_told_of_in_state_keeps_its_stamps(fleet: Fleet) -> None:
+    """A repair's state has what was written while it was under way. Under another stamp it would be another write: the
+    element that was added would survive its removal.
+    """
+    cloud, wrong = fleet.cloud, fleet.wrong
+    for number in range(20):
+        wrong.notes.put(f"n{number:02}", {"text": "start", "tags": []})
+    backup = cloud.backup()
+    fleet.second.notes.put("later", {"text": "lost with the restore"})
+    fleet.heal()
+    cloud.restore(backup)
+
+    def jump() -> None:
+        fleet.pass_ms(5_000)
+        wrong.clock.now_ms += 30_000
+        wrong.notes.add("n19", "tags", "a")
+        wrong.before["Push"] = cut
+
+    def cut() -> None:
+        if log.meta_get("told_ts"):
+            raise KeyboardInterrupt
+        wrong.before["Push"] = cut
+
+    log = wrong.edge.log
+    wrong.before["Push"] = jump
+    with pytest.raises(KeyboardInterrupt):
+        wrong.sync()
+    told = log.pending(log.acked_seq, 10, 1 << 20)
+    assert len(told) == 1
+    log.learn_time(cloud.clock.now_ms)
+    log.mend_stamps()
+    assert log.pending(log.acked_seq, 10, 1 << 20) == told
+    wrong.clock.now_ms = cloud.clock.now_ms
+    fleet.heal()
+    wrong.notes.remove("n19", "tags", "a")
+    fleet.heal()
+    assert [note(device, "n19")["tags"] for device in fleet.devices] == [[], [], []]

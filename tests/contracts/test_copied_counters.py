@@ -15,6 +15,7 @@ import msgpack
 import pytest
 
 from edge.storage import renaming
+from sync.records import Record
 from tests.contracts.fleet_world import Cloud, Device
 from tests.contracts.test_convergence import close, copy_of, fleet, heal
 
@@ -348,6 +349,27 @@ def test_operations_from_before_there_was_this_memory_stay(tmp_path: Path) -> No
     count(device, 1_000)
     assert device.sync()
     agree(cloud, [clone, device, other], visits=1_111)
+
+
+def test_a_copy_that_owes_its_state_to_a_restored_cloud_leaves_its_own_counts_out_of_it(tmp_path: Path) -> None:
+    """The cloud cannot tell yet that it is a copy, and a total of its own under the shared name would replace what its
+    original counted.
+    """
+    cloud, device, other = start(tmp_path, 19)
+    backup = cloud.backup()
+    other.notes.put("lost", {"text": "after the backup"})
+    heal(cloud, [device, other])
+    clone = copy_of(device, tmp_path / "clone")
+    count(device, 10)
+    device.clock.now_ms += 1_000
+    clone.clock.now_ms += 2_000  # its total has the later stamp
+    count(clone, 100)
+    cloud.restore(backup)
+    sent = clone.edge.log.state_operations(None, 100)
+    [slots] = [Record.decode(operation.values[0]).slots["visits", "c"] for operation in sent if operation.key == "k"]
+    assert sum(entry[2] for entry in slots.values()) == 1
+    assert device.sync()
+    agree(cloud, [clone, device, other], visits=111)
 
 
 @pytest.mark.parametrize("seed", range(12))
