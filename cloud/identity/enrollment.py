@@ -220,19 +220,22 @@ class Enrollment:
     def revoke(self, fleet: bytes, device: bytes, *, reason: str = "") -> DeviceRow:
         """No request of this device is accepted from now on. What the cloud holds of its replicas stays, and nothing is
         added: revocation is by (replica, seq), never by a time that a device could claim. Then the fleet gets a new
-        epoch key, which this device is not given. Raises NotFound; revoking twice changes nothing.
+        epoch key, which this device is not given. Raises NotFound. Revoking twice changes nothing, but for the new key if
+        the first time failed before there was one.
         """
+        because = f"device {device.hex()} revoked"
         with self._store.writing() as tx:
             row = _member(tx, fleet, device)
-            if row.revoked_ms:
+            if not row.revoked_ms:
+                row = row._replace(revoked_ms=self._clock.wall_ms())
+                tx.lock_head(fleet)  # no push between what we read and the bound
+                held = [held for held in tx.replicas(fleet) if device_of(held.replica) == device]
+                tx.revoke(fleet, device, row.revoked_ms, {replica.replica: replica.last_seq for replica in held})
+                self._audit(tx, fleet, "device.revoked", device.hex(), reason=reason)
+            elif any(epoch.reason == because for epoch in tx.epochs(fleet)):
                 return row
-            now_ms = self._clock.wall_ms()
-            tx.lock_head(fleet)  # no push between what we read and the bound
-            bounds = {held.replica: held.last_seq for held in tx.replicas(fleet) if device_of(held.replica) == device}
-            tx.revoke(fleet, device, now_ms, bounds)
-            self._audit(tx, fleet, "device.revoked", device.hex(), reason=reason)
-        self.rotate(fleet, f"device {device.hex()} revoked")
-        return row._replace(revoked_ms=now_ms)
+        self.rotate(fleet, because)
+        return row
 
     def _audit(
         self, tx: Transaction, fleet: bytes, action: str, subject: str, actor: str = "operator", **details: Any

@@ -145,17 +145,17 @@ class Judge:
     # -- parts ----------------------------------------------------------------------------------------------------
 
     def _anew(self, found: Open) -> dict[str, Any]:
-        """The fields that somebody else wrote after the delete in ``found``, having seen it: a new life of the record,
-        which is no part of this conflict.
+        """The fields that somebody else wrote after the delete in ``found``, having seen it, or that were decided upon
+        since: a new life of the record, which is no part of this conflict. Not what merely came back from the grave.
         """
         if found.field != FLOOR or not found.held.delete:
             return {}
-        spared = (device_of(found.came.replica), device_of(self._fleet.cloud))
-        held = self._held
+        restored = (found.held.ts + 1, self._fleet.cloud)
+        held, device = self._held, device_of(found.came.replica)
         return {
             name: slot[2]
             for name, slot in held.record.lww.items()
-            if held.position_of(name) > found.held_position and device_of(slot[1]) not in spared
+            if held.position_of(name) > found.held_position and device_of(slot[1]) != device and slot[:2] != restored
         }
 
     def _normalised(self, field: str, value: Any) -> Any:

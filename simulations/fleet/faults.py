@@ -212,12 +212,14 @@ class Faults(Disasters):
             return
         if self._cloud.keys.ring(device.fleet).epochs()[-1] <= before:
             raise Violation("revoked", f"{device.name} has the key by which pages are sealed after its revocation")
-        device.revoked = True
-        self._world.at(self._dice.randrange(HOUR_MS), device.break_in)
         self._world.note("cloud", f"revokes {device.name}", count="devices revoked")
         images = [self._cloud.images(device.fleet)]
         oracle = self._fleet.oracle(device)
-        oracle.excuse("revoked", images, oracle.of(device.name))
+        for copy in self._fleet.devices:  # which have its keys
+            if copy.key.device_id == device.key.device_id:
+                copy.revoked = True
+                oracle.excuse("revoked", images, oracle.of(copy.name))
+                self._world.at(self._dice.randrange(HOUR_MS), copy.break_in)
 
     def trims(self) -> None:
         """Not a fault but what a runtime does now and then: the log forgets what the cloud has."""

@@ -155,7 +155,10 @@ class Oracle:
                 continue  # it stays in the log as it was; what is written again for it comes after it
             likely = unmatched.get((operation.shape, operation.key))
             if likely:
-                self._follow(likely.pop(0), operation)
+                same = [held for held in likely if held.operation == operation]  # or the first, with another stamp
+                held = (same or likely)[0]
+                likely.remove(held)
+                self._follow(held, operation)
                 continue
             want = next((want for want in asked if _is_same(want, operation)), None)
             if want is not None:
