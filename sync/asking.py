@@ -1,12 +1,15 @@
-"""What a device says, given where it stands: its greeting, what it asks of the feed, and what it pushes, sealed."""
+"""What a device says, given where it stands: its greeting, what it asks of the feed, and what it pushes, sealed; and
+whether the answer to that is one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from sync.effects import Position, SessionKeys, SessionLimits
+from sync.errors import BrokenChain, ProtocolError
 from sync.limits import LONG_POLL_MS_MAX
-from sync.messages import EPOCHS_MAX, Hello, Pull, PullBaseline
+from sync.messages import EPOCHS_MAX, Hello, Pull, PullBaseline, PushAck
 from sync.operations import Operation
 from sync.segment import Sealed, seal
 
@@ -53,3 +56,12 @@ def seal_push(
         signer=keys.device,
         flags=flags,
     )
+
+
+def check_ack(ack: PushAck, sealed: Sealed) -> None:
+    """The answer to a segment of the log. Raises BrokenChain or ProtocolError."""
+    first, last = sealed.header.first_seq, sealed.header.last_seq
+    if (ack.last_seq, ack.last_segment) != (last, sealed.id):
+        raise BrokenChain("the cloud acknowledged another segment than the one that was sent")
+    if not all(first <= refusal.seq <= last for refusal in ack.refusals):
+        raise ProtocolError("the cloud refused operations that were not sent")

@@ -47,10 +47,12 @@ def compare(position: Position, welcome: Welcome) -> Verdict:
     """Who knows more than the other."""
     other_life = position.incarnation not in (b"", welcome.incarnation)
     held = (welcome.last_seq, welcome.last_segment)
-    ours = held == position.acked or welcome.last_segment in {segment for _, segment in position.sent}
-    # In another life of the cloud what it holds may be an older segment of ours: one that came before that life began.
+    ours = held == position.acked or held in position.sent
+    # In another life of the cloud what it holds may be an older segment of ours: one that was acknowledged, and came
+    # before that life began.
     since = bool(welcome.last_segment) and welcome.last_head >= welcome.restored_head
-    foreign = not ours and (since if other_life else welcome.last_seq >= position.acked[0])
+    beyond = welcome.last_seq > position.acked[0]
+    foreign = not ours and (beyond or (since if other_life else welcome.last_seq == position.acked[0]))
     if welcome.last_seq > position.head_seq or foreign:
         return Verdict(RENEW)
     lost_feed = position.cursor > (welcome.restored_head if other_life else welcome.head)
@@ -73,10 +75,13 @@ def consequences(verdict: Verdict, position: Position, welcome: Welcome) -> list
     """
     effects: list[Effect] = []
     mended = True
+    held = (welcome.last_seq, welcome.last_segment)
     if verdict.action == REPAIR:
-        effects += [] if position.repair else [Persist(repair=True)]
+        if welcome.last_seq > position.acked[0]:  # ours, and its ack was lost; what state leaves out comes after it
+            effects.append(Persist(held, None, tuple(welcome.refusals), repair=True))
+        elif not position.repair:
+            effects.append(Persist(repair=True))
     else:
-        held = (welcome.last_seq, welcome.last_segment)
         sent = None if held == position.acked else ()
         effects.append(Persist(held, sent, tuple(welcome.refusals), welcome.incarnation, own_until=welcome.head))
         mended = sent is not None or position.sent_until <= position.acked[0]

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sync.asking import ask_baseline, ask_page, greeting, seal_push
+from sync.asking import ask_baseline, ask_page, check_ack, greeting, seal_push
 from sync.effects import (
     PULL,
     PUSH,
@@ -44,7 +44,6 @@ from sync.effects import (
 )
 from sync.errors import (
     AgentDBError,
-    BrokenChain,
     CorruptStore,
     FutureStamp,
     ProtocolError,
@@ -344,13 +343,12 @@ class SyncSession:
             if repair.last:
                 if ack.last_segment != sealed.id or ack.last_seq < self.position.acked[0]:
                     raise ProtocolError("the cloud did not take the state that was sent")
-                self._repaired(repair, (ack.last_seq, ack.last_segment))
+                if ack.last_seq > self.position.acked[0]:  # a clone has pushed since the handshake
+                    self._renew()
+                else:
+                    self._repaired(repair, (ack.last_seq, ack.last_segment))
             return
-        if (ack.last_seq, ack.last_segment) != (sealed.header.last_seq, sealed.id):
-            raise BrokenChain("the cloud acknowledged another segment than the one that was sent")
-        first, last = sealed.header.first_seq, sealed.header.last_seq
-        if not all(first <= refusal.seq <= last for refusal in ack.refusals):
-            raise ProtocolError("the cloud refused operations that were not sent")
+        check_ack(ack, sealed)
         acked = (ack.last_seq, ack.last_segment)
         self._effects.append(Persist(acked, (), tuple(ack.refusals), own_until=ack.head))
         if any(refusal.code == FutureStamp.code for refusal in ack.refusals):

@@ -220,7 +220,7 @@ class Enrollment:
     def revoke(self, fleet: bytes, device: bytes, *, reason: str = "") -> DeviceRow:
         """No request of this device is accepted from now on. What the cloud holds of its replicas stays, and nothing is
         added: revocation is by (replica, seq), never by a time that a device could claim. Then the fleet gets a new
-        epoch key, which this device is not given. Raises NotFound. Revoking twice changes nothing, but for the new key if
+        epoch key, which this device is not given. Raises NotFound. Revoking twice changes nothing, but for that key if
         the first time failed before there was one.
         """
         because = f"device {device.hex()} revoked"
