@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cloud.rows import Claim
 from tests.cloud.conflict_world import longest, pair, settle
 from tests.cloud.stream_world import Fleet
 
 
+def the_edit(_c: str, _k: str, _field: str, left: Claim, right: Claim, _context: object) -> Any:
+    return (right if left.delete else left).value
+
+
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path, resolvers={"longest": longest})
+    fleet = Fleet(tmp_path, resolvers={"longest": longest, "edit": the_edit})
     yield fleet
     fleet.close()
 
@@ -125,6 +131,24 @@ def test_an_edit_that_is_brought_back_leaves_a_new_life_alone(fleet: Fleet, rule
     assert shown is not None
     assert (shown["text"], shown["n"]) == ("new life", 2)
     assert [conflict.field for conflict in fleet.conflicts()] == [""]
+
+
+def test_a_later_edit_of_what_was_deleted_leaves_alone_what_was_decided_for_an_earlier_one(fleet: Fleet) -> None:
+    """Found by the simulator (seed 265 of "hotkey"): the record that a resolver had given was replaced, and no conflict
+    named what it had held.
+    """
+    van, kiosk = pair(fleet, "resolver:edit")
+    third = fleet.device("third")
+    third.pull()
+    third.schemas = van.schemas
+    van.patch("notes", "k", text="an edit", m=5)
+    third.patch("notes", "k", n=9)
+    kiosk.delete("notes", "k")
+    for device in (kiosk, van, third):
+        fleet.clock.now_ms += 1_000
+        device.push()
+    assert settle(fleet) == {"text": "an edit", "m": 5, "n": 9}
+    assert [conflict.field for conflict in fleet.conflicts()] == ["", ""]
 
 
 @pytest.mark.parametrize("first", ["van", "kiosk"])

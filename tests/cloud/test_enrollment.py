@@ -11,7 +11,7 @@ import pytest
 from cloud.identity import audit
 from cloud.identity.enrollment import EPOCHS_SENT_MAX, TOKEN_TTL_S_MAX
 from cloud.rows import DeviceRow
-from sync.errors import InvalidValue, Malformed, NotFound, Refused, Unauthenticated
+from sync.errors import InvalidValue, Malformed, NotFound, Refused, StorageError, Unauthenticated
 from sync.keys import unwrap
 from sync.messages import enroll_proof
 from sync.tokens import fingerprint
@@ -167,6 +167,25 @@ def test_who_is_revoked_stays_out_and_gets_no_newer_key(world: World) -> None:
     trail = world.actions()
     world.enrollment.revoke(world.fleet, key.device_id)  # again: nothing
     assert world.actions() == trail
+    assert world.keys.ring(world.fleet).epochs() == (1, 2)
+
+
+def test_a_revocation_that_failed_before_there_was_a_new_key_makes_one_the_next_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = world.joined()
+
+    def fails(fleet: bytes) -> int:
+        raise StorageError("the disk of the keys is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.keys, "create_epoch", fails)
+        with pytest.raises(StorageError):
+            world.enrollment.revoke(world.fleet, key.device_id)
+    assert world.keys.ring(world.fleet).epochs() == (1,)
+    world.enrollment.revoke(world.fleet, key.device_id)
+    assert world.keys.ring(world.fleet).epochs() == (1, 2)
+    world.enrollment.revoke(world.fleet, key.device_id)
     assert world.keys.ring(world.fleet).epochs() == (1, 2)
 
 

@@ -372,6 +372,26 @@ def test_a_copy_that_owes_its_state_to_a_restored_cloud_leaves_its_own_counts_ou
     agree(cloud, [clone, device, other], visits=111)
 
 
+def test_a_store_that_was_put_back_meets_a_restored_cloud(tmp_path: Path) -> None:
+    """What the cloud holds beyond the ack was written under this name and never sent by this store: it is another's,
+    though it came before the cloud's present life began.
+    """
+    cloud, device, other = start(tmp_path, 20)
+    old = old_copy(device, tmp_path / "old")
+    count(device, 10)
+    assert device.sync()
+    other.notes.put("before", {"text": "before the backup"})
+    assert other.sync()
+    backup = cloud.backup()
+    put_back(device, old)
+    count(device, 100)
+    count(device, 1_000)
+    other.notes.put("lost", {"text": "after the backup"})
+    assert other.sync()
+    cloud.restore(backup)
+    agree(cloud, [device, other], visits=1_111)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_any_copies_at_any_time(tmp_path: Path, seed: int) -> None:
     """Stores are copied, put back, killed and synchronised in part, and count all the while."""
