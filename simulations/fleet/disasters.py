@@ -107,7 +107,7 @@ class Disasters:
         twin = self._fleet.add_twin(device)
         copy_store(device, twin.store)
         twin.disk.reload()
-        twin.lives = 1
+        twin.lives, twin.revoked = 1, device.revoked
         self._fleet.oracle(device).copied(device.name, twin.name)
         self._world.note(device.name, f"is cloned onto {twin.name}", count="stores cloned")
         self._world.at(500, device.boot)
@@ -145,7 +145,7 @@ class Disasters:
         self._fleet.check_revocations()
         cloud.follow()
         for fleet in cloud.fleets:
-            members = [device for device in self._fleet.devices if device.fleet == fleet]
+            members = [device for device in self._fleet.devices if device.fleet == fleet and not device.revoked]
             images = [cloud.images(fleet), *(all_images(device) for device in members)]
             oracle = self._fleet.oracles[fleet]
             suspects = [held for held in oracle.written.values() if not held.excused]
