@@ -125,7 +125,7 @@ class DeviceNode:
         plane, log = self.cloud.plane, self.edge.log
         try:
             token = plane.create_token(self.fleet)
-            plane.enrollment.enroll(enroll_request(log, self.edge.path, token, self.name))
+            plane.enrollment.enroll(enroll_request(log, self.edge.path, token, self.name.partition("+")[0]))
         except AgentDBError as error:
             self.world.note(self.name, f"tries to join again: {error.code}")
         else:

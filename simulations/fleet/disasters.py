@@ -82,7 +82,10 @@ class Disasters:
         device.shut_down()
         suspects = [held for held in oracle.of(device.name) if not _has(held, had)]
         oracle.copied_devices |= {device_of(replica) for replica, _ in had}
-        gone = oracle.excuse("store set back", self._survivors(device), suspects)
+        # What nobody else has any more whose writer cannot give it back may have had its last copy here, too.
+        writers = {other.name for other in self._fleet.devices if not other.revoked}
+        orphans = [held for held in oracle.written.values() if held.node not in writers]
+        gone = oracle.excuse("store set back", self._survivors(device), [*suspects, *orphans])
         for held in suspects:
             oracle.retire(held)
         oracle.reinstate(device.name, had.values())
