@@ -316,8 +316,9 @@ class Oracle:
     def _survives(self, held: Written, survivors: Sequence[Mapping[Place, bytes]]) -> bool:
         """Whether somebody has it. Of a count that two copies made under one name, a later total says nothing."""
         operation = held.operation
-        if device_of(operation.replica) in self.copied_devices and MOVABLE & {*operation.shape.rules}:
-            return (operation.replica, operation.seq, operation.ts) in self.fed
+        counts = device_of(operation.replica) in self.copied_devices and MOVABLE & {*operation.shape.rules}
+        if counts and (operation.replica, operation.seq, operation.ts) not in self.fed:
+            return False
         return any(contains(images.get(held.place), operation) for images in survivors)
 
     def _has(self, images: Mapping[Place, bytes], held: Written) -> bool:
