@@ -124,13 +124,19 @@ def mutants(only: str, seeds: str, jobs: int, as_json: bool) -> None:
                 click.echo(json.dumps(result))
     results.sort(key=lambda result: wanted.index(result["mutant"]))
     missed = [result["mutant"] for result in results if not result["caught"]]
-    if not only:
-        reporting.keep(reporting.MUTANTS, results)
+    reporting.keep_each(reporting.MUTANTS, results, "mutant", [mutant.name for mutant in MUTANTS])
     if not as_json:
         for result in results:
             verdict = result.get("violation", "NOT CAUGHT").split(":")[0]
-            click.echo(f"{result['mutant']:<40} {result['seeds']:>5}  {result.get('scenario', ''):<11} {verdict}")
-        click.echo(f"{len(results) - len(missed)} of {len(results)} planted bugs were caught")
+            if "test" in result:
+                verdict = result["test"] if result["caught"] else "NOT CAUGHT"
+            click.echo(
+                f"{result['mutant']:<40} {result.get('seeds', ''):>5}  {result.get('scenario', ''):<11} {verdict}"
+            )
+        by_test = sum("test" in result for result in results)
+        click.echo(
+            f"{len(results) - len(missed)} of {len(results)} planted bugs were caught, {by_test} of them by their tests"
+        )
     sys.exit(1 if missed else 0)
 
 

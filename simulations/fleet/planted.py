@@ -4,12 +4,14 @@ hunts one, in a process of its own, and prints one JSON line.
 A mutant is a text that is replaced in one source file, while Python imports it: nothing is written to the disk, and
 what runs is the product's own code but for that text.
 
-It counts as caught when an invariant says so. A run that ends in an error that nobody typed is noted, but is not a
-catch: it might be the mutant that crashes the simulator.
+It counts as caught when an invariant says so, or the test that is named with it fails. A run that ends in an error
+that nobody typed is noted, but is not a catch: it might be the mutant that crashes the simulator.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -81,10 +83,24 @@ def hunt(mutant: Mutant, seeds: range) -> dict[str, Any]:
     return found | {"broken": broken}
 
 
+def try_test(mutant: Mutant) -> dict[str, Any]:
+    """Whether the test that is named with the mutant fails with it."""
+    plant(mutant)
+    import pytest
+
+    quiet = ["-q", "-x", "--no-header", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = pytest.main([*quiet, str(ROOT / mutant.test)])
+    broken = code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    caught = code == pytest.ExitCode.TESTS_FAILED
+    return {"mutant": mutant.name, "path": mutant.path, "caught": caught, "test": mutant.test, "broken": int(broken)}
+
+
 def by_name(name: str) -> Mutant:
     return next(mutant for mutant in MUTANTS if mutant.name == name)
 
 
 if __name__ == "__main__":
+    wanted = by_name(sys.argv[1])
     first, _, last = sys.argv[2].partition("..")
-    print(json.dumps(hunt(by_name(sys.argv[1]), range(int(first), int(last) + 1))))
+    print(json.dumps(try_test(wanted) if wanted.test else hunt(wanted, range(int(first), int(last) + 1))))

@@ -12,10 +12,14 @@ from typing import NamedTuple
 
 
 class Mutant(NamedTuple):
-    """``path`` from the root of the repository; ``why`` it is a fault, and what it takes to see it."""
+    """``path`` from the root of the repository; ``why`` it is a fault, and what it takes to see it. ``test``: the test
+    that finds it, where no run of a fleet shows it (two transactions at once, a bound that no run reaches, what a rule
+    decides); "" for what the sweep has to find.
+    """
 
     name: str
     path: str
     old: str
     new: str
     why: str
+    test: str = ""
