@@ -130,8 +130,8 @@ def _mutants(results: list[dict[str, Any]]) -> str:
     rows = [
         f"## Planted bugs: {caught} of {len(results)} caught\n",
         "`python -m simulations mutants` replaces one text in one source file while Python imports it, and runs seeds",
-        "from 0 on until an invariant does not hold. A run that ends in an error that nobody typed is no catch. For what",
-        "no run of a fleet can show a test is named, and is run instead.\n",
+        "from 0 on until an invariant does not hold. A run that ends in an error that nobody typed is no catch. For",
+        "what no run of a fleet can show a test is named, and is run instead.\n",
         "| planted bug | file | seeds to catch | by | invariant |",
         "|---|---|---|---|---|",
     ]
