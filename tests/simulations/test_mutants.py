@@ -29,3 +29,14 @@ def test_there_are_enough_of_them_everywhere() -> None:
     assert len(names) == len(MUTANTS) >= 45
     for area in AREAS:
         assert sum(mutant.path.startswith(area) for mutant in MUTANTS) >= 4, area
+
+
+@pytest.mark.parametrize("mutant", [mutant for mutant in MUTANTS if mutant.test], ids=lambda mutant: mutant.name)
+def test_the_test_that_is_named_exists(mutant: Mutant) -> None:
+    path, _, name = mutant.test.partition("::")
+    assert f"def {name.partition('[')[0]}(" in (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_most_of_them_are_for_the_fleet_to_find() -> None:
+    """Forty at least (docs/SIMULATION.md has the table); a test of its own is for what no run can show."""
+    assert sum(not mutant.test for mutant in MUTANTS) >= 60
