@@ -98,14 +98,14 @@ class Agent:
         if dice.random() < 0.15 and TALLIES in edge.log.schemas:
             return self._tally()
         if RIVAL in edge.log.schemas and dice.random() < 0.2:
-            key = self._key(RIVAL)
+            key = self.key(RIVAL)
             return Change(Asked(Kind.PUT, (RIVAL, key), {}), "put", (key, {"n": dice.randrange(100)}))
         if roll < 0.3:
             return self._put()
         name = "memories" if roll < 0.8 or "state" not in edge.log.schemas else dice.choice(_SIMPLE)
         if name not in edge.log.schemas:
             return self._put()
-        key = self._key(name)
+        key = self.key(name)
         if edge.collection(name).get(key) is None:
             return self._put(name, key)
         if dice.random() < 0.12:
@@ -149,7 +149,7 @@ class Agent:
     def _put(self, name: str = "", key: str = "") -> Change:
         dice = self._dice
         name = name or ("memories" if dice.random() < 0.6 else dice.choice(_SIMPLE))
-        key = key or self._key(name)
+        key = key or self.key(name)
         fields: dict[str, Any] = {"text": self._text(), "step": self._count}
         asked = dict(fields)
         if name == "memories":
@@ -158,7 +158,8 @@ class Agent:
                 fields |= {"visits": dice.randrange(3), "tags": [dice.choice("abc")], "best": dice.randrange(100)}
         return Change(Asked(Kind.PUT, (name, key), asked), "put", (key, fields))
 
-    def _key(self, name: str) -> str:
+    def key(self, name: str) -> str:
+        """One of the records that everybody fights about."""
         if name == "state" and self._dice.random() < 0.7:
             return f"{self._prefix}hot"
         return f"{self._prefix}{name[0]}{self._dice.randrange(self._keys)}"

@@ -211,7 +211,8 @@ def _is_silent(name: str, value: object, held: Written, rivals: list[Written], r
         speaks = rival.shape.kind == Kind.DELETE or name in rival.shape.names
         if not speaks:
             continue
-        if device_of(rival.replica) == device or other.before is None or contains(other.before, operation):
+        unknown = other.before is None and not other.acknowledged  # acknowledged, and None: there was no record
+        if device_of(rival.replica) == device or unknown or contains(other.before, operation):
             return False
         if rival.fields.get(name) == value and rival.shape.kind != Kind.DELETE:
             return False

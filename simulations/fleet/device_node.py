@@ -24,6 +24,7 @@ from sync.errors import (
     AgentDBError,
     CorruptStore,
     FutureStamp,
+    NotFound,
     SchemaMismatch,
     StorageError,
     TooLarge,
@@ -222,6 +223,8 @@ class DeviceNode:
             return
         edge, log = self.edge, self.edge.log
         try:
+            if self.dice.random() < 0.03:
+                self._blunder()
             changes = self.agent.clear(edge) if clear else self.agent.draw(edge)
             if not changes:
                 return
@@ -244,6 +247,23 @@ class DeviceNode:
             self.trouble(error, "writing")
             return
         self.link.pump()
+
+    def _blunder(self) -> None:
+        """A batch whose last write cannot be: nothing of it is written."""
+        edge, head = self.opened, self.opened.log.head_seq
+        name = next(iter(DECLARED))
+        if name not in edge.log.schemas:
+            return
+        try:
+            with edge.batch():
+                edge.collection(name).increment(self.agent.key(name), "count", 1, upsert=True)
+                edge.collection(name).patch("no such record", {"top": 1})
+        except NotFound:
+            pass
+        else:
+            raise Violation("all or nothing", f"{self.name}: a batch with an impossible write was taken")
+        if edge.log.head_seq != head:
+            raise Violation("all or nothing", f"{self.name}: a batch that failed was written in part")
 
     def redeclare(self, name: str, declaration: dict[str, Any]) -> None:
         """An update of the agent brings a new version of a schema, or one that another device has otherwise."""

@@ -19,11 +19,11 @@ MUTANTS = [
         "batch-split-by-a-crash",
         _WRITER,
         "                insert(db, _OPERATION, transaction.operations)\n",
-        "                for rows in chunks(transaction.operations):\n"
-        "                    insert(db, _OPERATION, rows)\n"
+        "                for row in transaction.operations:\n"
+        "                    insert(db, _OPERATION, [row])\n"
         '                    db.execute("COMMIT")\n'
         '                    db.execute("BEGIN IMMEDIATE")\n',
-        "a crash leaves the first fifty operations of a batch",
+        "a crash leaves the first operations of a batch",
     ),
     Mutant(
         "ack-before-fsync",
