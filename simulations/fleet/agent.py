@@ -125,9 +125,9 @@ class Agent:
             return Change(Asked(Kind.ADD, (name, key), None), "add", (key, "tags", dice.choice("abcdef")))
         if kind == 2:
             return Change(Asked(Kind.REMOVE, (name, key), None), "remove", (key, "tags", dice.choice("abcdef")))
-        field = dice.choice(("best", "least", "ideas"))
+        field = "ideas" if self.large and dice.random() < 0.5 else dice.choice(("best", "least", "ideas"))
         value: Any = self._text() if field == "ideas" else dice.randrange(100)
-        if field == "ideas" and self.large and dice.random() < 0.3:
+        if field == "ideas" and self.large and dice.random() < 0.6:
             value += "x" * self.large * dice.randrange(1, 4)
         return Change(Asked(Kind.PATCH, (name, key), {}), "patch", (key, {field: value}))
 

@@ -109,6 +109,19 @@ class Faults(Disasters):
         """From seconds to ten years, each order of magnitude as often."""
         return int(1000 * 10 ** (self._dice.random() * 8.5))
 
+    def clock_jumps(self) -> None:
+        """Far ahead while a link is up and its agent writes: the cloud refuses what it is sent."""
+        device = self._device()
+        device.link.connect(live=True)
+
+        def jump() -> None:
+            device.clock.step(self._far() + 5 * MINUTE_MS)
+            self._world.note(device.name, "its clock jumps ahead while it is connected", count="clocks set wrong")
+            for _ in range(3):
+                device.work()
+
+        self._world.at(2_000, jump)
+
     def clock_1970(self) -> None:
         """Booted without a battery."""
         device = self._device()

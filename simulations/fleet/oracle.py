@@ -126,11 +126,14 @@ class Oracle:
             held.excused = excused
             self._add(held)
 
-    def found(self, node: str, operations: Sequence[Operation]) -> None:
+    def found(self, node: str, operations: Sequence[Operation], *, owed: bool = False) -> None:
         """What a device's log holds, after a restart, a failed call, or a clock that was mended: what is new was asked
-        for; what was known may have other stamps and seqs now, if it had not been pushed, but the same order.
+        for; what was known may have other stamps and seqs now, if it had not been pushed, but the same order. ``owed``:
+        all that was asked for last was acknowledged.
         """
         if not operations:
+            if owed:
+                raise Violation("nothing lost", f"{node} acknowledged {self.asked.get(node)}, and its log is empty")
             return
         first, replica = operations[0].seq, operations[0].replica
         if incarnation_of(replica) > 1:
@@ -166,6 +169,8 @@ class Oracle:
             elif operation.shape.collection != COLLECTIONS and not self._is_compensation(operation):
                 raise Violation("nothing invented", f"{node} has an operation that nobody asked for: {show(operation)}")
             self._add(Written(node, operation, None, acknowledged=False, amount=want.amount if want else 0))
+        if owed and asked:
+            raise Violation("nothing lost", f"{node} acknowledged {asked} before it died")
         if 0 < len(asked) < wanted:
             raise Violation("all or nothing", f"{node} has a part of a batch: not {asked}")
 
