@@ -248,6 +248,25 @@ def test_a_clone_is_quicker_with_a_restored_cloud_and_writes_on(tmp_path: Path) 
     close(cloud, [device, clone, other])
 
 
+def test_a_clone_is_quicker_with_a_restored_cloud_and_has_written_less(tmp_path: Path) -> None:
+    """What it pushed stands where the original's own operations stood, which were acknowledged in the life before."""
+    cloud, (device,) = fleet(tmp_path, 8, count=1)
+    device.notes.put("shared", {"text": "before the copy"})
+    assert device.sync()
+    backup = cloud.backup()
+    clone = copy_of(device, tmp_path / "clone")
+    for number in range(3):
+        device.notes.put(f"original {number}", {"text": "acknowledged, and lost by the cloud"})
+    assert device.sync()
+    cloud.restore(backup)
+    clone.notes.put("clone", {"text": "pushed first in the new life"})
+    assert clone.sync()
+    heal(cloud, [device, clone])
+    wanted = {"shared", "clone", *(f"original {number}" for number in range(3))}
+    assert {key for key, _ in device.notes.scan()} == {key for key, _ in clone.notes.scan()} == wanted
+    close(cloud, [device, clone])
+
+
 @pytest.mark.parametrize("pages", [1, 2])
 def test_a_device_that_writes_while_its_first_baseline_comes_hears_of_deletes(tmp_path: Path, pages: int) -> None:
     cloud, (device, other) = fleet(tmp_path, 3, count=2)
