@@ -45,15 +45,21 @@ be equal and idle. What must hold, each with its name in a violation:
 | nothing invented | the final state is no more than the join of what was written: each operation counts once |
 | counted once | what was only ever counted up comes to at least what was promised (and to no more than was asked for) |
 | acknowledged | what the log holds after a call is what was asked for |
+| all or nothing | of a batch that was interrupted, or whose last write cannot be, nothing is left |
 | causal order | a write's stamp is after all that its writer saw of the record |
 | read your writes | a reader on the same device sees the write at once |
 | never back | cursors do not go back over a restart, acknowledged seqs do not vanish |
+| durable | what a session goes on from is what it would find after a crash at this moment |
+| not from the future | no stamp in the feed, nor the fleet's clock, is further ahead than a clock may be |
 | replicas equal | byte-equal images on all devices and the cloud |
-| conflicts recorded | a value that lost without the winner's writer having seen it is in the conflict record |
+| conflicts recorded | a value that lost and that the winner's writer had not seen is in the conflict record, no other |
 | refused rightly, dead letters | the cloud refuses only what it has to, and both ends keep what it refused |
-| archive | a restore equals the state, now and at earlier positions; `verify` finds nothing |
+| archive | a restore equals the state, now and at earlier positions; `verify` finds nothing. While an object is gone, \
+exchanged or altered: what `verify` passes can be restored, and no restore ends in another state than there was |
 | projection | a vector search finds exactly the living records |
 | isolation | nothing of one fleet in another |
+| revoked | a revoked device is answered nothing, joins with no token, and has no key of what is written from then on, \
+also after a restore to before its revocation |
 | no plaintext | no text on the wire or in the archive |
 | verify, opens, typed errors, bounded | stores are whole, open after any crash, fail with typed errors, stay bounded |
 | convergence | equal and idle within the stated time after the last repair |
