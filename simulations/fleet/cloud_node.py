@@ -19,15 +19,17 @@ from cloud.storage.archive.restore import Restored, restore_fleet
 from cloud.storage.archive.snapshots import state_digest
 from cloud.storage.archive.writer import Archive
 from cloud.storage.sqlite_store import SqliteStore
+from cloud.stream import leases
 from simulations.fleet.disk import Disk
 from simulations.fleet.envelope import answer_to, caller_of, pack_failure
 from simulations.fleet.objects import SimulatedObjects
 from simulations.fleet.violation import Violation
 from simulations.fleet.world import MachineClock, SeededRandom, World
 from sync.errors import AgentDBError, StorageError, Unreachable
-from sync.messages import AnyMessage, Pull, PullPage, Push, PushAck, decode
+from sync.messages import AnyMessage, Hello, Pull, PullPage, Push, PushAck, decode
 from sync.operations import Operation
 from sync.segment import parse_header, unpack
+from sync.stamps import device_of
 
 Reply = Callable[[bytes], None]
 CLOUD = "cloud"
@@ -45,7 +47,8 @@ class _Poll(NamedTuple):
 
 class CloudNode:
     """One machine with the control plane of some fleets. ``on_commit(fleet, operations)`` is told of every operation
-    that entered a feed, ``wire_check`` sees every message.
+    that entered a feed, ``on_stable(fleet, position)`` when deletes up to another position may be forgotten,
+    ``wire_check`` sees every message.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class CloudNode:
         *,
         lease_ms: int,
         on_commit: Callable[[bytes, list[Operation]], None],
+        on_stable: Callable[[bytes, int], None],
         wire_check: Callable[[str, bytes], None],
     ) -> None:
         self.world = world
@@ -74,7 +78,11 @@ class CloudNode:
         self.digests: dict[tuple[bytes, bytes, int], str] = {}
         self._lease_ms = lease_ms
         self._on_commit = on_commit
+        self._on_stable = on_stable
         self._wire_check = wire_check
+        self._stable: dict[
+            tuple[bytes, bytes], int
+        ] = {}  # by life: up to where deletes are forgotten
         self._polls: list[_Poll] = []
         self._promised: dict[tuple[bytes, bytes], int] = {}  # fleet, replica -> what was acknowledged
         self._read_up_to: dict[bytes, tuple[bytes, int]] = {}
@@ -174,6 +182,8 @@ class CloudNode:
         message, caller = asked or (None, None)
         if isinstance(message, Push) and caller is not None:
             self._remember(message, caller, data)
+        if isinstance(message, Hello) and caller is not None:
+            self._look_at_stable(caller.fleet)
         if isinstance(message, Pull) and caller is not None and message.wait_ms and _is_empty(data, message):
             until = self.world.now_ms + message.wait_ms
             poll = _Poll(message, caller, answer, until, self.life)
@@ -188,6 +198,14 @@ class CloudNode:
         if isinstance(answer, PushAck) and answer.last_seq:
             self._promised[caller.fleet, parse_header(push.segment).replica] = answer.last_seq
             self._check_promises()
+
+    def _look_at_stable(self, fleet: bytes) -> None:
+        with suppress(StorageError), self.store.reading() as view:
+            head = view.head(fleet)
+            stable = leases.stable_of(view, fleet, head)
+            if stable > self._stable.get((fleet, head.incarnation), 0):
+                self._stable[fleet, head.incarnation] = stable
+                self._on_stable(fleet, stable)
 
     def _check_promises(self) -> None:
         """What was acknowledged is in the store, also after the machine lost power. A device would give back what is
@@ -287,6 +305,14 @@ class CloudNode:
     def head(self, fleet: bytes) -> Head:
         with self.store.reading() as view:
             return view.head(fleet)
+
+    def leased(self, fleet: bytes) -> list[bytes]:
+        """Replicas whose lease runs, and whose device is in good standing."""
+        with self.store.reading() as view:
+            revoked = {row.device for row in view.devices(fleet) if row.revoked_ms}
+            since = self.clock.wall_ms() - self._lease_ms
+            rows = [row for row in view.leases(fleet) if row.at_ms > since]
+            return [row.replica for row in rows if device_of(row.replica) not in revoked]
 
     def images(self, fleet: bytes) -> dict[tuple[str, str], bytes]:
         """All record images, tombstones too."""

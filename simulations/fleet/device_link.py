@@ -55,15 +55,15 @@ class DeviceLink:
         self._versions = versions
         self._nonces: Nonces | None = None
         self._wake_at = -1
-        self._seen: tuple[bytes, bytes, int] = (b"", b"", 0)  # replica, incarnation, cursor at the last look
+        self.seen: tuple[bytes, bytes, int] = (b"", b"", 0)  # replica, incarnation, cursor at the last look
 
     def forget(self) -> None:
         """The store was replaced: what was seen of the old one says nothing of it."""
-        self._seen = (b"", b"", 0)
+        self.seen = (b"", b"", 0)
 
     def look(self, log: DeltaLog) -> None:
         """After a start: the cursor has not gone back."""
-        replica, incarnation, cursor = self._seen
+        replica, incarnation, cursor = self.seen
         position = link_state.load_position(log)
         if position.replica == replica and position.incarnation == incarnation and position.cursor < cursor:
             raise Violation("never back", f"{self._node.name}: cursor {position.cursor} after {cursor}")
@@ -165,7 +165,7 @@ class DeviceLink:
                     raise Violation("refused rightly", f"{node.name}: {held.place} was refused: {refusal.reason}")
         assert self.session is not None
         position = self.session.position
-        self._seen = (position.replica, position.incarnation, position.cursor)
+        self.seen = (position.replica, position.incarnation, position.cursor)
         if isinstance(effect, NewIncarnation):
             node.oracle.copied_devices.add(node.opened.device)
         if isinstance(effect, (Learn, Mend, NewIncarnation)):

@@ -58,6 +58,7 @@ class DeviceNode:
     ) -> None:
         self.world = world
         self.name = name
+        self.id = b""  # until it has joined
         self.fleet = fleet
         self.cloud = cloud
         self.oracle = oracle
@@ -111,6 +112,7 @@ class DeviceNode:
                 if name == "memories" or self.dice.random() < 0.9:
                     edge.collection(name, **declaration)
         self.key: DeviceKey = edge.device_key()
+        self.id = self.key.device_id
 
     def _enroll(self) -> None:
         edge, plane = self.opened, self.cloud.plane

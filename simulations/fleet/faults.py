@@ -229,7 +229,7 @@ class Faults(Disasters):
         images = [self._cloud.images(device.fleet)]
         oracle = self._fleet.oracle(device)
         for copy in self._fleet.devices:  # which have its keys
-            if copy.key.device_id == device.key.device_id:
+            if copy.id == device.id:
                 copy.revoked = True
                 oracle.excuse("revoked", images, oracle.of(copy.name))
                 self._world.at(self._dice.randrange(HOUR_MS), copy.break_in)

@@ -71,7 +71,12 @@ class Fleet:
         self.oracles: dict[bytes, Oracle] = {}
         self.devices: list[DeviceNode] = []
         self.cloud = CloudNode(
-            world, root, lease_ms=plan.lease_ms, on_commit=self._committed, wire_check=self._check_wire
+            world,
+            root,
+            lease_ms=plan.lease_ms,
+            on_commit=self._committed,
+            on_stable=self._check_stable,
+            wire_check=self._check_wire,
         )
         for number in range(plan.fleets):
             self.oracles[self.cloud.create_fleet(f"fleet-{number}")] = Oracle()
@@ -187,7 +192,7 @@ class Fleet:
         for device in self.devices:
             if not device.revoked:
                 continue
-            row = next(row for row in self.cloud.plane.devices(device.fleet) if row.device == device.key.device_id)
+            row = next(row for row in self.cloud.plane.devices(device.fleet) if row.device == device.id)
             if not row.revoked_ms and row.device in self.cloud.revoked:
                 raise Violation("revoked", f"a restore takes back that {device.name} was revoked")
             if not row.revoked_ms:
@@ -218,6 +223,16 @@ class Fleet:
         if not oracle.knows(operations, service):
             self.look_at_logs()  # they may be in a log, of a write that nobody acknowledged
         oracle.committed(operations, service, self.cloud.clock.wall_ms())
+
+    def _check_stable(self, fleet: bytes, stable: int) -> None:
+        """Deletes are forgotten only behind every active device. Of copies nobody knows whose lease it is."""
+        leased, life = self.cloud.leased(fleet), self.cloud.head(fleet).incarnation
+        for device in self.devices:
+            if device.id in self.oracles[fleet].copied_devices:
+                continue
+            replica, incarnation, cursor = device.link.seen
+            if replica in leased and incarnation == life and cursor < stable:
+                raise Violation("tombstones", f"forgotten up to {stable}, and {device.name} has read up to {cursor}")
 
     def _check_wire(self, what: str, data: bytes) -> None:
         if _CANARY in data:

@@ -52,6 +52,7 @@ be equal and idle. What must hold, each with its name in a violation:
 | durable | what a session goes on from is what it would find after a crash at this moment |
 | not from the future | no stamp in the feed, nor the fleet's clock, is further ahead than a clock may be |
 | replicas equal | byte-equal images on all devices and the cloud |
+| tombstones | what is deleted is forgotten only behind every device whose lease runs |
 | conflicts recorded | a value that lost and that the winner's writer had not seen is in the conflict record, no other |
 | refused rightly, dead letters | the cloud refuses only what it has to, and both ends keep what it refused |
 | archive | a restore equals the state, now and at earlier positions; `verify` finds nothing. While an object is gone, \
