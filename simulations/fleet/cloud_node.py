@@ -80,9 +80,7 @@ class CloudNode:
         self._on_commit = on_commit
         self._on_stable = on_stable
         self._wire_check = wire_check
-        self._stable: dict[
-            tuple[bytes, bytes], int
-        ] = {}  # by life: up to where deletes are forgotten
+        self._stable: dict[tuple[bytes, bytes], int] = {}  # by life: up to where deletes are forgotten
         self._polls: list[_Poll] = []
         self._promised: dict[tuple[bytes, bytes], int] = {}  # fleet, replica -> what was acknowledged
         self._read_up_to: dict[bytes, tuple[bytes, int]] = {}

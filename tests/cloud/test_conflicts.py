@@ -234,3 +234,33 @@ def test_delete_and_write_again_in_one_push(fleet: Fleet) -> None:
     kiosk.push()
     assert [conflict.note for conflict in fleet.conflicts()] == [OVERTAKEN]
     assert settle(fleet) == {"text": "anew"}
+
+
+def test_what_a_push_goes_on_to_delete_is_not_answered(fleet: Fleet) -> None:
+    """The answer to the field would bring the record back."""
+    van, kiosk = pair(fleet, "priority")
+    kiosk.patch("notes", "k", text="of the kiosk")
+    kiosk.push()
+    van.patch("notes", "k", text="blind")
+    van.delete("notes", "k")
+    van.push()
+    assert [(conflict.field, conflict.note) for conflict in fleet.conflicts()] == [("text", OVERTAKEN)]
+    assert settle(fleet) is None
+
+
+def test_nobody_overrules_a_person_by_priority(fleet: Fleet) -> None:
+    """The collection went on to another rule since."""
+    van, kiosk = pair(fleet, "manual")
+    third = fleet.device("third", priority=9)
+    third.pull()
+    third.schemas = van.schemas
+    third.patch("notes", "k", text="of the third, who has the highest priority")
+    kiosk.patch("notes", "k", text="of the kiosk")
+    van.patch("notes", "k", text="of the van")
+    kiosk.push()
+    van.push()
+    fleet.plane.resolve(fleet.id, 1, take="value", value="of a person")
+    van.declare("notes", conflict="priority", fields={})
+    van.push()
+    third.push()
+    assert settle(fleet) == {"text": "of a person", "n": 1}
