@@ -184,12 +184,14 @@ def check_conflicts(fleet: Fleet, owner: bytes, oracle: Oracle, images: dict[Pla
 
 
 def check_truly_concurrent(oracle: Oracle, conflicts: Sequence[Conflict]) -> None:
-    """No conflict is recorded over a value that stood before the eyes of the other's writer."""
+    """No conflict is recorded over a value that stood before the eyes of the other's writer. Only while it takes a
+    baseline, which has no position before its end, a device has seen more than it can say.
+    """
     written = {(held.place, held.operation.replica, held.operation.ts): held for held in oracle.written.values()}
     for found in conflicts:
         place = (found.collection, found.key)
         came = written.get((place, found.came.replica, found.came.ts))
-        if came is None or came.before is None:
+        if came is None or came.before is None or came.midway:
             continue
         standing = Record.decode(came.before).lww.get(found.field)
         if standing is not None and standing[:2] == (found.held.ts, found.held.replica):

@@ -244,7 +244,13 @@ class DeviceNode:
                 self.check_death()
                 return
             logged = log.pending(head, _ALL, _ALL)
-            self.oracle.acknowledge(self.name, logged, before, excused="revoked" if self.revoked else "")
+            self.oracle.acknowledge(
+                self.name,
+                logged,
+                before,
+                excused="revoked" if self.revoked else "",
+                midway=log.baseline is not None,
+            )
             wrong = read_back(edge, changes, before)
             if wrong:
                 raise Violation("read your writes", f"{self.name}: {wrong}")

@@ -38,9 +38,11 @@ class Asked(NamedTuple):
 
 
 class Written:
-    """One operation that reached a device's log. ``before`` is the record's image when it was written."""
+    """One operation that reached a device's log. ``before`` is the record's image when it was written. ``midway``: a
+    baseline was under way.
+    """
 
-    __slots__ = ("acknowledged", "amount", "before", "excused", "node", "operation", "refused")
+    __slots__ = ("acknowledged", "amount", "before", "excused", "midway", "node", "operation", "refused")
 
     def __init__(
         self, node: str, operation: Operation, before: bytes | None, *, acknowledged: bool, amount: int = 0
@@ -51,7 +53,7 @@ class Written:
         self.acknowledged = acknowledged
         self.amount = amount  # what was asked to be counted
         self.excused = ""
-        self.refused = False
+        self.refused = self.midway = False
 
     @property
     def place(self) -> Place:
@@ -110,7 +112,13 @@ class Oracle:
         self.asked[node] = list(asked)
 
     def acknowledge(
-        self, node: str, operations: Sequence[Operation], before: Mapping[Place, bytes | None], *, excused: str = ""
+        self,
+        node: str,
+        operations: Sequence[Operation],
+        before: Mapping[Place, bytes | None],
+        *,
+        excused: str = "",
+        midway: bool = False,
     ) -> None:
         """The call returned, and the log has these operations since; ``excused`` says why nobody may count on them.
         Raises Violation if they are not what was asked for.
@@ -123,7 +131,7 @@ class Oracle:
             image = before.get(want.place)
             _check_causal(node, image, operation)
             held = Written(node, operation, image, acknowledged=True, amount=want.amount)
-            held.excused = excused
+            held.excused, held.midway = excused, midway
             self._add(held)
 
     def found(self, node: str, operations: Sequence[Operation], *, owed: bool = False) -> None:

@@ -18,6 +18,7 @@ from sync import column_checks, columns, segment
 SMALL_OPERATION = 8 << 10  # bytes
 _BOUNDS: list[tuple[ModuleType, str, int]] = [
     (baseline, "RECORDS_PER_PAGE", 4),
+    (baseline, "_RECORDS_PER_READ", 3),
     (feed, "JOIN_BELOW", 3),
     (feed, "_RUN_BYTES_MAX", 700),
     (column_checks, "OPERATION_BYTES_MAX", SMALL_OPERATION),
