@@ -44,6 +44,7 @@ MUTANTS = [
         "            trimmed=past.start,\n",
         "            trimmed=0,\n",
         "from a snapshot: a device with an older cursor is sent the feed with a hole in it",
+        "tests/cloud/test_archive.py::test_from_a_snapshot_and_what_follows",
     ),
     Mutant(
         "restore-takes-back-decisions",
@@ -51,6 +52,7 @@ MUTANTS = [
         "        manifest, past = self._past.newest.manifest, self._past\n",
         "        manifest, past = self._past.base or self._past.newest.manifest, self._past\n",
         "going back in time takes back revocations",
+        "tests/cloud/test_archive.py::test_going_back_takes_back_data_and_no_decisions",
     ),
     Mutant(
         "resolved-by-what-is-gone",
@@ -58,6 +60,7 @@ MUTANTS = [
         "    if row.resolution <= position:\n",
         "    if row.resolution >= 0:\n",
         "a conflict whose answer lies beyond the target stays resolved, without the answer",
+        "tests/cloud/test_archive.py::test_going_back_takes_back_data_and_no_decisions",
     ),
     Mutant(
         "restored-rows-of-one-writer",
@@ -72,6 +75,7 @@ MUTANTS = [
         "        self._beside.append((row.position, row.field_positions, row.grave))\n",
         '        self._beside.append((row.position, b"", b""))\n',
         "restored from a snapshot, the cloud knows neither graves nor where fields were written",
+        "tests/cloud/test_archive.py::test_from_a_snapshot_and_what_follows",
     ),
     Mutant(
         "snapshot-of-the-living",
@@ -120,6 +124,7 @@ MUTANTS = [
         "    if known is not None and (numbers[-1] < known.number or reader",
         "    if known is not None and (numbers[-1] < 0 or numbers[-1] >= known.number and reader",
         "a bucket whose newest objects were taken away is restored as if it were whole",
+        "tests/attacks/test_archive_tampering.py::test_every_object_when_it_is_missing",
     ),
     Mutant(
         "archive-of-a-stale-writer",
@@ -127,5 +132,6 @@ MUTANTS = [
         "        if not self._putter.commit(reader.names.manifest(number), data):\n",
         "        if not self._putter.commit(reader.names.manifest(number), data) and number < 0:\n",
         "a control plane that was replaced believes that what it archives is kept",
+        "tests/cloud/test_archive_crashes.py::test_of_two_writers_one_stops",
     ),
 ]

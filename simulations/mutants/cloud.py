@@ -56,6 +56,7 @@ MUTANTS = [
         "clock = HybridClock(self._context.clock, max(self._head.clock, max_ts))",
         "clock = HybridClock(self._context.clock)",
         "the cloud's answer to a conflict has an older stamp than what it answers, and loses",
+        "tests/cloud/test_conflicts.py::test_priority_beats_the_later_stamp",
     ),
     Mutant(
         "refusals-only-in-the-ack",
@@ -114,6 +115,7 @@ MUTANTS = [
         "        return self.came_wins != self.came.delete\n",
         "        return self.came_wins or self.came.delete\n",
         "a delete that is later than a concurrent edit is undone by the cloud",
+        "tests/cloud/test_delete_conflicts.py::test_a_delete_that_wins_over_an_edit_leaves_nothing",
     ),
     Mutant(
         "delete-conflict-off-by-one",
@@ -121,6 +123,7 @@ MUTANTS = [
         "        if floor != NEVER and self.held.position_of(FLOOR) > seen and device_of",
         "        if floor != NEVER and self.held.position_of(FLOOR) > seen + 1 and device_of",
         "an edit concurrent to a delete at the very next position is no conflict: the edited fields alone are left",
+        "tests/cloud/test_delete_conflicts.py::test_an_edit_that_wins_over_a_delete_brings_the_whole_record_back",
     ),
     Mutant(
         "brought-back-now",
@@ -128,6 +131,7 @@ MUTANTS = [
         "values, record.floor.ts + 1)",
         "values)",
         "what comes back from the grave wins over a third device's concurrent edit",
+        "tests/cloud/test_delete_conflicts.py::test_a_later_edit_of_an_old_field_wins_over_the_value_that_came_back",
     ),
     Mutant(
         "answer-to-the-overtaken",
@@ -135,6 +139,7 @@ MUTANTS = [
         "                found.overtaken = True\n",
         "                found.overtaken = False\n",
         "a field conflict of a push that goes on to delete the record is answered: the answer brings the record back",
+        "tests/cloud/test_conflicts.py::test_what_a_push_goes_on_to_delete_is_not_answered",
     ),
     Mutant(
         "no-grave",
@@ -142,6 +147,7 @@ MUTANTS = [
         "            self.grave = was or self.grave\n",
         '            self.grave = self.grave or b""\n',
         "an edit that wins over a delete brings back the edited fields alone",
+        "tests/cloud/test_delete_conflicts.py::test_an_edit_that_wins_over_a_delete_brings_the_whole_record_back",
     ),
     Mutant(
         "grave-left-open",
@@ -149,6 +155,7 @@ MUTANTS = [
         "        return operation.seen >= self.position_of(FLOOR) or",
         "        return operation.seen > self.position_of(FLOOR) or",
         "a record made anew right after its delete was seen gets its old fields back at the next conflict",
+        "tests/cloud/test_delete_conflicts.py::test_a_record_made_anew_by_someone_who_knew_does_not_inherit",
     ),
     Mutant(
         "fields-keep-their-first-position",
@@ -156,6 +163,7 @@ MUTANTS = [
         "name: position if name in after and after[name] != before.get(name) else self._positions.get(name, last)",
         "name: self._positions.get(name, last or position)",
         "a field that was written again counts as written long ago: conflicts are missed",
+        "tests/cloud/test_conflicts.py::test_latest_the_later_stamp_wins_and_the_loser_is_on_record",
     ),
     Mutant(
         "decisions-are-overruled",
@@ -163,6 +171,7 @@ MUTANTS = [
         "            return _EVERYBODY\n",
         "            return _NOBODY\n",
         "what a resolver or a person decided is overruled by any device's later write",
+        "tests/cloud/test_conflicts.py::test_nobody_overrules_a_person_by_priority",
     ),
     Mutant(
         "priority-is-the-stamp",
@@ -170,6 +179,7 @@ MUTANTS = [
         '        winner = "came" if came > held else "held"\n',
         '        winner = "came" if found.came_wins else "held"\n',
         "where priority should decide, the later stamp does",
+        "tests/cloud/test_conflicts.py::test_priority_beats_the_later_stamp",
     ),
     Mutant(
         "successors-unchecked",
@@ -177,5 +187,6 @@ MUTANTS = [
         "            check_successor(self._schemas[name], new)\n",
         "            check_successor(new, new)\n",
         "a second declaration that contradicts the first is taken, and writes by the first are refused",
+        "tests/contracts/test_redeclared.py::test_a_refused_declaration_gives_way_to_the_fleets",
     ),
 ]

@@ -44,6 +44,7 @@ MUTANTS = [
         "                    row, image = plain_put(seq, position, ts, self.cursor, put, self.replica)\n",
         "                    row, image = plain_put(seq, position, ts, self.cursor + 1, put, self.replica)\n",
         "the same, for a single put of a new record",
+        "tests/edge/test_delta_log_link.py::test_state_operations_rebuild_the_store_elsewhere",
     ),
     Mutant(
         "clock-forgotten-at-restart",
@@ -51,6 +52,7 @@ MUTANTS = [
         'notes["head"] = (self.head_seq, transaction.position, max(newest, self.clock.last))',
         'notes["head"] = (self.head_seq, transaction.position, 0)',
         "after a restart a slow clock stamps below what the device has seen: its writes are lost",
+        "tests/edge/test_delta_log.py::test_stamps_never_run_back",
     ),
     Mutant(
         "put-over-what-is-in-memory",
@@ -58,6 +60,7 @@ MUTANTS = [
         "if self._settled and as_checked and ref not in writer.overlay and writer.has_room():",
         "if self._settled and as_checked and writer.has_room():",
         "a put over a record whose image is not in its table yet does not clear its fields elsewhere",
+        "tests/edge/test_delta_log.py::test_a_put_says_which_fields_it_clears",
     ),
     Mutant(
         "replay-skips-one",
@@ -72,6 +75,7 @@ MUTANTS = [
         "            if db.execute(\"SELECT 1 FROM meta WHERE name = 'copied'\").get:\n",
         "            if db.execute(\"SELECT 1 FROM meta WHERE name = 'copied' AND value = X'00'\").get:\n",
         "a store opened from a snapshot goes on under its original's name",
+        "tests/edge/test_edge.py::test_a_snapshot_opens_as_a_replica_of_the_same_device",
     ),
     Mutant(
         "new-name-loses-memory",
@@ -86,6 +90,7 @@ MUTANTS = [
         'writer.put_meta("head", (0, self.position, self.clock.last))',
         'writer.put_meta("head", (0, self.position, 0))',
         "after a new name and a restart a slow clock stamps below what the store holds",
+        "tests/edge/test_delta_log_link.py::test_a_new_incarnation_keeps_the_records_and_begins_its_log_anew",
     ),
     Mutant(
         "new-name-owes-nothing",
@@ -123,6 +128,7 @@ MUTANTS = [
         "            payload = schema.normalise(payload)  # declared anew since the caller's thread checked it\n",
         "",
         "a batch that was open while its collection was declared anew holds up the device's pushes",
+        "tests/contracts/test_redeclared.py::test_a_batch_is_checked_by_the_schema_of_its_commit",
     ),
     Mutant(
         "unsettled-composition",

@@ -15,6 +15,7 @@ MUTANTS = [
         "            restored_head=head.restored_for(hello.incarnation),\n",
         "            restored_head=head.restored_head,\n",
         "who was away during two restores does not give back what the first one lost",
+        "tests/contracts/test_convergence.py::test_a_cloud_restored_twice_while_a_device_was_away",
     ),
     Mutant(
         "first-refusal-untold",
@@ -22,6 +23,7 @@ MUTANTS = [
         "view.refused(caller.fleet, hello.replica, hello.acked + 1, last_seq)",
         "view.refused(caller.fleet, hello.replica, hello.acked + 2, last_seq)",
         "after a lost ack the first operation of it that was refused is never heard of again",
+        "tests/contracts/test_convergence.py::test_refusals_whose_ack_was_lost_come_with_the_next_handshake",
     ),
     Mutant(
         "last-head-untold",
@@ -50,6 +52,7 @@ MUTANTS = [
         "        if row.replica == self._replica and not row.state:",
         "        if row.replica == self._replica:",
         "state that a clone pushed under the shared name never reaches the original",
+        "tests/contracts/test_convergence.py::test_a_clones_repair_is_interrupted_and_its_original_reads_on",
     ),
     Mutant(
         "own-device-left-out",
@@ -75,6 +78,7 @@ MUTANTS = [
         "            through = positions[end] - 1 if end < len(run) else last\n",
         "            through = last\n",
         "a page that is cut into pieces is refused by every device, for ever",
+        "tests/cloud/test_feed.py::test_a_push_that_just_fitted_its_segment",
     ),
     Mutant(
         "baseline-cursor-of-the-last-page",

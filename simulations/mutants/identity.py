@@ -13,6 +13,7 @@ MUTANTS = [
         "    if bound is not None and header.last_seq > bound:\n",
         "    if bound is not None and header.last_seq < bound:\n",
         "a push that was under way when its device was revoked is taken",
+        "tests/cloud/test_ingest.py::test_a_revoked_device_adds_nothing_but_what_is_held_stays",
     ),
     Mutant(
         "revoked-state-taken",
@@ -20,6 +21,7 @@ MUTANTS = [
         "        if bound is not None:\n",
         "        if bound == 0:\n",
         "a repair that was under way when its device was revoked is taken",
+        "tests/cloud/test_ingest.py::test_a_revoked_device_adds_nothing_but_what_is_held_stays",
     ),
     Mutant(
         "revoked-requests-accepted",
@@ -48,6 +50,7 @@ MUTANTS = [
         "SET uses = uses - 1 WHERE token_id = ? AND uses > 0",
         "SET uses = max(uses - 1, 0) WHERE token_id = ?",
         "a token for one device admits any number",
+        "tests/cloud/test_enrollment.py::test_a_token_has_as_many_uses_as_it_was_given",
     ),
     Mutant(
         "newest-key-withheld",

@@ -28,6 +28,7 @@ MUTANTS = [
         "        self.lww = {name: slot for name, slot in self.lww.items() if slot[:2] > stamp}\n",
         "        self.lww = {name: slot for name, slot in self.lww.items() if slot[0] >= stamp.ts}\n",
         "fields written in the tick of a delete survive it, where they came before it",
+        "tests/sync/test_merge_laws.py::test_merging_is_commutative_associative_and_idempotent",
     ),
     Mutant(
         "old-edits-after-a-delete",
@@ -130,6 +131,7 @@ MUTANTS = [
         "            part.ts, part.replica, part.floor = whole.ts, whole.replica, whole.floor\n",
         "            part.ts, part.replica = whole.ts, whole.replica\n",
         "a large record that was deleted once is repaired without the delete",
+        "tests/sync/test_images.py::test_a_large_image_comes_in_parts_that_join_to_it",
     ),
     Mutant(
         "clock-not-carried-along",
@@ -137,6 +139,7 @@ MUTANTS = [
         "        if ts > self.last:\n            self.last = ts\n",
         "        if ts > self.last + (60_000 << COUNTER_BITS):\n            self.last = ts\n",
         "a device whose clock is behind overwrites what it has seen, with an older stamp: its write is lost",
+        "tests/sync/test_stamps.py::test_it_rises_whatever_happens",
     ),
     Mutant(
         "cut-in-the-middle",
@@ -144,6 +147,7 @@ MUTANTS = [
         "    yield from pack_split(operations[half:])\n",
         "    yield from pack_split(operations[half + 1 :] or operations[half:])\n",
         "what is too much for one segment loses an operation where it is cut",
+        "tests/cloud/test_feed.py::test_a_push_that_just_fitted_its_segment",
     ),
     Mutant(
         "seen-is-the-seq",

@@ -66,6 +66,7 @@ MUTANTS = [
         "lost_feed = position.cursor > (welcome.restored_head if other_life else welcome.head)",
         "lost_feed = position.cursor > welcome.head",
         "a restored cloud whose feed has grown past the cursor is taken for the old one",
+        "tests/contracts/test_known_failures.py::test_a_cursor_that_survives_a_server_restore_skips_no_writes",
     ),
     Mutant(
         "clone-not-noticed",
@@ -80,6 +81,7 @@ MUTANTS = [
         "    if welcome.last_seq > position.head_seq or foreign:",
         "    if not position.repair and (welcome.last_seq > position.head_seq or foreign):",
         "two copies that both owe their state keep one name, and never get what the other writes",
+        "tests/contracts/test_convergence.py::test_two_copies_that_both_have_to_push_their_state",
     ),
     Mutant(
         "clone-in-a-new-life",
@@ -87,6 +89,7 @@ MUTANTS = [
         "since = bool(welcome.last_segment) and welcome.last_head >= welcome.restored_head",
         "since = False",
         "a clone that was quicker with a restored cloud is not noticed by its original",
+        "tests/contracts/test_convergence.py::test_a_clone_is_quicker_with_a_restored_cloud_and_has_written_less",
     ),
     Mutant(
         "renewed-and-not-reread",
@@ -94,6 +97,7 @@ MUTANTS = [
         "known = (position.cursor, own_until)",
         "known = (position.cursor, position.cursor)",
         "who takes a new name never reads what its clone wrote under the old one",
+        "tests/contracts/test_convergence.py::test_a_clone_misses_nothing_that_its_original_wrote_under_their_name",
     ),
     Mutant(
         "page-of-its-last-segment",
@@ -131,5 +135,6 @@ MUTANTS = [
         "for part in split_image(image, OPERATION_BYTES_MAX)[:_STATE_PARTS_MAX]",
         "for part in [image]",
         "one record that two devices made too large stops the repair, and with it push and pull",
+        "tests/contracts/test_known_failures.py::test_one_oversized_value_stops_nobodys_sync",
     ),
 ]

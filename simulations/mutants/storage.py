@@ -45,6 +45,7 @@ MUTANTS = [
         "        log.fold()  # an operation whose image is only in memory must stay\n",
         "",
         "after trimming and a crash, records are gone whose images were only in memory",
+        "tests/edge/test_delta_log.py::test_trimming_keeps_images_that_were_only_in_memory",
     ),
     Mutant(
         "snapshot-with-a-later-cursor",
@@ -54,6 +55,7 @@ MUTANTS = [
         '            later = b"\\xcf" + (log.cursor + 1).to_bytes(8)\n'
         "            copy.execute(\"UPDATE meta SET value = ? WHERE name = 'cursor'\", (later,))\n",
         "a snapshot's clock is newer than its data: what comes next in the feed is skipped where it is opened",
+        "tests/contracts/test_known_failures_archive.py::test_a_devices_snapshot_has_the_clock_of_its_data",
     ),
     Mutant(
         "cloud-ack-before-commit",
@@ -82,6 +84,7 @@ MUTANTS = [
         "field_positions = excluded.field_positions, grave = excluded.grave",
         "field_positions = excluded.field_positions",
         "the cloud forgets what a deleted record held, or brings back what was deleted before it was made anew",
+        "tests/cloud/test_delete_conflicts.py::test_an_edit_that_wins_over_a_delete_brings_the_whole_record_back",
     ),
     Mutant(
         "upsert-keeps-field-positions",
@@ -96,5 +99,6 @@ MUTANTS = [
         'sql = _DEAD_LETTER + "AND replica = ? AND seq BETWEEN ? AND ? ORDER BY seq, collection, key"',
         'sql = _DEAD_LETTER + "AND replica = ? AND seq BETWEEN ? AND ? ORDER BY seq, collection, key LIMIT 1"',
         "after a lost ack the device learns of one of the operations that were refused",
+        "tests/contracts/test_store_contract.py::test_dead_letters_are_kept_once",
     ),
 ]
