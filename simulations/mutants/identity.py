@@ -33,7 +33,7 @@ MUTANTS = [
     Mutant(
         "revoked-and-same-keys",
         _ENROLLMENT,
-        '        self.rotate(fleet, f"device {device.hex()} revoked")\n',
+        "        self.rotate(fleet, because)\n",
         "",
         "what is written after a revocation is sealed with a key that the revoked device has",
     ),
