@@ -102,6 +102,10 @@ def restamp_image(image: bytes, replica: bytes, moved: Mapping[int, int]) -> byt
     floor = Stamp(new(*record.floor), record.floor.replica)
     record.lww = {name: (new(ts, by), by, value) for name, (ts, by, value) in record.lww.items()}
     record.slots = {(name, rule): _slots(rule, slots, new) for (name, rule), slots in record.slots.items()}
+    entries = [slot[:2] for slot in record.lww.values()]
+    for (_, rule), slots in record.slots.items():
+        entries += [(entry[0], slot[1] if rule == "s" else slot) for slot, entry in slots.items()]
+    record.ts, record.replica = max([(record.ts, record.replica), *entries])  # another's may be above what has moved
     record.floor = NEVER
     record.raise_floor(floor)  # it, or what it stood below, has moved
     return record.encode()

@@ -351,13 +351,14 @@ class SyncSession:
         check_ack(ack, sealed)
         acked = (ack.last_seq, ack.last_segment)
         self._effects.append(Persist(acked, (), tuple(ack.refusals), own_until=ack.head))
+        self._renewals = 0
         if any(refusal.code == FutureStamp.code for refusal in ack.refusals):
             self._disconnect(FutureStamp("this device's clock is ahead", hint="it asks the cloud for the time"), 0)
         elif self._mend_later:
             self._disconnect(None, 0)
 
     def _repaired(self, repair: Repair, acked: tuple[int, bytes]) -> None:
-        self._repair = None
+        self._repair, self._renewals = None, 0
         done = Persist(acked, (), (), repair.incarnation, repair.cursor, repair=False, own_until=repair.own_until)
         self._effects.append(done)
 

@@ -25,12 +25,14 @@ from edge.storage.log_core import LogCore
 from edge.storage.log_reader import DeadLetter, pack_operation
 from edge.storage.log_schema import close, connect, index_anew, translate
 from edge.storage.log_writer import Transact
+from edge.storage.transaction import Write
 from sync.errors import CorruptStore, StorageError
 from sync.images import split_image
 from sync.limits import OPERATION_BYTES_MAX
-from sync.operations import Operation, Shape
+from sync.operations import Kind, Operation, Shape
 from sync.ports import Clock, RandomSource
 from sync.records import state_operation
+from sync.schema import COLLECTIONS, CollectionSchema, check_successor
 from sync.stamps import device_of, incarnation_of, replica_id
 
 if TYPE_CHECKING:
@@ -87,6 +89,19 @@ class DeltaLog(LogCore):
                     self.fold()
             self.reader.close()
             self.writer.close()
+
+    def declare(self, schema: CollectionSchema) -> None:
+        """Make a collection known to the fleet; nothing happens if it already is, with this schema.
+
+        Raises SchemaMismatch if data under the known schema could not be merged under this one.
+        """
+        with self._declaring:
+            known = self.schemas.get(schema.name)
+            if known is not None:
+                if known.to_document() == schema.to_document():
+                    return
+                check_successor(known, schema)
+            self.submit([Write(Kind.PUT, COLLECTIONS, schema.name, {"spec": schema.to_document()})])
 
     # -- the link to the cloud ----------------------------------------------------------------------------------------
 
@@ -161,6 +176,7 @@ class DeltaLog(LogCore):
         step = 1 + int(self._random.uniform() * _INCARNATION_STEP)
         writer = self.writer
         with writer.lock:
+            self.ensure_settled()
             self.fold()
             self._settled = False
             self._run.begin()
@@ -179,6 +195,8 @@ class DeltaLog(LogCore):
                 writer.put_meta("repair", True)
                 writer.put_meta("acked_ts", 0)
                 writer.put_meta("told_ts", 0)
+                # What the old name wrote is another's now: nothing that the new one writes may come below it.
+                writer.put_meta("heard", max(self.heard, self.clock.last))
                 writer.put_meta("rewritten", 0)
                 writer.put_meta("drifts", [])
             self._settle()

@@ -16,7 +16,9 @@ from sync.operations import Operation
 
 
 def load_position(log: DeltaLog) -> Position:
-    """Where the link stands, for a new session."""
+    """Where the link stands, for a new session. Raises StorageError."""
+    with log.writer.lock:
+        log.ensure_settled()
     return Position(
         replica=log.replica,
         head_seq=log.head_seq,
@@ -70,5 +72,5 @@ def state_page(
         last = place
     if not taken:
         return [], None
-    more = log.state_operations(last, 1)
+    more = log.reader.state(last, 1)  # folded already: what is new comes with its operation
     return taken, last if more else None

@@ -65,6 +65,7 @@ def mend(log: DeltaLog, *, as_state: bool) -> None:
     need not be written again; else nothing that was sent may be without an answer. Raises StorageError.
     """
     with log.writer.lock:
+        log.ensure_settled()
         repair = _Repair(log, as_state=as_state)
         if repair.moved or repair.again:
             log.fold()
@@ -162,12 +163,15 @@ class _Repair:
                 displaced |= restamped.ts < operation.ts and operation.seen != log.cursor
                 position += 1
                 number = log.collection_id(operation.shape.collection)
+                hidden = self._hidden(operation)
                 if in_log or shift:
                     seq += 1
-                    hidden = self._hidden(operation) if in_log else None
                     rows.append(_row(restamped._replace(seq=-seq), position, number, hidden))
-                else:
+                else:  # what was refused stays where it is: should this store be a copy, it moves with the rest
                     db.execute("INSERT INTO marks VALUES (?, ?, ?)", (position, number, operation.key))
+                    packed = _row(restamped, position, number, hidden)[-1]
+                    sql = "UPDATE operations SET ts = ?, fields = ? WHERE seq = ?"
+                    db.execute(sql, (restamped.ts, packed, operation.seq))
                 self._merge(db, restamped, (number, operation.key), remapped)
             insert(db, "INSERT INTO operations VALUES ", rows)
         db.execute("DELETE FROM operations WHERE seq > ?", (first,))
@@ -175,11 +179,11 @@ class _Repair:
         return seq, position, displaced or (log.baseline is not None and bool(moved))
 
     def _hidden(self, operation: Operation) -> list[Any] | None:
-        """What the log remembers beside an operation of its tail, with the new timestamps."""
+        """What the log remembers beside an operation that it still has, with the new timestamps."""
         if MOVED_RULES.isdisjoint(operation.shape.rules):
             return None
         packed = self._db.execute("SELECT fields FROM operations WHERE seq = ?", (operation.seq,)).get
-        return moved_hidden(unpack_hidden(packed)[1], self.moved)
+        return None if packed is None else moved_hidden(unpack_hidden(packed)[1], self.moved)
 
     def _first_moved(self) -> int:
         """The last seq of the log before the first operation that moves."""

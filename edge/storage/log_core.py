@@ -34,7 +34,7 @@ from sync.limits import FUTURE_MS_MAX
 from sync.operations import Kind, Operation
 from sync.ports import Clock, RandomSource
 from sync.restamp import heard_in
-from sync.schema import COLLECTIONS, CollectionSchema, check_successor
+from sync.schema import COLLECTIONS, CollectionSchema
 from sync.stamps import HybridClock
 
 _PUT = int(Kind.PUT)  # comparing with the member of an IntEnum costs four times as much
@@ -256,19 +256,6 @@ class LogCore:
         finally:
             writer.abandon()  # nothing, after a commit
 
-    def declare(self, schema: CollectionSchema) -> None:
-        """Make a collection known to the fleet; nothing happens if it already is, with this schema.
-
-        Raises SchemaMismatch if data under the known schema could not be merged under this one.
-        """
-        with self._declaring:
-            known = self.schemas.get(schema.name)
-            if known is not None:
-                if known.to_document() == schema.to_document():
-                    return
-                check_successor(known, schema)
-            self.submit([Write(Kind.PUT, COLLECTIONS, schema.name, {"spec": schema.to_document()})])
-
     def apply(
         self,
         operations: Sequence[Operation],
@@ -284,6 +271,7 @@ class LogCore:
         """
         writer = self.writer
         with writer.lock:
+            self.ensure_settled()
             if pristine and self.head_seq:
                 return None
             operations, notes = taken_back(self.renamed, operations)
@@ -323,9 +311,13 @@ class LogCore:
         self._settle()
         self._notify()
 
-    def _transaction(self) -> Transaction:
+    def ensure_settled(self) -> None:
+        """After a commit of which nobody knows whether it was, look. The caller holds the lock. Raises StorageError."""
         if not self._settled:
             self._settle()
+
+    def _transaction(self) -> Transaction:
+        self.ensure_settled()
         return self._begun()
 
     def _begun(self) -> Transaction:

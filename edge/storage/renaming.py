@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from edge.storage.log_reader import unpack_hidden
+from sync.errors import FutureStamp
 from sync.images import is_alive
 from sync.moving import MOVED_RULES, Contribution, Moved, move, set_back, take_back
 from sync.operations import Operation
@@ -43,14 +44,18 @@ Renamed = dict[bytes, list[Moved]]
 _PENDING = (
     "SELECT o.collection, o.key, c.name, o.seq, o.ts, o.rules, o.fields "
     "FROM operations o JOIN collections c ON c.id = o.collection "
-    "WHERE o.seq > ? AND o.rules GLOB '*[cnx]*' ORDER BY o.collection, o.key, o.seq"
+    "WHERE (o.seq > ? OR o.seq IN (SELECT seq FROM dead_letters WHERE replica = ? AND code = ? AND seq > ?)) "
+    "AND o.rules GLOB '*[cnx]*' ORDER BY o.collection, o.key, o.seq"
 )
 
 
 def rename(log: DeltaLog, db: apsw.Connection) -> None:
-    """Move what is not acknowledged. The images are in their table, and the operations still in the log."""
+    """Move what is not acknowledged, or was refused and is still to be written again (``log_clock``). The images are in
+    their table, and the operations still in the log.
+    """
     moved: list[Moved] = []
-    rows: list[Any] = db.execute(_PENDING, (log.acked_seq,)).fetchall()
+    refused = (log.replica, FutureStamp.code, log.meta_get("rewritten") or 0)
+    rows: list[Any] = db.execute(_PENDING, (log.acked_seq, *refused)).fetchall()
     for (number, key, collection), its_rows in groupby(rows, itemgetter(0, 1, 2)):
         contributions = [it for row in its_rows for it in _contributions(*row[3:])]
         image = db.execute("SELECT image FROM records WHERE collection = ? AND key = ?", (number, key)).get
@@ -74,7 +79,7 @@ def without_pending(log: DeltaLog, rows: list[Row]) -> list[Row]:
     """Images as state that other stores may be given: what this one contributed and the cloud has not acknowledged
     comes with its operations, after it was found that nobody else has written under its name.
     """
-    if not rows or log.acked_seq >= log.head_seq:
+    if not rows:
         return rows
     pending: dict[tuple[str, str], list[Contribution]] = {}
     for name, key, *columns in log.reader.all(_PENDING_BETWEEN, log.acked_seq, *rows[0][:2], *rows[-1][:2]):

@@ -189,6 +189,25 @@ def test_a_snapshot_in_many_parts(world: ArchiveWorld, monkeypatch: pytest.Monke
     assert world.verify().problems == []
 
 
+def test_a_snapshot_is_of_one_moment(world: ArchiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices push while its parts are put."""
+    monkeypatch.setattr(snapshots, "PART_BYTES", 3000)
+    monkeypatch.setattr(snapshots, "_SEGMENT_RECORDS_MAX", 7)
+    world.push([put(f"k{n:03}", world.random.token(30).hex()) for n in range(100)])
+    before = world.expected()
+    pushed: list[int] = []
+
+    def meanwhile(_done: int, _of: int) -> None:
+        if not pushed:
+            pushed.append(world.push([put(f"k{n:03}", "pushed while the snapshot was made") for n in range(100)]))
+
+    run = world.archive.snapshot(meanwhile)
+    assert pushed
+    store, _ = world.restore(position=run.position)
+    assert rows_in(store, world.fleet) == before
+    assert world.verify().problems == []
+
+
 def test_a_record_larger_than_any_operation_is_kept(world: ArchiveWorld) -> None:
     for name in ("aa", "bb", "cc"):
         shape = PUT._replace(kind=Kind.PATCH, names=(name,), rules="l")

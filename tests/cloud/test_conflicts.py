@@ -39,6 +39,18 @@ def test_what_the_writer_had_seen_is_no_conflict(fleet: Fleet) -> None:
     assert settle(fleet) == {"text": "again"}
 
 
+def test_what_was_seen_in_another_life_of_the_cloud_is_not_seen(fleet: Fleet) -> None:
+    """The writer's cursor is of a feed that went further, before the cloud was restored."""
+    van, kiosk = pair(fleet)
+    van.patch("notes", "k", text="written in the new life")
+    van.push()
+    kiosk.cursor = 1_000
+    kiosk.patch("notes", "k", text="blind")
+    kiosk.push()
+    [conflict] = fleet.conflicts()
+    assert (conflict.field, conflict.held.value, conflict.came.value) == ("text", "written in the new life", "blind")
+
+
 def test_different_fields_and_equal_values_are_no_conflict(fleet: Fleet) -> None:
     van, kiosk = pair(fleet)
     van.patch("notes", "k", text="both")

@@ -253,3 +253,15 @@ def test_a_callers_replica_is_its_own(fleet: Fleet) -> None:
     with pytest.raises(Refused):
         fleet.plane.handle(Push(sealed.data), kiosk.caller._replace(identity=van.key.public))
     assert replica_id(kiosk.key.device_id, 1) == kiosk.replica
+
+
+def test_a_refused_declaration_from_the_future_does_not_move_the_fleets_clock(fleet: Fleet) -> None:
+    van = fleet.device("van")
+    van.declare("notes")
+    van.push()
+    van.declare("notes", conflict="manual")
+    van.log[-1] = van.log[-1]._replace(ts=future(fleet, 10 * 365 * 86_400_000))
+    [ack] = van.push()
+    assert [refusal.code for refusal in ack.refusals] == ["future-stamp"]
+    with fleet.store.reading() as view:
+        assert view.head(fleet.id).clock < future(fleet, 120_000)

@@ -166,11 +166,13 @@ def test_a_clone_misses_nothing_that_its_original_wrote_under_their_name(tmp_pat
     close(cloud, [device, clone, other])
 
 
-def copy_of(device: Device, path: Path) -> Device:
-    """A second device from a copy of the first one's directory."""
-    device.edge.close()
+def copy_of(device: Device, path: Path, *, running: bool = False) -> Device:
+    """A second device from a copy of the first one's directory, made while it is ``running`` if nothing is written."""
+    if not running:
+        device.edge.close()
     shutil.copytree(device.path, path)
-    device.open()
+    if not running:
+        device.open()
     clone = Device.__new__(Device)
     clone.__dict__.update(device.__dict__, path=path, name=path.name, before={}, delayed=[], clock=SetClock(NOW_MS))
     clone.open()
