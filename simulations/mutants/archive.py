@@ -103,6 +103,7 @@ MUTANTS = [
         '            view._db.execute("COMMIT")\n'
         '            view._db.execute("BEGIN")\n',
         "what is pushed while a snapshot is made is in some of its parts",
+        "tests/cloud/test_archive.py::test_a_snapshot_is_of_one_moment",
     ),
     Mutant(
         "snapshot-of-the-future",

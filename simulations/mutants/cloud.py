@@ -49,6 +49,7 @@ MUTANTS = [
         "max((operation.ts for operation in heard if operation.ts <= self._latest_ts), default=0)",
         "max((operation.ts for operation in heard), default=0)",
         "a declaration from the future is refused, and the fleet's clock goes along with it",
+        "tests/cloud/test_ingest.py::test_a_refused_declaration_from_the_future_does_not_move_the_fleets_clock",
     ),
     Mutant(
         "cloud-clock-from-zero",
@@ -71,6 +72,7 @@ MUTANTS = [
         "                seen = self._head.restored_head\n",
         "                seen = self._head.position\n",
         "after a restore, writes by devices that had seen more are never in conflict with what is there",
+        "tests/cloud/test_conflicts.py::test_what_was_seen_in_another_life_of_the_cloud_is_not_seen",
     ),
     Mutant(
         "fleet-declaration-not-repeated",

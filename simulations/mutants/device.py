@@ -30,6 +30,7 @@ MUTANTS = [
         "            if pristine and self.head_seq:\n",
         "            if pristine and self.head_seq > 1 << 20:\n",
         "a baseline without tombstones is applied by a device that has begun to write meanwhile",
+        "tests/edge/test_delta_log_link.py::test_a_page_without_tombstones_is_not_for_a_device_that_has_written",
     ),
     Mutant(
         "seen-off-by-one",
@@ -44,7 +45,7 @@ MUTANTS = [
         "                    row, image = plain_put(seq, position, ts, self.cursor, put, self.replica)\n",
         "                    row, image = plain_put(seq, position, ts, self.cursor + 1, put, self.replica)\n",
         "the same, for a single put of a new record",
-        "tests/edge/test_delta_log_link.py::test_state_operations_rebuild_the_store_elsewhere",
+        "tests/edge/test_delta_log_link.py::test_every_write_says_what_its_writer_had_read",
     ),
     Mutant(
         "clock-forgotten-at-restart",

@@ -31,6 +31,7 @@ MUTANTS = [
         "            last_head=row.head if row else 0,\n",
         "            last_head=0,\n",
         "a clone's segment in a restored cloud is taken for an old one of the original's",
+        "tests/contracts/test_convergence.py::test_a_clone_is_quicker_with_a_restored_cloud_and_has_written_less",
     ),
     Mutant(
         "trimmed-feed-not-said",

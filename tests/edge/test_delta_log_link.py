@@ -290,3 +290,20 @@ def test_a_closed_log_does_not_answer_from_memory(log: DeltaLog) -> None:
     for read in (lambda: log.image("plain", "a"), lambda: log.scan("plain"), lambda: log.images("plain", ["a"])):
         with pytest.raises(StorageError, match="closed"):
             read()
+
+
+def test_every_write_says_what_its_writer_had_read(log: DeltaLog) -> None:
+    head = log.head_seq
+    log.apply([], cursor=7)
+    for number in range(3):
+        log.submit([log.put_of("plain", f"new {number}", {"x": number}, log.schemas["plain"])])
+    put(log, "new 0", x=1)
+    assert {operation.seen for operation in log.pending(head, 10, 1 << 20)} == {7}
+
+
+def test_a_page_without_tombstones_is_not_for_a_device_that_has_written(log: DeltaLog) -> None:
+    put(log, "k", x=1)
+    [operation] = log.state_operations(None, 10)[-1:]
+    before = (log.digest(), log.position, log.cursor)
+    assert log.apply([operation._replace(key="other")], baseline=b"token", pristine=True) is None
+    assert (log.digest(), log.position, log.cursor, log.baseline) == (*before, None)
