@@ -103,6 +103,7 @@ class Oracle:
         self.known: set[tuple[bytes, int, int]] = set()  # (replica, seq, ts), for membership only
         self.asked: dict[str, list[Asked]] = {}
         self.copied_devices: set[bytes] = set()  # for membership only
+        self._variants: list[Operation] = []  # as they were before their stamps moved: a copy may have them like that
         self._retired = 0
 
     # -- the devices' side --------------------------------------------------------------------------------------------
@@ -187,6 +188,7 @@ class Oracle:
         if held.operation == operation:
             return
         old = held.operation
+        self._variants.append(old)
         if held.refused:
             self.history.add((old.replica, old.seq, old.ts))
         if self.written.get((held.node, old.replica, old.seq)) is held:
@@ -303,6 +305,9 @@ class Oracle:
                 out.setdefault(held.place, Record()).apply(held.operation)
         for (_, _, place), operation in self.clouds.items():
             out.setdefault(place, Record()).apply(operation)
+        for operation in () if promised else self._variants:
+            if device_of(operation.replica) in self.copied_devices:
+                out.setdefault((operation.shape.collection, operation.key), Record()).apply(operation)
         return out
 
     def check_tallies(self, images: Mapping[Place, bytes], collection: str, *, exact: bool) -> None:
