@@ -18,7 +18,7 @@ from simulations.fleet.agent import RIVAL
 from simulations.fleet.envelope import unpack_answer, wrap
 from simulations.fleet.network import Wire
 from simulations.fleet.violation import Violation
-from sync.effects import Learn, Mend, NewIncarnation, Persist, Send, SessionLimits
+from sync.effects import Apply, Learn, Mend, NewIncarnation, Persist, Send, SessionLimits
 from sync.errors import (
     AgentDBError,
     CorruptStore,
@@ -49,6 +49,7 @@ class DeviceLink:
     def __init__(self, node: DeviceNode, limits: SessionLimits, *, signed: bool, versions: Sequence[int]) -> None:
         self.session: SyncSession | None = None
         self.wire = Wire(node.world, node.name, node.world.dice(f"wire {node.name}"), node.cloud.serve, TIMEOUT_MS)
+        self.took_baseline = False
         self._node = node
         self._limits = limits
         self._signed = signed
@@ -67,6 +68,7 @@ class DeviceLink:
         position = link_state.load_position(log)
         if position.replica == replica and position.incarnation == incarnation and position.cursor < cursor:
             raise Violation("never back", f"{self._node.name}: cursor {position.cursor} after {cursor}")
+        self.seen = (position.replica, position.incarnation, position.cursor)
 
     def connect(self, *, live: bool) -> None:
         """Begin to sync, as ``sync`` or ``run`` would."""
@@ -166,6 +168,7 @@ class DeviceLink:
         assert self.session is not None
         position = self.session.position
         self.seen = (position.replica, position.incarnation, position.cursor)
+        self.took_baseline |= isinstance(effect, Apply) and position.baseline is not None
         if isinstance(effect, NewIncarnation):
             node.oracle.copied_devices.add(node.opened.device)
         if isinstance(effect, (Learn, Mend, NewIncarnation)):

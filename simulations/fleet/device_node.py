@@ -249,7 +249,7 @@ class DeviceNode:
                 logged,
                 before,
                 excused="revoked" if self.revoked else "",
-                midway=log.baseline is not None,
+                midway=self.link.took_baseline or log.baseline is not None,
             )
             wrong = read_back(edge, changes, before)
             if wrong:

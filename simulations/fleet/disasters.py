@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cloud.storage.archive.state import load_state
 from simulations.fleet.device_node import DeviceNode
 from simulations.fleet.oracle import Place, Written
 from sync.errors import StorageError
@@ -127,7 +128,8 @@ class Disasters:
         for fleet in self._cloud.fleets:
             with self._cloud.store.reading() as view:
                 known = [at for held, _, at in sorted(self._cloud.digests) if held == fleet and at]
-                known = [at for at in known if at <= view.head(fleet).position]
+                held_up_to = min(view.head(fleet).position, load_state(view, fleet).position)
+                known = [at for at in known if at <= held_up_to]
             if known:
                 target[fleet] = self._dice.choice(known)
         self._restore(target)

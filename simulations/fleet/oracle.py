@@ -39,7 +39,7 @@ class Asked(NamedTuple):
 
 class Written:
     """One operation that reached a device's log. ``before`` is the record's image when it was written. ``midway``: a
-    baseline was under way.
+    baseline was or is under way, so its writer knows more than its cursor says.
     """
 
     __slots__ = ("acknowledged", "amount", "before", "excused", "midway", "node", "operation", "refused")
