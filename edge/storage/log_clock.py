@@ -15,12 +15,14 @@ was told of in state, or may still be sent, so nobody knows it by its old timest
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import apsw
 
 from edge.storage.log_reader import unpack_hidden, unpack_operation
 from edge.storage.log_rows import insert
+from edge.storage.log_schema import translate
 from edge.storage.own_slots import moved_hidden, with_hidden
 from sync.errors import FutureStamp
 from sync.images import fold, is_alive
@@ -53,7 +55,7 @@ def tell(log: DeltaLog) -> None:
     """State was read that is about to be pushed: the operations that it contains and that were not pushed yet keep
     their timestamps from now on. Raises StorageError.
     """
-    with log.writer.lock:
+    with log.writer.lock, _translated(log):
         sql = "SELECT max(ts) FROM operations WHERE seq > ? AND ts <= ?"
         told = log.writer.db.execute(sql, (log.acked_seq, log.clock.reading(FUTURE_MS_MAX))).get or 0
         if told > (log.meta_get("told_ts") or 0):
@@ -64,13 +66,22 @@ def mend(log: DeltaLog, *, as_state: bool) -> None:
     """Correct what was stamped wrongly. ``as_state``: the whole store is about to be pushed, so that what was refused
     need not be written again; else nothing that was sent may be without an answer. Raises StorageError.
     """
-    with log.writer.lock:
+    with log.writer.lock, _translated(log):
         log.ensure_settled()
         repair = _Repair(log, as_state=as_state)
         if repair.moved or repair.again:
             log.fold()
             repair.carry_out()
         repair.set_clock()
+
+
+@contextmanager
+def _translated(log: DeltaLog) -> Iterator[None]:
+    """What SQLite raises while the log is read becomes a StorageError."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise translate(error, log.path) from error
 
 
 class _Repair:

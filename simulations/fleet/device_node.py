@@ -186,7 +186,13 @@ class DeviceNode:
     def shut_down(self) -> None:
         """In order."""
         if self.edge is not None:
-            self.edge.close()
+            try:
+                self.edge.close()
+            except StorageError as error:  # its disk fails; what was acknowledged is in the log
+                self.world.note(self.name, f"closing fails: {error.code}", count="typed errors")
+                self.disk.kill()
+                self.drop()
+                self.disk.revive(power_cut=False)
             self.edge = self.link.session = None
 
     def check_death(self) -> bool:

@@ -124,6 +124,9 @@ class Disasters:
 
     def cloud_restore_earlier(self) -> None:
         """To a position that the operator thinks was good."""
+        if not self._cloud.up:
+            self._world.at(5 * MINUTE_MS, self.cloud_restore_earlier)
+            return
         target = {}
         for fleet in self._cloud.fleets:
             with self._cloud.store.reading() as view:

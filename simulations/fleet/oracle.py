@@ -298,10 +298,13 @@ class Oracle:
                 raise Violation("nothing lost", f"{place} is {found}, the writes come to {record.values()}")
 
     def everything(self, *, promised: bool = False) -> dict[Place, Record]:
-        """The join of all operations; with ``promised``, of those that the cloud did not refuse."""
+        """The join of all operations; with ``promised``, of those that the cloud took, or that were acknowledged and not
+        refused: what a failed call left in a log may be gone with the next power cut.
+        """
         out: dict[Place, Record] = {}
         for held in self.written.values():
-            if not (promised and held.refused):
+            fed = (held.operation.replica, held.operation.seq, held.operation.ts) in self.fed
+            if not promised or (not held.refused and (held.acknowledged or fed)):
                 out.setdefault(held.place, Record()).apply(held.operation)
         for (_, _, place), operation in self.clouds.items():
             out.setdefault(place, Record()).apply(operation)

@@ -206,3 +206,17 @@ def test_a_store_that_has_not_noted_what_was_taken_knows_it_from_its_log(log: De
     log.mend_stamps()
     assert log.pending(log.acked_seq, 1, 1 << 20)[0].ts > taken
     log.close()
+
+
+def test_a_disk_that_fails_while_stamps_are_mended_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = reopen(tmp_path)
+
+    def fails(*_: object, **__: object) -> None:
+        raise apsw.IOError("disk I/O error")
+
+    monkeypatch.setattr(log_clock._Repair, "__init__", fails)
+    with pytest.raises(StorageError, match="I/O error"):
+        log.mend_stamps()
+    log.close()
