@@ -298,8 +298,8 @@ class Oracle:
                 raise Violation("nothing lost", f"{place} is {found}, the writes come to {record.values()}")
 
     def everything(self, *, promised: bool = False) -> dict[Place, Record]:
-        """The join of all operations; with ``promised``, of those that the cloud took, or that were acknowledged and not
-        refused: what a failed call left in a log may be gone with the next power cut.
+        """The join of all operations; with ``promised``, of those that the cloud took, or that were acknowledged and
+        not refused: what a failed call left in a log may be gone with the next power cut.
         """
         out: dict[Place, Record] = {}
         for held in self.written.values():
