@@ -174,7 +174,9 @@ class Disasters:
 
 
 def _has(held: Written, had: Had) -> bool:
-    return (held.operation.replica, held.operation.seq) in had
+    """The same write, whose stamp may have moved since; the name and the seq may have been given twice."""
+    other, mine = had.get((held.operation.replica, held.operation.seq)), held.operation
+    return other is not None and (other.shape, other.key) == (mine.shape, mine.key)
 
 
 def all_images(device: DeviceNode) -> dict[Place, bytes]:
