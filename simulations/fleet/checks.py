@@ -15,7 +15,7 @@ from simulations.fleet.agent import CANARY, TALLIES
 from simulations.fleet.oracle import Oracle, Place, Written, contains
 from simulations.fleet.violation import Violation
 from sync.digest import living_image
-from sync.errors import AgentDBError
+from sync.errors import AgentDBError, TooLarge
 from sync.limits import FUTURE_MS_MAX
 from sync.operations import Kind
 from sync.records import Record
@@ -49,8 +49,7 @@ def difference(fleet: Fleet) -> str:
 
 def _differs_by_refusals(fleet: Fleet, device: DeviceNode) -> bool:
     """Whether all that is different was refused: such a write stays on the device that made it, in its dead letters."""
-    oracle = fleet.oracle(device)
-    spared = {held.place for held in oracle.written.values() if held.refused}
+    spared = refused_places(fleet, device.fleet)
     if not spared:
         return False
     log, images = device.opened.log, fleet.cloud.images(device.fleet)
@@ -62,6 +61,18 @@ def _differs_by_refusals(fleet: Fleet, device: DeviceNode) -> bool:
     return True
 
 
+def state_refused(fleet: Fleet, owner: bytes) -> set[Place]:
+    """Records that a repair could not give back, too large with what the cloud has: they stay on their device."""
+    letters = fleet.cloud.plane.dead_letters(owner, limit=100_000)
+    return {(letter.collection, letter.key) for letter in letters if not letter.seq and letter.code == TooLarge.code}
+
+
+def refused_places(fleet: Fleet, owner: bytes) -> set[Place]:
+    """Records of which the cloud refused something."""
+    written = fleet.oracles[owner].written.values()
+    return {held.place for held in written if held.refused} | state_refused(fleet, owner)
+
+
 def _living(image: bytes | None) -> bytes | None:
     return None if image is None else living_image(image)
 
@@ -69,7 +80,11 @@ def _living(image: bytes | None) -> bytes | None:
 def check_all(fleet: Fleet) -> None:
     for owner, oracle in fleet.oracles.items():
         images = fleet.cloud.images(owner)
-        spared = {held.place for held in oracle.written.values() if held.refused}
+        spared = refused_places(fleet, owner)
+        as_state = state_refused(fleet, owner)
+        for held in oracle.written.values():
+            if held.place in as_state:
+                held.excused = "its record was refused as state"
         check_oracle(fleet, oracle, images)
         check_isolation(owner, fleet, images)
         if not any(fleet.world.counts[name] for name in _DISASTERS):
