@@ -186,6 +186,8 @@ def check_conflicts(fleet: Fleet, owner: bytes, oracle: Oracle, images: dict[Pla
             operation = held.operation
             if (*place, operation.replica, operation.ts) in recorded or place[0].startswith("_"):
                 continue
+            if not held.acknowledged:  # of what a failed call left, a later write hides whether it ever arrived
+                continue
             for name, rule, value in zip(operation.shape.names, operation.shape.rules, operation.values, strict=True):
                 named = any(
                     (said.get(name) == value or (name in said and writer == operation.replica))
