@@ -119,12 +119,12 @@ def mutants(only: str, seeds: str, jobs: int, as_json: bool) -> None:
         for done in as_completed([pool.submit(_hunt, name, seeds) for name in wanted]):
             result = done.result()
             results.append(result)
+            reporting.keep_each(reporting.MUTANTS, [result], "mutant", [mutant.name for mutant in MUTANTS])
             bar.update(1)
             if as_json:
                 click.echo(json.dumps(result))
     results.sort(key=lambda result: wanted.index(result["mutant"]))
     missed = [result["mutant"] for result in results if not result["caught"]]
-    reporting.keep_each(reporting.MUTANTS, results, "mutant", [mutant.name for mutant in MUTANTS])
     if not as_json:
         for result in results:
             verdict = result.get("violation", "NOT CAUGHT").split(":")[0]
