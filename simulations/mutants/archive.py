@@ -16,6 +16,7 @@ MUTANTS = [
         "        if self._read_back(name) != data:\n",
         "        if not data:\n",
         "an object that the store did not keep, or altered, is named by a manifest: the restore fails",
+        "tests/cloud/test_archive_crashes.py::test_a_crash_at_any_call_of_the_object_store",
     ),
     Mutant(
         "commit-without-the-read-back",
@@ -23,6 +24,7 @@ MUTANTS = [
         "        found = self._read_back(name)\n        if found != data:\n",
         "        found = data if created else self._read_back(name)\n        if found != data:\n",
         "a manifest that the store did not keep counts as committed: what it names is not archived again",
+        "tests/cloud/test_archive_crashes.py::test_an_object_store_that_stores_other_bytes_is_found_out",
     ),
     Mutant(
         "archive-waits-for-the-old-mark",
@@ -30,6 +32,7 @@ MUTANTS = [
         "            position=past.position,\n            at_ms=",
         "            position=manifest.head,\n            at_ms=",
         "after a restore to an earlier position nothing is archived until the feed has passed the old one",
+        "tests/cloud/test_archive.py::test_the_restored_store_goes_on_in_a_branch",
     ),
     Mutant(
         "restored-as-if-nothing-was-lost",
@@ -37,6 +40,7 @@ MUTANTS = [
         "            restored_head=past.position,\n",
         "            restored_head=manifest.head,\n",
         "devices do not give back what a restore to an earlier position lost, and skip what is written there",
+        "tests/contracts/test_known_failures_archive.py::test_a_cursor_from_beyond_the_target_of_a_restore_counts_for_nothing",
     ),
     Mutant(
         "restored-feed-without-beginning",
@@ -68,6 +72,7 @@ MUTANTS = [
         "            single.replica if single else self._cloud,\n",
         "            rows[0].replica,\n",
         "after a restore one device is not sent what others wrote, because it lies in a segment with its own",
+        "tests/cloud/test_archive.py::test_large_rows_pass_through_and_small_ones_are_joined",
     ),
     Mutant(
         "snapshot-without-its-books",
@@ -94,6 +99,7 @@ MUTANTS = [
         "            if builder.size >= PART_BYTES:\n"
         "                yield builder.finish()\n",
         "restored from a snapshot, the cloud has no tombstones: old edits bring records back",
+        "tests/cloud/test_archive.py::test_from_a_snapshot_and_what_follows",
     ),
     Mutant(
         "snapshot-of-several-moments",

@@ -16,6 +16,7 @@ MUTANTS = [
         "    if header.previous != last_segment:\n",
         "    if header.previous == header.fleet:\n",
         "two copies of a store push in turns under one name, and never hear of each other's writes",
+        "tests/cloud/test_ingest.py::test_gaps_overlaps_and_strangers_are_refused_and_change_nothing",
     ),
     Mutant(
         "dedupe-without-incarnation",
@@ -82,6 +83,7 @@ MUTANTS = [
         "            if spec is None:\n"
         '                writer.write(set_field(COLLECTIONS, "spec", spec), name, held)\n',
         "a device whose declaration was refused goes on by it, and has all its writes refused",
+        "tests/cloud/test_ingest.py::test_refused_operations_hold_up_nothing",
     ),
     Mutant(
         "size-unchecked",
@@ -89,6 +91,7 @@ MUTANTS = [
         "    if len(trial.encode()) > OPERATION_BYTES_MAX:\n",
         "    if len(trial.encode()) > 2 * OPERATION_BYTES_MAX:\n",
         "a record that two devices made too large cannot travel: baselines and repairs stop",
+        "tests/cloud/test_ingest.py::test_a_record_cannot_outgrow_what_travels_as_one_operation",
     ),
     Mutant(
         "state-is-not-the-end-of-its-log",
@@ -96,6 +99,7 @@ MUTANTS = [
         "seq = max(row.last_seq, header.first_seq) if self._state else header.last_seq",
         "seq = row.last_seq if self._state else header.last_seq",
         "after a repair the cloud does not know up to where the device's log is in the state",
+        "tests/cloud/test_repair.py::test_state_gives_a_restored_cloud_back_what_it_lost",
     ),
     Mutant(
         "conflict-off-by-one",

@@ -96,6 +96,7 @@ MUTANTS = [
         "                        sealer, operations, _token(cursor, everything, (row.collection, row.key)), cursor\n"
         "                    )\n",
         "the record that does not fit a page is in none",
+        "tests/cloud/test_repair.py::test_what_changes_between_the_pages_comes_by_the_feed",
     ),
     Mutant(
         "baseline-goes-on-without-tombstones",
@@ -103,6 +104,7 @@ MUTANTS = [
         "    if everything and not had_everything:\n        return head.position, None\n",
         "",
         "a device that begins to write between two pages never hears of deletes in the first",
+        "tests/cloud/test_repair.py::test_who_begins_to_write_between_two_pages_hears_of_the_deletes_before_them",
     ),
     Mutant(
         "baseline-of-the-living",

@@ -29,6 +29,7 @@ MUTANTS = [
         "        if row.revoked_ms:\n",
         "        if row.revoked_ms < 0:\n",
         "a revoked device reads on",
+        "tests/attacks/test_forged_requests.py::test_a_revoked_device",
     ),
     Mutant(
         "revoked-and-same-keys",

@@ -167,6 +167,28 @@ def test_what_changes_between_the_pages_comes_by_the_feed(fleet: Fleet, monkeypa
     assert late.digest() == fleet.digest()
 
 
+def test_who_begins_to_write_between_two_pages_hears_of_the_deletes_before_them(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloud.stream.baseline._IMAGE_BYTES_PER_PAGE", 200)
+    van = filled(fleet)
+    van.put("notes", "a", text="soon gone")
+    van.delete("notes", "a")
+    van.push()
+    late = fleet.device("late")
+    token, everything = b"", False
+    while True:
+        page = fleet.plane.handle(PullBaseline(late.replica, token, everything, late.incarnation), late.caller)
+        assert isinstance(page, BaselinePage)
+        late.merge(late.open_baseline(page, token))
+        token, everything = page.next, True
+        if not token:
+            break
+    dead = {place for place, image in van.images.items() if not Record.decode(image).alive}
+    assert ("notes", "a") in dead
+    assert dead == {place for place, image in late.images.items() if not Record.decode(image).alive}
+
+
 @pytest.mark.parametrize("token", [b"x", b"\x94\x01\xc2\xa1a\xa0", b"\x93\x01\x02", b"\x94\xcd\xff\xff\xc2\xa1a\xa1a"])
 def test_a_token_that_is_not_ours(fleet: Fleet, token: bytes) -> None:
     van = filled(fleet, 3)

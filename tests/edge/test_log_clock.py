@@ -13,7 +13,7 @@ from edge.storage.transaction import Write
 from sync.errors import FutureStamp, StorageError
 from sync.messages import Refusal
 from sync.operations import Kind
-from sync.stamps import wall_ms_of
+from sync.stamps import timestamp_of, wall_ms_of
 from tests.edge.logs import NOTES, put, remote, reopen, values
 from tests.edge.stores import TickingClock
 
@@ -105,6 +105,20 @@ def test_a_baseline_is_begun_only_if_something_may_have_been_displaced(log: Delt
     log.mend_stamps()
     assert log.baseline == b""
     assert log.meta_get("baseline") == b""
+    log.close()
+
+
+def test_what_had_lost_by_a_slow_clock_wins_once_it_is_stamped_anew(log: DeltaLog) -> None:
+    """Somebody else wrote before it, by the true time, and was read before the clock could be mended."""
+    put(log, "a", "notes", x="the later")
+    half_a_day_on = timestamp_of(START_MS + DAY_MS // 2)
+    log.apply([remote(1, "a", half_a_day_on, "notes", x="the earlier")], cursor=9)
+    assert values(log, "a", "notes") == {"x": "the earlier"}
+    log.learn_time(START_MS + DAY_MS)
+    log.mend_stamps()
+    assert stamps_ms(log)[0] > DAY_MS // 2
+    assert values(log, "a", "notes") == {"x": "the later"}
+    assert log.verify() == []
     log.close()
 
 
