@@ -117,6 +117,7 @@ MUTANTS = [
         "        if manifest.snapshot is not None and manifest.snapshot.position <= end:\n",
         "        if manifest.snapshot is not None and manifest.snapshot.position <= cut:\n",
         "a restore to before a snapshot starts from it",
+        "tests/cloud/test_archive.py::test_segments_that_would_be_too_large_are_cut",
     ),
     Mutant(
         "abandoned-end-comes-back",
@@ -124,6 +125,7 @@ MUTANTS = [
         "        end = min(cut, target)\n",
         "        end = min(max(cut, manifest.head), target)\n",
         "a restore of a restored fleet has what the first one had left behind",
+        "tests/cloud/test_archive.py::test_the_restored_store_goes_on_in_a_branch",
     ),
     Mutant(
         "archive-turned-back",
