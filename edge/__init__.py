@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edge.agent.agents import Agent, Restored, Snapshot, Snapshots
+    from edge.agent.thread import Checkpoint, Thread
     from edge.config import EdgeConfig
     from edge.node import Edge
     from edge.storage.collection import Collection, Hit
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         Refused,
         SchemaMismatch,
         StaleNonce,
+        StaleWrite,
         StorageError,
         StoreLocked,
         SyncError,
@@ -43,9 +46,11 @@ if TYPE_CHECKING:
     from sync.schema import FieldRule, VectorSpec
 
 __all__ = [
+    "Agent",
     "AgentDBError",
     "BadSignature",
     "BrokenChain",
+    "Checkpoint",
     "Collection",
     "CorruptStore",
     "DataError",
@@ -64,11 +69,16 @@ __all__ = [
     "NotFound",
     "ProtocolError",
     "Refused",
+    "Restored",
     "SchemaMismatch",
+    "Snapshot",
+    "Snapshots",
     "StaleNonce",
+    "StaleWrite",
     "StorageError",
     "StoreLocked",
     "SyncError",
+    "Thread",
     "TooLarge",
     "Unauthenticated",
     "UnknownCollection",
@@ -78,11 +88,17 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Agent": "edge.agent.agents",
+    "Checkpoint": "edge.agent.thread",
     "Collection": "edge.storage.collection",
     "Edge": "edge.node",
     "EdgeConfig": "edge.config",
     "FieldRule": "sync.schema",
     "Hit": "edge.storage.collection",
+    "Restored": "edge.agent.agents",
+    "Snapshot": "edge.agent.agents",
+    "Snapshots": "edge.agent.agents",
+    "Thread": "edge.agent.thread",
     "VectorSpec": "sync.schema",
 }
 

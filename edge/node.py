@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from _contextvars import ContextVar
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,7 +25,6 @@ from edge.ports import SystemClock, SystemRandom
 from edge.storage.batch import Batch, Open, open_batch
 from edge.storage.collection import Collection
 from edge.storage.delta_log import DeltaLog
-from edge.storage.log_schema import sqlite_version
 from edge.storage.projections import TRIM_ROWS, Projections
 from edge.storage.store_lock import StoreLock
 from edge.storage.store_making import (
@@ -39,10 +39,12 @@ from edge.storage.store_making import (
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, NotFound, UnknownCollection
 from sync.ports import Clock, RandomSource
-from sync.schema import COLLECTIONS, check_collection_name, declare
+from sync.schema import SYSTEM_COLLECTIONS, check_collection_name, declare
 from sync.stamps import device_of
 
 if TYPE_CHECKING:
+    from edge.agent.agents import Agent, Snapshots
+    from edge.agent.shelf import Shelf
     from edge.config import EdgeConfig
     from edge.link.replicator import Progress
     from edge.link.runner import Link, LiveLink
@@ -174,17 +176,15 @@ class Edge:
         if found is not None and not declaration and name in self.log.schemas:
             return found
         check_collection_name(name)
-        if name == COLLECTIONS:
-            raise InvalidValue(
-                f"{COLLECTIONS!r} is the system's", hint="edge.collection(name, …) declares a collection"
-            )
+        if name in SYSTEM_COLLECTIONS:
+            raise InvalidValue(f"{name!r} is the system's", hint="edge.collection(name, …) declares a collection")
         if declaration or name not in self.log.schemas:
             self.log.declare(declare(name, **declaration))
         return self._collections.setdefault(name, Collection(name, self.log, self._submit, self.projections))
 
     def collections(self) -> list[str]:
         """The names of all declared collections, sorted."""
-        return sorted(self.log.schemas)
+        return sorted(self.log.schemas.keys() - SYSTEM_COLLECTIONS)
 
     def batch(self) -> Batch:
         """``with edge.batch():`` makes all writes of this thread (or asyncio task) inside it one durable transaction,
@@ -199,6 +199,31 @@ class Edge:
             batch.extend(writes)
         else:
             self.log.submit(writes)
+
+    # -- agents -------------------------------------------------------------------------------------------------------
+
+    def agent(self, name: str) -> Agent:
+        """The stores of one agent: its threads of checkpoints. Raises InvalidValue, TooLarge."""
+        from edge.agent.agents import Agent
+
+        return Agent(self._shelf, name)
+
+    def agents(self) -> list[str]:
+        """The names of all agents that have something, sorted."""
+        return self.snapshots.agents()
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """Named snapshots of where agents stand (``snapshot(path)`` copies the whole store)."""
+        from edge.agent.agents import Snapshots
+
+        return Snapshots(self._shelf)
+
+    @cached_property
+    def _shelf(self) -> Shelf:
+        from edge.agent.shelf import Shelf
+
+        return Shelf(self.log, self._submit, self.batch, lambda: open_batch(self._batch), self._clock)
 
     # -- the fleet ----------------------------------------------------------------------------------------------------
 
@@ -308,6 +333,7 @@ class Edge:
     def status(self) -> dict[str, Any]:
         """What there is to know, as plain values: the store, its log, its link to the cloud, its projections."""
         from edge.storage.keystore import key_problems
+        from edge.versions import versions
 
         log = self.log
         return {
@@ -340,7 +366,7 @@ class Edge:
             "projections": self.projections.status(),
             "fleet": self._fleet(),
             "sync": self._link_state(),
-            "versions": _versions(),
+            "versions": versions(),
         }
 
     def _fleet(self) -> dict[str, Any] | None:
@@ -359,9 +385,7 @@ class Edge:
 
     def _check_declared(self, name: str) -> None:
         if name not in self.log.schemas:
-            raise UnknownCollection(
-                f"collection {name!r} has not been declared", hint="edge.collection(name) declares it"
-            )
+            raise UnknownCollection(f"{name!r} has not been declared", hint="edge.collection(name) declares it")
 
 
 def _milliseconds(timeout_s: Any) -> int | None:
@@ -374,17 +398,3 @@ def _milliseconds(timeout_s: Any) -> int | None:
             hint="None waits for as long as it takes",
         )
     return max(1, int(min(timeout_s, TIMEOUT_S_MAX) * 1000))
-
-
-def _versions() -> dict[str, str]:
-    """What is installed, without importing any of it."""
-    import platform
-    from importlib import metadata
-
-    out = {"python": platform.python_version(), "sqlite": sqlite_version()}
-    for name in ("agentdb-edge", "lancedb", "numpy"):
-        try:
-            out[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            out[name] = "not installed"
-    return out

@@ -9,6 +9,7 @@
     │   ├── SchemaMismatch      the value or declaration contradicts the collection's schema
     │   ├── UnknownCollection   no such collection has been declared
     │   ├── NotFound            no such record, device, conflict, baseline …
+    │   ├── StaleWrite          what the caller had read is not the newest any more
     │   ├── InvalidFilter       a filter expression that is not understood
     │   └── InvalidConfig       a configuration file or option that is not understood
     ├── DataError               bytes from outside are not what they claim to be; nothing changed
@@ -77,6 +78,10 @@ class UnknownCollection(InputError):
 
 class NotFound(InputError):
     code = "not-found"
+
+
+class StaleWrite(InputError):
+    code = "stale-write"
 
 
 class InvalidFilter(InputError):

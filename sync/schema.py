@@ -19,6 +19,7 @@ from sync.errors import InvalidValue, SchemaMismatch, TooLarge
 from sync.limits import FIELDS_MAX, INT_MAX, INT_MIN, VECTOR_DIMENSIONS_MAX
 from sync.values import (
     COLLECTIONS,
+    SYSTEM_COLLECTIONS,
     brief,
     check_collection_name,
     check_elements,
@@ -308,6 +309,7 @@ __all__ = [
     "COLLECTIONS_SCHEMA",
     "METRICS",
     "RULE_LETTERS",
+    "SYSTEM_COLLECTIONS",
     "TYPES",
     "CollectionSchema",
     "FieldRule",

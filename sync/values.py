@@ -24,6 +24,8 @@ from sync.limits import (
 )
 
 COLLECTIONS = "_collections"
+# Ours: not projected into search tables, and only reached through what they are for.
+SYSTEM_COLLECTIONS = frozenset({COLLECTIONS, "_checkpoints", "_snapshots", "_values"})
 _NUMBERS = frozenset("fdehHiIlLqQ")  # what a buffer of numbers calls its elements; those of bytes may mean anything
 _NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 
@@ -45,7 +47,7 @@ def check_collection_name(name: Any) -> str:
     if (
         type(name) is not str
         or not _NAME_CHARS.issuperset(name)
-        or not (name[:1].isalpha() or name == COLLECTIONS)
+        or not (name[:1].isalpha() or name in SYSTEM_COLLECTIONS)
         or len(name) > COLLECTION_NAME_BYTES_MAX
     ):
         raise InvalidValue(

@@ -38,12 +38,14 @@ class Batch:
         self._outermost = False
         self._ended = False
         self._owner: object = None
+        self.settled = False  # whether it is over, and known to be written or not
+        self.notes: dict[str, str] = {}  # of those who write: what they have put in it
         self.writes: list[Write] = []
 
     def __enter__(self) -> Self:
         self._outermost = open_batch(self._open) is None
         if self._outermost:
-            self._ended = False
+            self._ended = self.settled = False
             self._owner = _who()
             self._open.set(ref(self))
         return self
@@ -55,8 +57,12 @@ class Batch:
             finally:
                 self._ended = True
                 self._open.set(None)
-            if error is None:
-                self._log.submit(writes)
+                self.notes = {}
+            try:
+                if error is None:
+                    self._log.submit(writes)
+            finally:
+                self.settled = True
 
     def extend(self, writes: Sequence[Write]) -> None:
         """Raises TooLarge."""

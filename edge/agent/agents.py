@@ -1,0 +1,143 @@
+"""Agents of a store and their threads; named snapshots of where their threads stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edge.agent.names import escape, unescape
+from edge.agent.shelf import CHECKPOINTS, SNAPSHOTS
+from edge.agent.thread import TYPES, Thread
+from edge.storage.transaction import Write
+from sync.errors import NotFound, TooLarge
+from sync.operations import Kind
+
+if TYPE_CHECKING:
+    from edge.agent.shelf import Shelf
+
+_LAST = "\U0010ffff"
+_THREADS_MAX = 1_000  # of a snapshot: it is one record
+
+
+class Agent:
+    """One agent's stores. Get one from ``edge.agent(name)``; an agent is there as soon as it has something."""
+
+    def __init__(self, shelf: Shelf, name: str) -> None:
+        escape("an agent", name)
+        self.name = name
+        self._shelf = shelf
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.name!r}>"
+
+    def thread(self, name: str = "main", *, type: str = "context") -> Thread:  # noqa: A002 - what users call it
+        """The thread of that name; it is there as soon as something is put to it. ``type`` is one of context, working,
+        long-term, task, relationship, embedding: threads of different types are different threads. Raises InvalidValue.
+        """
+        return Thread(self._shelf, self.name, name, type)
+
+    def threads(self, *, type: str | None = None) -> list[Thread]:  # noqa: A002 - as in thread
+        """All threads that have a checkpoint, by type and name."""
+        found = [thread for thread in threads(self._shelf, self.name) if type in (None, thread.type)]
+        return sorted(found, key=lambda thread: (thread.type, thread.name))
+
+
+class Snapshot(NamedTuple):
+    """A name for where threads stood. ``agent`` is "" if it is of all agents; ``threads`` how many."""
+
+    name: str
+    agent: str
+    at_ms: int
+    threads: int
+
+
+class Restored(NamedTuple):
+    """``threads`` were put back; ``newer`` are not in the snapshot, and were left as they are."""
+
+    threads: list[Thread]
+    newer: list[Thread]
+
+
+class Snapshots:
+    """Named snapshots of one agent's threads, or of all. They are records, and reach the rest of the fleet."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    def take(self, name: str, *, agent: str | None = None) -> Snapshot:
+        """Note the newest checkpoint of each thread; they are kept by ``prune`` for as long as the snapshot is there.
+
+        A snapshot of that name is replaced. Raises NotFound (no thread), TooLarge, InvalidValue, StorageError.
+        """
+        key = escape("a snapshot", name)
+        heads: dict[str, str] = {}
+        for thread in threads(self._shelf, agent):
+            head = thread.head()
+            if head is not None:
+                heads[thread.prefix] = head.id
+        if not heads:
+            whose = "no agent" if agent is None else f"agent {agent!r}"
+            raise NotFound(f"{whose} has a thread to take a snapshot of", hint="thread.put() makes one")
+        if len(heads) > _THREADS_MAX:
+            raise TooLarge(
+                f"{len(heads):,} threads; a snapshot has at most {_THREADS_MAX:,}", hint="one for each agent"
+            )
+        at_ms = self._shelf.clock.wall_ms()
+        fields = {"agent": agent or "", "at": at_ms, "heads": heads}
+        self._shelf.submit((self._shelf.put_of(SNAPSHOTS, key, fields),))
+        return Snapshot(name, agent or "", at_ms, len(heads))
+
+    def agents(self) -> list[str]:
+        """The names of all agents that have a checkpoint, sorted."""
+        return sorted({thread.agent for thread in threads(self._shelf, None)})
+
+    def all(self) -> list[Snapshot]:
+        return [
+            Snapshot(unescape(key), fields["agent"], fields["at"], len(fields["heads"]))
+            for key, fields in self._shelf.records(SNAPSHOTS)
+        ]
+
+    def restore(self, name: str) -> Restored:
+        """Put each thread of the snapshot back to its value there: as a new checkpoint, so that nothing is lost. All of
+        them, or none. Raises NotFound, CorruptStore, StorageError.
+        """
+        fields = self._fields(name)
+        back, heads = [], fields["heads"]
+        with self._shelf.batch():
+            for prefix, checkpoint in heads.items():
+                thread = thread_of(self._shelf, prefix)
+                back.append(thread)
+                head = thread.head()
+                if head is None or head.id != checkpoint:
+                    thread.put_again(checkpoint, {"restored": [name, checkpoint]})
+        newer = [one for one in threads(self._shelf, fields["agent"] or None) if one.prefix not in heads]
+        return Restored(back, newer)
+
+    def delete(self, name: str) -> None:
+        """Raises NotFound, StorageError."""
+        self._fields(name)
+        self._shelf.submit((Write(Kind.DELETE, SNAPSHOTS, escape("a snapshot", name)),))
+
+    def _fields(self, name: str) -> dict[str, Any]:
+        key = escape("a snapshot", name)
+        for found, fields in self._shelf.records(SNAPSHOTS, key):
+            if found == key:
+                return fields
+        raise NotFound(f"there is no snapshot {name!r}", hint="edge.snapshots.all() lists them")
+
+
+def threads(shelf: Shelf, agent: str | None) -> Iterator[Thread]:
+    """All threads, or one agent's: by one look at the index for each."""
+    for kind in sorted(TYPES):
+        prefix = f"{kind}/" if agent is None else f"{kind}/{escape('an agent', agent)}/"
+        after = ""
+        while found := shelf.log.scan(CHECKPOINTS, after=after, prefix=prefix, limit=1):
+            thread = thread_of(shelf, found[0][0])
+            after = thread.prefix + _LAST
+            yield thread
+
+
+def thread_of(shelf: Shelf, key: str) -> Thread:
+    """The thread of a checkpoint's key, or of a thread's prefix."""
+    kind, agent, name, _ = key.split("/")
+    return Thread(shelf, unescape(agent), unescape(name), kind)

@@ -1,0 +1,231 @@
+"""Large values beside their checkpoints: stored once, by digest, whole or as a patch of the value before (ADR 13).
+
+A patch is zstd with the base as its raw-content dictionary (RFC 8878, section 5), so what was changed anywhere in the
+value costs little more than itself. A chain is bounded in length and in bytes.
+
+What always holds: a replica makes patches of values that it wrote itself, and nobody else deletes those; so what a
+patch needs is there for as long as the patch is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edge.agent.values import DIGEST_BYTES, VALUE_BYTES_MAX, digest_of
+from edge.storage.transaction import Write
+from sync.errors import CorruptStore, NotFound
+from sync.images import image_values
+from sync.operations import Kind
+
+if TYPE_CHECKING:
+    import zstandard
+
+    from edge.storage.delta_log import DeltaLog
+
+VALUES = "_values"
+PART_BYTES = 192 << 10  # an operation has at most 256 KiB
+CHAIN_MAX = 256  # patches: the last of them is read in about 0.1 s, if it is a megabyte
+CHAIN_BYTES = 4  # times the value
+LEVEL = 3
+_CACHED_BYTES_MAX = 16 << 20
+_DELETES = 1_000
+_WINDOW_LOG_MIN, _WINDOW_LOG_MAX = 17, 27
+
+
+class Ref(NamedTuple):
+    """Where a large value is: the replica that wrote it, and its name there: its digest, but for those of batches."""
+
+    replica: bytes
+    name: bytes
+
+    def pack(self) -> bytes:
+        return self.replica + self.name
+
+    @staticmethod
+    def unpack(packed: bytes) -> Ref:
+        return Ref(packed[:-DIGEST_BYTES], packed[-DIGEST_BYTES:])
+
+
+class _Stored(NamedTuple):
+    """The first part of a value: ``base`` is the name of what it is a patch of, or empty; ``depth`` and ``chain``
+    count the patches and their bytes back to a whole value.
+    """
+
+    base: bytes
+    depth: int
+    chain: int
+    size: int
+    parts: int
+    data: bytes
+
+
+class LargeValues:
+    """Of one store. ``submit`` writes, all or nothing. Safe to use from several threads."""
+
+    def __init__(self, log: DeltaLog, submit: Callable[[Sequence[Write]], Any]) -> None:
+        self._log = log
+        self._submit = submit
+        self._lock = threading.RLock()
+        self._cache: OrderedDict[bytes, bytes] = OrderedDict()
+        self._cached_bytes = 0
+
+    def store(self, packed: bytes, before: Ref | None, finish: Callable[[Ref], Write], *, alone: str = "") -> Ref:
+        """Write the value, unless this replica has it, and what ``finish`` makes of its place, in one transaction.
+
+        ``before`` is the value that it probably resembles. ``alone``, a name that nobody else uses, makes it a value of
+        its own: what a batch will write much later must not need what is collected meanwhile.
+        """
+        digest = digest_of(packed)
+        ref = Ref(self._log.replica, digest_of(digest + alone.encode()) if alone else digest)
+        with self._lock:
+            known = not alone and self._head(ref) is not None
+            writes = [] if known else self._writes(ref, packed, None if alone else before)
+            self._submit([*writes, finish(ref)])
+            if not alone:
+                self._remember(ref, packed)
+        return ref
+
+    def load(self, ref: Ref) -> bytes:
+        """What is there under that name; the caller has its checksum. Raises NotFound (it has not arrived),
+        CorruptStore.
+        """
+        chain: list[_Stored] = []
+        at, packed = ref, self._remembered(ref)
+        while packed is None:
+            stored = self._head(at)
+            if stored is None:
+                raise NotFound(
+                    f"the value {ref.name.hex()} has not arrived on this device yet", hint="agentdb-edge sync"
+                )
+            chain.append(stored._replace(data=self._whole(at, stored)))
+            if len(chain) > CHAIN_MAX + 1:
+                raise CorruptStore(f"the value {ref.name.hex()} is a patch of a patch without end")
+            at = Ref(ref.replica, stored.base)
+            packed = self._remembered(at) if stored.base else b""
+        for stored in reversed(chain):
+            packed = _unpatch(stored, packed)
+        with self._lock:
+            self._remember(ref, packed)
+        return packed
+
+    def collect(self, needed: Callable[[], Iterable[Ref]]) -> int:
+        """Delete the values of this replica that no checkpoint needs, nor a value that one needs. Returns how many."""
+        with self._lock:
+            mine = self._log.replica
+            prefix = f"{mine.hex()}/"
+            # First what there is: what is committed from here on is not in the list.
+            listed: list[str] = []
+            while page := self._log.scan(VALUES, after=listed[-1] if listed else "", prefix=prefix, limit=_DELETES):
+                listed += [key for key, _ in page]
+            keep: set[bytes] = set()
+            for ref in needed():
+                name = ref.name if ref.replica == mine else b""
+                while name and name not in keep:
+                    keep.add(name)
+                    stored = self._head(Ref(mine, name))
+                    name = stored.base if stored is not None else b""
+            gone = [key for key in listed if bytes.fromhex(key.split("/")[1]) not in keep]
+            values = {key.split("/")[1] for key in gone}
+            for at in range(0, len(gone), _DELETES):
+                self._submit([Write(Kind.DELETE, VALUES, key) for key in gone[at : at + _DELETES]])
+            for name_hex in values:
+                self._forget(Ref(mine, bytes.fromhex(name_hex)))
+        return len(values)
+
+    # -- one value ----------------------------------------------------------------------------------------------------
+
+    def _writes(self, ref: Ref, packed: bytes, before: Ref | None) -> list[Write]:
+        base, depth, chain = b"", 0, 0
+        data = b""
+        if before is not None and before.replica == ref.replica and (held := self._head(before)) is not None:
+            data = _patch(packed, self.load(before))
+            base, depth, chain = before.name, held.depth + 1, held.chain + len(data)
+        if not base or depth > CHAIN_MAX or chain > CHAIN_BYTES * len(packed):
+            base, depth, chain = b"", 0, 0
+            data = _patch(packed, b"")
+        pieces = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
+        schema = self._log.schemas[VALUES]
+        first = {"base": base, "chain": chain, "data": pieces[0], "depth": depth, "parts": len(pieces)}
+        first["size"] = len(packed)
+        fields: list[dict[str, Any]] = [first, *({"data": piece} for piece in pieces[1:])]
+        return [
+            self._log.put_of(VALUES, _key(ref, number), schema.normalise(part), schema)
+            for number, part in enumerate(fields)
+        ]
+
+    def _head(self, ref: Ref) -> _Stored | None:
+        fields = self._fields(ref, 0)
+        if fields is None:
+            return None
+        try:
+            return _Stored(*(fields[name] for name in _Stored._fields))
+        except KeyError as error:
+            raise CorruptStore(f"the value {ref.name.hex()} has no {error}") from error
+
+    def _whole(self, ref: Ref, first: _Stored) -> bytes:
+        parts = [first.data]
+        for number in range(1, first.parts):
+            fields = self._fields(ref, number)
+            if fields is None:
+                raise NotFound(
+                    f"a part of the value {ref.name.hex()} has not arrived on this device yet",
+                    hint="agentdb-edge sync",
+                )
+            parts.append(fields["data"])
+        return b"".join(parts)
+
+    def _fields(self, ref: Ref, number: int) -> dict[str, Any] | None:
+        image = self._log.image(VALUES, _key(ref, number))
+        return None if image is None else image_values(image)
+
+    # -- a few plain values, for the next patch -----------------------------------------------------------------------
+
+    def _remembered(self, ref: Ref) -> bytes | None:
+        with self._lock:
+            return self._cache.get(ref.pack())
+
+    def _remember(self, ref: Ref, packed: bytes) -> None:
+        self._forget(ref)
+        self._cache[ref.pack()] = packed
+        self._cached_bytes += len(packed)
+        while self._cached_bytes > _CACHED_BYTES_MAX:
+            _, dropped = self._cache.popitem(last=False)
+            self._cached_bytes -= len(dropped)
+
+    def _forget(self, ref: Ref) -> None:
+        self._cached_bytes -= len(self._cache.pop(ref.pack(), b""))
+
+
+def _key(ref: Ref, number: int) -> str:
+    return f"{ref.replica.hex()}/{ref.name.hex()}/{number:03d}"
+
+
+def _patch(packed: bytes, base: bytes) -> bytes:
+    """``packed`` with ``base`` as its dictionary; whole, if that is empty."""
+    import zstandard
+
+    window = min(max((len(packed) + len(base)).bit_length(), _WINDOW_LOG_MIN), _WINDOW_LOG_MAX)
+    parameters = zstandard.ZstdCompressionParameters.from_level(LEVEL, window_log=window, write_checksum=1)
+    compressor = zstandard.ZstdCompressor(dict_data=_dictionary(base), compression_params=parameters)
+    return compressor.compress(packed)
+
+
+def _unpatch(stored: _Stored, base: bytes) -> bytes:
+    import zstandard
+
+    try:
+        if not 0 <= stored.size <= VALUE_BYTES_MAX or zstandard.frame_content_size(stored.data) != stored.size:
+            raise CorruptStore("a large value says another size than it has")
+        decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary(base), max_window_size=1 << _WINDOW_LOG_MAX)
+        return decompressor.decompress(stored.data)
+    except zstandard.ZstdError as error:
+        raise CorruptStore(f"a large value cannot be unpacked: {error}") from error
+
+
+def _dictionary(base: bytes) -> zstandard.ZstdCompressionDict | None:
+    import zstandard
+
+    return zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if base else None

@@ -1,0 +1,60 @@
+"""Names of agents and threads, and ids of checkpoints, as parts of keys.
+
+A checkpoint's id is a number that rises within its thread, and who made it: 16 and 12 hexadecimal digits. In its key
+every digit is inverted, so that the newest, which is the greatest, comes first in the order of keys.
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import blake2b
+
+from sync.errors import InvalidValue, TooLarge
+
+NAME_BYTES_MAX = 128
+TICKS = 20  # bits of the number below the milliseconds
+_INVERTED = str.maketrans("0123456789abcdef", "fedcba9876543210")
+_ID = re.compile(r"([0-9a-f]{16})-([0-9a-f]{12})")
+
+
+def escape(what: str, name: str) -> str:
+    """A name as a part of a key; ``what`` is for the error. Raises InvalidValue, TooLarge."""
+    if type(name) is not str or not name or "\0" in name:
+        raise InvalidValue(f"the name of {what} is a non-empty string without NUL, not {name!r:.60}")
+    out = name.replace("%", "%25").replace("/", "%2F")
+    try:
+        size = len(out.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidValue(f"the name of {what} is not valid Unicode: {error.reason}") from error
+    if size > NAME_BYTES_MAX:
+        raise TooLarge(f"the name of {what}, {name[:20]!r}…, is over {NAME_BYTES_MAX} bytes")
+    return out
+
+
+def unescape(part: str) -> str:
+    return part.replace("%2F", "/").replace("%25", "%")
+
+
+def make_id(number: int, replica: bytes) -> str:
+    return f"{number:016x}-{blake2b(replica, digest_size=6).hexdigest()}"
+
+
+def number_of(checkpoint: str) -> int:
+    return int(_parsed(checkpoint)[1], 16)
+
+
+def key_of(prefix: str, checkpoint: str) -> str:
+    """Raises InvalidValue for what is not the id of a checkpoint."""
+    return prefix + _parsed(checkpoint)[0].translate(_INVERTED)
+
+
+def id_of(prefix: str, key: str) -> str:
+    """The opposite of ``key_of``."""
+    return key[len(prefix) :].translate(_INVERTED)
+
+
+def _parsed(checkpoint: str) -> re.Match[str]:
+    found = _ID.fullmatch(checkpoint) if type(checkpoint) is str else None
+    if found is None:
+        raise InvalidValue(f"not the id of a checkpoint: {checkpoint!r:.60}", hint="thread.history() lists them")
+    return found

@@ -1,0 +1,94 @@
+"""Shelf: what the stores of agents have in common: the log they read, how they write, what is newest.
+
+It leaves to others: what a thread is (``thread``), which agents there are (``agents``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edge.agent.heads import Heads
+from edge.agent.large_values import VALUES, LargeValues, Ref
+from sync.images import image_values
+from sync.schema import declare
+
+if TYPE_CHECKING:
+    from edge.storage.batch import Batch
+    from edge.storage.delta_log import DeltaLog
+    from edge.storage.transaction import Write
+    from sync.ports import Clock
+
+CHECKPOINTS, SNAPSHOTS = "_checkpoints", "_snapshots"
+_PAGE = 500
+
+
+class Shelf:
+    """Of one open store. ``submit`` writes, into the batch of the thread or task that has one open."""
+
+    def __init__(
+        self,
+        log: DeltaLog,
+        submit: Callable[[Sequence[Write]], Any],
+        batch: Callable[[], Batch],
+        open_batch: Callable[[], Batch | None],
+        clock: Clock,
+    ) -> None:
+        self.log = log
+        self.batch = batch
+        self.clock = clock
+        self.heads = Heads(log, open_batch)
+        self.large = LargeValues(log, self.submit)
+        self._submit = submit
+        self._open_batch = open_batch
+
+    def submit(self, writes: Sequence[Write]) -> None:
+        self._submit(writes)
+
+    def put_of(self, collection: str, key: str, fields: Mapping[str, Any]) -> Write:
+        """Raises InvalidValue, TooLarge."""
+        if collection not in self.log.schemas:
+            for name in (CHECKPOINTS, SNAPSHOTS, VALUES):
+                self.log.declare(declare(name))
+        schema = self.log.schemas[collection]
+        return self.log.put_of(collection, key, schema.normalise(fields), schema)
+
+    def store(self, key: str, fields: Mapping[str, Any], packed: bytes, before: Ref | None) -> None:
+        """A checkpoint with a large value. Raises InvalidValue, TooLarge, StorageError."""
+        self.put_of(CHECKPOINTS, key, fields)  # declares what both are in
+        self.large.store(
+            packed,
+            before,
+            lambda ref: self.put_of(CHECKPOINTS, key, {**fields, "ref": ref.pack()}),
+            alone="" if self._open_batch() is None else key,
+        )
+
+    def pinned(self, prefix: str) -> set[str]:
+        """The checkpoints of a thread that snapshots name."""
+        found: set[str] = set()
+        for _, fields in self.records(SNAPSHOTS):
+            at = fields.get("heads", {}).get(prefix)
+            if at is not None:
+                found.add(at)
+        return found
+
+    def collect(self) -> int:
+        """Delete large values of this replica that nothing needs any more. Returns how many."""
+        if not self.log.scan(VALUES, prefix=self.log.replica.hex(), limit=1):
+            return 0
+        return self.large.collect(self._needed)
+
+    def _needed(self) -> Iterable[Ref]:
+        for _, fields in self.records(CHECKPOINTS):
+            if "ref" in fields:
+                yield Ref.unpack(fields["ref"])
+
+    def records(self, collection: str, prefix: str = "") -> Iterable[tuple[str, dict[str, Any]]]:
+        """Of one of the collections here, in order of key."""
+        after = ""
+        while page := self.log.scan(collection, after=after, prefix=prefix, limit=_PAGE):
+            for key, image in page:
+                fields = image_values(image)
+                if fields is not None:
+                    yield key, fields
+            after = page[-1][0]

@@ -1,0 +1,248 @@
+"""Thread: the checkpoints of one state of one agent (ADR 13).
+
+What always holds: a checkpoint never changes; ids of a thread rise on a device and are never the same on two; what was
+returned by ``put`` reads back equal until it is pruned.
+
+It leaves to others: values as bytes (``values``), large ones (``large_values``), which threads there are (``agents``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from edge.agent.large_values import Ref
+from edge.agent.names import escape, id_of, key_of
+from edge.agent.shelf import CHECKPOINTS
+from edge.agent.values import decode, digest_of, encode
+from edge.storage.transaction import Write
+from sync.errors import CorruptStore, InvalidValue, NotFound, StaleWrite
+from sync.images import image_values
+from sync.operations import Kind
+
+if TYPE_CHECKING:
+    from edge.agent.shelf import Shelf
+
+TYPES = ("context", "working", "long-term", "task", "relationship", "embedding")
+INLINE_BYTES_MAX = 16 << 10
+METADATA_BYTES_MAX = 16 << 10
+_DAY_MS = 86_400_000
+_PAGE = 500
+ANY: Final = object()
+
+
+class Checkpoint(NamedTuple):
+    """One version of a state, without its value. ``parent`` is what it followed, "" for the first; ``at_ms`` the
+    device's clock in milliseconds since 1970; ``size`` the encoded value's, in bytes.
+    """
+
+    id: str
+    parent: str
+    at_ms: int
+    size: int
+    metadata: Mapping[str, Any]
+
+
+class Thread:
+    """Get one from ``edge.agent(name).thread(name)``. Safe to use from several threads and tasks."""
+
+    def __init__(self, shelf: Shelf, agent: str, name: str, kind: str) -> None:
+        if kind not in TYPES:
+            raise InvalidValue(f"not a type of state: {kind!r:.60}", hint=f"one of {', '.join(TYPES)}")
+        self.agent, self.name, self.type = agent, name, kind
+        self._shelf = shelf
+        self.prefix = f"{kind}/{escape('an agent', agent)}/{escape('a thread', name)}/"
+
+    def __repr__(self) -> str:
+        return f"<Thread {self.name!r} of {self.agent!r}, {self.type}>"
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def put(
+        self, value: Any, *, expected: str | object | None = ANY, metadata: Mapping[str, Any] | None = None
+    ) -> Checkpoint:
+        """Add a checkpoint; it is on disk when this returns (in ``edge.batch()``: when the batch ends).
+
+        ``value`` is made of dicts, lists, tuples, strings, numbers, bytes, booleans, None, numpy arrays and times with
+        a zone. ``expected`` is the id that has to be the newest, or None: there has to be none. Raises StaleWrite,
+        InvalidValue, TooLarge, StorageError, with nothing changed.
+        """
+        packed = encode(value)
+        return self._put(packed, expected, metadata or {})
+
+    def fork(self, name: str, *, at: str | None = None, metadata: Mapping[str, Any] | None = None) -> Thread:
+        """A new thread of the same agent and type that begins with the value of a checkpoint, by default the newest.
+
+        Raises NotFound, StaleWrite (there is such a thread), and what ``put`` does.
+        """
+        found, packed = self._found(at)
+        new = Thread(self._shelf, self.agent, name, self.type)
+        forked = {"forked": [self.name, found.id], **(metadata or {})}
+        new._put(packed, None, forked)
+        return new
+
+    def prune(self, *, keep_latest: int | None = None, keep_days: float | None = None) -> int:
+        """Delete checkpoints but the newest ``keep_latest``, those of the last ``keep_days``, and those that a
+        snapshot names. The newest always stays. Returns how many are gone. Raises InvalidValue, StorageError.
+        """
+        if keep_latest is None and keep_days is None:
+            raise InvalidValue("say what to keep", hint="keep_latest=100, keep_days=30, or both")
+        if keep_latest is not None and (type(keep_latest) is not int or keep_latest < 1):
+            raise InvalidValue(f"keep_latest is a whole number, 1 or more, not {keep_latest!r:.40}")
+        if keep_days is not None and (type(keep_days) not in (int, float) or not keep_days >= 0):
+            raise InvalidValue(f"keep_days is a number, 0 or more, not {keep_days!r:.40}")
+        pinned = self._shelf.pinned(self.prefix)
+        since_ms = None if keep_days is None else self._shelf.clock.wall_ms() - keep_days * _DAY_MS
+        gone = [
+            Write(Kind.DELETE, CHECKPOINTS, key_of(self.prefix, found.id))
+            for number, found in enumerate(self.history())
+            if number >= (keep_latest or 1) and (since_ms is None or found.at_ms < since_ms) and found.id not in pinned
+        ]
+        for at in range(0, len(gone), _PAGE):
+            self._shelf.submit(gone[at : at + _PAGE])
+        if gone:
+            self._shelf.collect()
+        return len(gone)
+
+    def delete(self) -> int:
+        """Delete the thread, with all its checkpoints; snapshots that name one of them keep it. Returns how many."""
+        pinned = self._shelf.pinned(self.prefix)
+        gone = [found.id for found in self.history() if found.id not in pinned]
+        for at in range(0, len(gone), _PAGE):
+            self._shelf.submit(
+                [Write(Kind.DELETE, CHECKPOINTS, key_of(self.prefix, one)) for one in gone[at : at + _PAGE]]
+            )
+        self._shelf.heads.forget(self.prefix)
+        if gone:
+            self._shelf.collect()
+        return len(gone)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def get(self, checkpoint: str | None = None) -> Any:
+        """The value of a checkpoint, by default of the newest; None if the thread has none yet. Its checksum is
+        verified. Raises NotFound (no such checkpoint), CorruptStore, StorageError.
+        """
+        if checkpoint is None and self._head() is None:
+            return None
+        return decode(self._found(checkpoint)[1])
+
+    def head(self) -> Checkpoint | None:
+        """The newest checkpoint, or None."""
+        found = self._head()
+        return None if found is None else _shown(found, self._fields(found))
+
+    def history(self, limit: int | None = None, *, before: str | None = None) -> Iterator[Checkpoint]:
+        """Newest first, those older than ``before`` if it is given. Raises InvalidValue."""
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise InvalidValue(f"limit is a whole number, 1 or more, not {limit!r:.40}")
+        after = "" if before is None else key_of(self.prefix, before)
+        return islice(self._walk(after), limit)
+
+    def heads(self) -> list[Checkpoint]:
+        """The ends of the branches, newest first: more than one where devices went on from one checkpoint offline."""
+        every = list(self.history())
+        parents = {found.parent for found in every}
+        return [found for found in every if found.id not in parents]
+
+    def put_again(self, checkpoint: str, metadata: Mapping[str, Any]) -> Checkpoint:
+        """A new checkpoint with the value of an old one. Raises what ``get`` and ``put`` do."""
+        return self._put(self._found(checkpoint)[1], ANY, metadata)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _put(self, packed: bytes, expected: str | object | None, metadata: Mapping[str, Any]) -> Checkpoint:
+        shelf, prefix = self._shelf, self.prefix
+        if not isinstance(metadata, Mapping):
+            raise InvalidValue(f"metadata is a mapping, not {type(metadata).__name__}")
+        with shelf.heads.lock(prefix):
+            head = shelf.heads.following(prefix, self._newest)
+            if expected is not ANY and expected != head:
+                self._stale(expected, head)
+            at_ms = shelf.clock.wall_ms()
+            new = shelf.heads.next_id(prefix, head, at_ms)
+            key = key_of(prefix, new)
+            fields = {
+                "at": at_ms,
+                "digest": digest_of(packed),
+                "metadata": dict(metadata),
+                "parent": head or "",
+                "size": len(packed),
+            }
+            if len(packed) <= INLINE_BYTES_MAX:
+                fields["value"] = packed
+                shelf.submit((shelf.put_of(CHECKPOINTS, key, fields),))
+            else:
+                shelf.store(key, fields, packed, self._resembling(head))
+            shelf.heads.moved(prefix, new)
+        return Checkpoint(new, head or "", at_ms, len(packed), dict(metadata))
+
+    def _resembling(self, head: str | None) -> Ref | None:
+        """Where the value before is, if it is a large one and in the log already."""
+        image = None if head is None else self._shelf.log.image(CHECKPOINTS, key_of(self.prefix, head))
+        fields = None if image is None else image_values(image)
+        return None if fields is None else _ref(fields)
+
+    def _stale(self, expected: object, head: str | None) -> None:
+        if expected is not None and type(expected) is not str:
+            raise InvalidValue(f"expected is the id of a checkpoint, or None, not {type(expected).__name__}")
+        newest = "there is none" if head is None else f"the newest is {head}"
+        raise StaleWrite(
+            f"thread {self.name!r} has moved on: {'none' if expected is None else expected} was expected, {newest}",
+            hint="thread.get() reads it; put again with expected=thread.head().id",
+        )
+
+    def _head(self) -> str | None:
+        """The newest id."""
+        return self._shelf.heads.newest(self.prefix, self._newest)
+
+    def _newest(self) -> str | None:
+        for key, _ in self._shelf.log.scan(CHECKPOINTS, prefix=self.prefix, limit=1):
+            return id_of(self.prefix, key)
+        return None
+
+    def _found(self, checkpoint: str | None) -> tuple[Checkpoint, bytes]:
+        at = self._head() if checkpoint is None else checkpoint
+        if at is None:
+            raise NotFound(f"thread {self.name!r} of agent {self.agent!r} has no checkpoint yet")
+        fields = self._fields(at)
+        packed = fields.get("value")
+        if packed is None:
+            packed = self._shelf.large.load(_ref(fields) or _damaged(at))
+        if digest_of(packed) != fields.get("digest"):
+            _damaged(at)
+        return _shown(at, fields), packed
+
+    def _fields(self, checkpoint: str) -> dict[str, Any]:
+        image = self._shelf.log.image(CHECKPOINTS, key_of(self.prefix, checkpoint))
+        fields = None if image is None else image_values(image)
+        if fields is None:
+            raise NotFound(
+                f"thread {self.name!r} of agent {self.agent!r} has no checkpoint {checkpoint}",
+                hint="thread.history() lists them",
+            )
+        return fields
+
+    def _walk(self, after: str) -> Iterator[Checkpoint]:
+        while page := self._shelf.log.scan(CHECKPOINTS, after=after, prefix=self.prefix, limit=_PAGE):
+            for after, image in page:  # noqa: PLR1704 - where the next page begins
+                fields = image_values(image)
+                if fields is not None:
+                    yield _shown(id_of(self.prefix, after), fields)
+
+
+def _ref(fields: Mapping[str, Any]) -> Ref | None:
+    packed = fields.get("ref")
+    return None if packed is None else Ref.unpack(packed)
+
+
+def _shown(checkpoint: str, fields: Mapping[str, Any]) -> Checkpoint:
+    try:
+        return Checkpoint(checkpoint, fields["parent"], fields["at"], fields["size"], fields["metadata"])
+    except KeyError as error:
+        raise CorruptStore(f"checkpoint {checkpoint} has no {error}") from error
+
+
+def _damaged(checkpoint: str) -> Any:
+    raise CorruptStore(f"the value of checkpoint {checkpoint} is not what was stored", hint="agentdb-edge verify")

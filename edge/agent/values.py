@@ -1,0 +1,105 @@
+"""Values of agents as bytes: msgpack, with numpy arrays, tuples and times as extensions.
+
+What always holds: ``decode(encode(value))`` equals ``value``, tuples as tuples and arrays with their dtype and shape;
+or ``encode`` raises and says which kind of thing cannot be stored. numpy is imported only where a value has an array.
+
+Extensions (https://github.com/msgpack/msgpack/blob/master/spec.md): 1 an array, as [dtype.str, shape, bytes in C
+order]; 2 a tuple, as its elements; -1 a time with a zone.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from functools import partial
+from hashlib import blake2b
+from typing import Any
+
+import msgpack
+
+from sync.errors import CorruptStore, InvalidValue, TooLarge
+
+VALUE_BYTES_MAX = 64 << 20
+DIGEST_BYTES = 16
+_ARRAY, _TUPLE = 1, 2
+_TUPLES_MAX = 32  # in each other: each takes 40 KB of the stack to unpack
+
+
+def encode(value: Any) -> bytes:
+    """Raises InvalidValue, TooLarge."""
+    try:
+        packed = _pack(value, 0)
+    except InvalidValue:
+        raise
+    except UnicodeEncodeError as error:
+        raise InvalidValue(f"a string in the value is not valid Unicode: {error.reason}") from error
+    except OverflowError as error:
+        raise InvalidValue("a whole number in the value does not fit 64 bits", hint="store it as a string") from error
+    except RecursionError as error:
+        raise InvalidValue("the value is nested too deeply, or contains itself") from error
+    except (TypeError, ValueError) as error:
+        raise InvalidValue(f"the value cannot be stored: {error}") from error
+    if len(packed) > VALUE_BYTES_MAX:
+        raise TooLarge(
+            f"the value takes {len(packed):,} bytes; the most is {VALUE_BYTES_MAX:,}",
+            hint="keep what is large in parts, each in a thread of its own",
+        )
+    try:
+        decode(packed)  # lists in the keys of a dict, or one level too many
+    except CorruptStore as error:
+        raise InvalidValue(f"the value could be stored and not be read: {error.message}") from error
+    return packed
+
+
+def decode(packed: bytes) -> Any:
+    """Raises CorruptStore for what ``encode`` does not make."""
+    try:
+        return _unpack(packed, 0)
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        raise CorruptStore(f"not the value of an agent: {error or type(error).__name__}") from error
+
+
+def digest_of(packed: bytes) -> bytes:
+    """BLAKE2b (RFC 7693), 16 bytes."""
+    return blake2b(packed, digest_size=DIGEST_BYTES).digest()
+
+
+def _pack(value: Any, depth: int) -> bytes:
+    packed: bytes = msgpack.packb(value, default=partial(_extension, depth), strict_types=True, datetime=True)
+    return packed
+
+
+def _unpack(packed: bytes, depth: int) -> Any:
+    return msgpack.unpackb(packed, ext_hook=partial(_extended, depth), strict_map_key=False, timestamp=3)
+
+
+def _extension(depth: int, value: Any) -> Any:
+    kind = type(value)
+    if kind is tuple:
+        if depth == _TUPLES_MAX:
+            raise InvalidValue(f"more than {_TUPLES_MAX} tuples are nested in each other")
+        return msgpack.ExtType(_TUPLE, _pack(list(value), depth + 1))
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)):
+        array = numpy.asarray(value)
+        if array.dtype.hasobject or array.dtype.fields is not None:
+            raise InvalidValue(f"an array of {array.dtype} cannot be stored", hint="array.tolist() makes it a list")
+        return msgpack.ExtType(_ARRAY, msgpack.packb([array.dtype.str, list(array.shape), array.tobytes()]))
+    if isinstance(value, datetime):
+        raise InvalidValue("a time without a zone means another moment elsewhere", hint="datetime.now(UTC)")
+    if kind is int:
+        raise OverflowError
+    base = next((base for base in (dict, list, str, int, float, bytes) if isinstance(value, base)), None)
+    hint = f"{base.__name__}(value) can be" if base is not None else ""
+    raise InvalidValue(f"a value of type {kind.__name__} cannot be stored", hint=hint)
+
+
+def _extended(depth: int, code: int, content: bytes) -> Any:
+    if code == _TUPLE and depth < _TUPLES_MAX:
+        return tuple(_unpack(content, depth + 1))
+    if code == _ARRAY:
+        import numpy as np
+
+        dtype, shape, held = msgpack.unpackb(content)
+        return np.frombuffer(bytearray(held), dtype=np.dtype(dtype)).reshape(shape)
+    raise ValueError(f"unknown extension {code}")

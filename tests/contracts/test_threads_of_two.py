@@ -1,0 +1,104 @@
+"""Threads of checkpoints on two devices: what both wrote is there, and what one collects the other never needs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge import NotFound, Thread
+from tests.contracts.fleet_world import Cloud, Device
+
+
+class Two:
+    def __init__(self, directory: Path) -> None:
+        (directory / "cloud").mkdir()
+        self.cloud = Cloud(directory / "cloud", 1)
+        self.a, self.b = (Device(directory / name, self.cloud, name, seed) for name, seed in (("a", 11), ("b", 12)))
+
+    def settle(self) -> None:
+        for part in (self.cloud, self.a, self.b):
+            part.clock.now_ms += 1000
+        for device in (self.a, self.b, self.a):
+            assert device.sync(steps=200), device.edge.status()
+        assert {self.a.edge.digest(), self.b.edge.digest()} == {self.cloud.digest()}
+        assert [len(device.edge.log.dead_letters()) for device in (self.a, self.b)] == [0, 0]
+
+    def threads(self) -> tuple[Thread, Thread]:
+        return self.a.edge.agent("guide").thread(), self.b.edge.agent("guide").thread()
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Two]:
+    two = Two(tmp_path)
+    yield two
+    for device in (two.a, two.b):
+        device.edge.close()
+    two.cloud.store.close()
+
+
+def test_what_two_write_offline_are_two_branches(two: Two) -> None:
+    a, b = two.threads()
+    first = a.put("shared")
+    two.settle()
+    assert b.get() == "shared"
+    ours, theirs = a.put("a's"), b.put("b's")
+    assert ours.parent == theirs.parent == first.id
+    two.settle()
+    assert [one.id for one in a.heads()] == [one.id for one in b.heads()] == sorted((ours.id, theirs.id))[::-1]
+    assert a.get() == b.get()
+    assert {a.get(ours.id), a.get(theirs.id)} == {b.get(ours.id), b.get(theirs.id)} == {"a's", "b's"}
+    joined = a.put("both", expected=max(ours.id, theirs.id))
+    two.settle()
+    assert b.head() == joined
+
+
+def test_a_large_state_is_read_elsewhere_and_goes_on_there(two: Two) -> None:
+    a, b = two.threads()
+    value = bytearray(random.Random(1).randbytes(400_000))
+    made = []
+    for number in range(6):
+        value[number * 500] ^= 1
+        made.append((a.put(bytes(value)).id, bytes(value)))
+    two.settle()
+    assert [b.get(one) for one, _ in made] == [held for _, held in made]
+    value[7] ^= 1
+    after = b.put(bytes(value))
+    a.prune(keep_latest=1)
+    two.settle()
+    assert a.get() == b.get() == bytes(value)
+    assert a.get(after.id) == bytes(value)
+
+
+def test_who_prunes_what_another_wrote_takes_nothing_that_the_other_needs(two: Two) -> None:
+    a, b = two.threads()
+    value = bytearray(random.Random(1).randbytes(200_000))
+    old = a.put(bytes(value))
+    two.settle()
+    b.put("small")
+    assert b.prune(keep_latest=1) == 1
+    value[9] ^= 1
+    patched = a.put(bytes(value))  # a patch of what b has just pruned
+    two.settle()
+    assert a.get(patched.id) == b.get(patched.id) == bytes(value)
+    with pytest.raises(NotFound):
+        a.get(old.id)
+    a.prune(keep_latest=1)
+    two.settle()
+    assert a.get() == b.get()
+
+
+def test_a_fork_of_anothers_checkpoint_outlives_it(two: Two) -> None:
+    a, b = two.threads()
+    value = random.Random(1).randbytes(200_000)
+    a.put(value)
+    two.settle()
+    fork = b.fork("mine")
+    a.put("small")
+    a.prune(keep_latest=1)
+    assert two.a.edge.log.count("_values") == 0
+    two.settle()
+    assert fork.get() == value
+    assert two.a.edge.agent("guide").thread("mine").get() == value

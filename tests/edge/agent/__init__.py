@@ -1,0 +1,1 @@
+"""The stores of agents, each by itself."""

@@ -1,0 +1,316 @@
+"""Threads of checkpoints: history, time travel, forks, pruning, and who may write when."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge import Edge, InvalidValue, NotFound, StaleWrite, Thread, TooLarge
+from edge.agent.thread import INLINE_BYTES_MAX
+from sync.errors import CorruptStore
+from tests.edge.stores import TickingClock
+
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[Edge]:
+    with Edge.open(tmp_path / "store", clock=TickingClock()) as edge:
+        yield edge
+
+
+@pytest.fixture
+def thread(edge: Edge) -> Thread:
+    return edge.agent("guide").thread("tour")
+
+
+def large(seed: int, size: int = 300_000) -> dict[str, Any]:
+    return {"v": random.Random(seed).randbytes(size)}
+
+
+def test_a_thread_that_nobody_has_put_to(edge: Edge, thread: Thread) -> None:
+    assert thread.get() is None
+    assert thread.head() is None
+    assert list(thread.history()) == []
+    assert thread.heads() == []
+    assert edge.agents() == []
+    assert thread.prune(keep_latest=1) == 0
+    with pytest.raises(NotFound, match="no checkpoint yet"):
+        thread.fork("other")
+
+
+def test_history_is_newest_first_and_every_checkpoint_reads_back(thread: Thread) -> None:
+    made = [thread.put({"step": number}, metadata={"why": f"s{number}"}) for number in range(5)]
+    assert thread.get() == {"step": 4}
+    assert list(thread.history()) == made[::-1]
+    assert [one.parent for one in made] == ["", *(one.id for one in made[:-1])]
+    assert [one.id for one in made] == sorted(one.id for one in made)
+    assert [one.id for one in thread.history(2, before=made[3].id)] == [made[2].id, made[1].id]
+    assert [thread.get(one.id) for one in made] == [{"step": number} for number in range(5)]
+    assert made[2].metadata == {"why": "s2"}
+    assert made[2].size == len(b"\x81\xa4step\x02")
+
+
+def test_a_stale_write_is_an_error_that_names_the_newest(thread: Thread) -> None:
+    first = thread.put(1, expected=None)
+    with pytest.raises(StaleWrite, match=first.id):
+        thread.put(2, expected=None)
+    second = thread.put(2, expected=first.id)
+    with pytest.raises(StaleWrite, match=second.id) as caught:
+        thread.put(3, expected=first.id)
+    assert caught.value.code == "stale-write"
+    assert "expected=" in caught.value.hint
+    assert thread.get() == 2
+    assert len(list(thread.history())) == 2
+
+
+def test_of_many_that_expect_the_same_one_writes(thread: Thread) -> None:
+    first = thread.put(0)
+
+    def attempt(number: int) -> bool:
+        try:
+            thread.put(number, expected=first.id)
+        except StaleWrite:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(attempt, range(64))) == 1
+    assert len(list(thread.history())) == 2
+
+
+def test_many_writers_of_one_thread_make_one_chain(edge: Edge, thread: Thread) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(thread.put, range(200)))
+    assert len({one.id for one in made}) == 200
+    history = list(thread.history())
+    assert [one.parent for one in history] == [*(one.id for one in history[1:]), ""]
+    assert len(thread.heads()) == 1
+
+
+@pytest.mark.parametrize("expected", [1, b"x", object()])
+def test_expected_is_an_id(thread: Thread, expected: object) -> None:
+    with pytest.raises(InvalidValue, match="expected is the id"):
+        thread.put(1, expected=expected)
+
+
+@pytest.mark.parametrize("checkpoint", ["", "x", "0" * 16, 7, "../../x", "G" * 16 + "-" + "0" * 12])
+def test_what_is_not_an_id_is_said(thread: Thread, checkpoint: Any) -> None:
+    thread.put(1)
+    with pytest.raises(InvalidValue, match="not the id"):
+        thread.get(checkpoint)
+
+
+def test_an_id_of_nothing(thread: Thread) -> None:
+    thread.put(1)
+    with pytest.raises(NotFound, match="has no checkpoint 0000"):
+        thread.get("0" * 16 + "-" + "0" * 12)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "\ud800", 3, None])
+def test_names(edge: Edge, name: Any) -> None:
+    with pytest.raises(InvalidValue):
+        edge.agent(name)
+    with pytest.raises(InvalidValue):
+        edge.agent("a").thread(name)
+
+
+def test_names_that_keys_could_confuse(edge: Edge) -> None:
+    places = [("a", "b/c"), ("a/b", "c"), ("a%2Fb", "c"), ("a", "b"), ("a", "b%"), ("é", "ü/%25")]
+    for number, (agent, name) in enumerate(places):
+        edge.agent(agent).thread(name).put(number)
+    assert [edge.agent(agent).thread(name).get() for agent, name in places] == list(range(len(places)))
+    assert edge.agents() == sorted({agent for agent, _ in places})
+    assert [thread.name for thread in edge.agent("a").threads()] == ["b", "b%", "b/c"]
+    with pytest.raises(TooLarge):
+        edge.agent("x" * 129)
+
+
+def test_types_are_threads_of_their_own(edge: Edge) -> None:
+    agent = edge.agent("guide")
+    agent.thread("t", type="task").put("a task")
+    agent.thread("t").put("a context")
+    assert agent.thread("t", type="task").get() == "a task"
+    assert [(one.type, one.name) for one in agent.threads()] == [("context", "t"), ("task", "t")]
+    assert [one.type for one in agent.threads(type="task")] == ["task"]
+    with pytest.raises(InvalidValue, match="not a type of state"):
+        agent.thread("t", type="mood")
+
+
+def test_a_fork_goes_its_own_way(thread: Thread) -> None:
+    first = thread.put({"step": 1})
+    thread.put({"step": 2})
+    fork = thread.fork("what-if", at=first.id)
+    fork.put({"step": "other"})
+    assert thread.get() == {"step": 2}
+    oldest = list(fork.history())[-1]
+    assert (fork.get(oldest.id), oldest.metadata["forked"]) == ({"step": 1}, ["tour", first.id])
+    with pytest.raises(StaleWrite):
+        thread.fork("what-if")
+
+
+def test_what_prune_keeps(edge: Edge, thread: Thread) -> None:
+    clock = edge._clock
+    assert isinstance(clock, TickingClock)
+    for number in range(10):
+        thread.put(number)
+        clock._now_ms += DAY_MS
+    assert thread.prune(keep_days=3.5, keep_latest=2) == 7
+    assert [thread.get(one.id) for one in thread.history()] == [9, 8, 7]
+    assert thread.prune(keep_latest=2) == 1
+    assert thread.prune(keep_days=0) == 1, "the newest stays"
+    assert thread.get() == 9
+    for bad in ({}, {"keep_latest": 0}, {"keep_latest": True}, {"keep_days": -1}, {"keep_days": float("nan")}):
+        with pytest.raises(InvalidValue):
+            thread.prune(**bad)
+
+
+def test_a_clock_that_goes_back_makes_no_older_checkpoint(edge: Edge, thread: Thread) -> None:
+    first = thread.put(1)
+    clock = edge._clock
+    assert isinstance(clock, TickingClock)
+    clock._now_ms -= 10_000 * DAY_MS
+    second = thread.put(2)
+    assert second.id > first.id
+    assert thread.get() == 2
+
+
+def test_after_a_restart_everything_is_as_it_was(tmp_path: Path) -> None:
+    with Edge.open(tmp_path / "s") as edge:
+        thread = edge.agent("a").thread()
+        made = [thread.put(value) for value in (1, large(1), large(2), None)]
+    with Edge.open(tmp_path / "s") as edge:
+        thread = edge.agent("a").thread()
+        assert list(thread.history()) == made[::-1]
+        assert [thread.get(one.id) for one in made] == [1, large(1), large(2), None]
+        assert thread.put(5).parent == made[-1].id
+
+
+# -- batches --------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_a_chain_and_seen_at_its_end(edge: Edge, thread: Thread) -> None:
+    zero = thread.put(0)
+    with edge.batch():
+        first = thread.put(1)
+        second = thread.put(large(2), expected=first.id)
+        third = thread.put(large(2))
+        assert thread.get() == 0
+        with pytest.raises(StaleWrite):
+            thread.put(3, expected=zero.id)
+    assert [first.parent, second.parent, third.parent] == [zero.id, first.id, second.id]
+    assert [thread.get(one.id) for one in (first, second, third)] == [1, large(2), large(2)]
+    assert thread.head() == third
+
+
+def test_of_a_batch_that_failed_nothing_is_there(edge: Edge, thread: Thread) -> None:
+    first = thread.put(1)
+    with suppress(ZeroDivisionError), edge.batch():
+        thread.put(2)
+        thread.put(large(3))
+        _ = 1 // 0
+    assert thread.head() == first
+    assert thread.put(4).parent == first.id
+    assert edge.log.count("_values") == 0
+
+
+def test_what_is_collected_while_a_batch_is_open_is_not_what_it_writes(edge: Edge, thread: Thread) -> None:
+    thread.put(large(1))
+    thread.put(2)
+    with edge.batch():
+        kept = thread.put(large(1))
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(thread.prune, keep_latest=1).result() == 1
+    assert thread.get(kept.id) == large(1)
+
+
+# -- large values -----------------------------------------------------------------------------------------------------
+
+
+def test_a_large_value_that_changes_little_costs_little(edge: Edge, thread: Thread) -> None:
+    value = bytearray(random.Random(1).randbytes(1 << 20))
+    thread.put(bytes(value))
+    for number in range(20):
+        value[number * 1000 : number * 1000 + 10_000] = random.Random(number).randbytes(10_000)
+        thread.put(bytes(value))
+    patches = [len(fields["data"]) for _, fields in edge.agent("x")._shelf.records("_values") if fields.get("base")]
+    assert len(patches) == 20
+    assert sum(patches) < 20 * 12_000
+    assert thread.get() == bytes(value)
+
+
+def test_the_same_value_is_stored_once(edge: Edge, thread: Thread) -> None:
+    thread.put(large(1))
+    parts = edge.log.count("_values")
+    for name in ("a", "b"):
+        edge.agent("other").thread(name).put(large(1))
+    thread.put(large(1))
+    assert edge.log.count("_values") == parts
+
+
+def test_chains_are_bounded_and_pruning_leaves_what_the_rest_needs(
+    edge: Edge, thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.agent.large_values.CHAIN_MAX", 5)
+    value = bytearray(random.Random(1).randbytes(50_000))
+    kept: dict[str, bytes] = {}
+    for number in range(30):
+        value[number * 10] ^= 1
+        kept[thread.put(bytes(value)).id] = bytes(value)
+    depths = [fields["depth"] for _, fields in edge.agent("x")._shelf.records("_values") if "depth" in fields]
+    assert max(depths) == 5
+    edge.agent("x")._shelf.large._cache.clear()
+    assert [thread.get(one) for one in kept] == list(kept.values())
+    assert thread.prune(keep_latest=2) == 28
+    assert [thread.get(one.id) for one in thread.history()] == list(kept.values())[:-3:-1]
+    assert edge.log.count("_values") <= 7
+    assert thread.delete() == 2
+    assert edge.log.count("_values") == 0
+    assert edge.verify() == []
+
+
+@pytest.mark.parametrize("size", [INLINE_BYTES_MAX - 3, INLINE_BYTES_MAX - 2, 700_000])
+def test_sizes_around_the_bounds(edge: Edge, thread: Thread, size: int) -> None:
+    value = random.Random(size).randbytes(size)
+    made = thread.put(value)
+    edge.agent("x")._shelf.large._cache.clear()
+    assert thread.get(made.id) == value
+
+
+def test_a_value_that_is_not_what_was_stored_is_not_shown(edge: Edge, thread: Thread) -> None:
+    from edge.storage.transaction import Write
+    from sync.operations import Kind
+
+    for value in ("small", large(1)):
+        made = thread.put(value)
+        (name, key), *_ = [
+            (name, key)
+            for name in ("_values", "_checkpoints")
+            for key, fields in edge.agent("x")._shelf.records(name)
+            if ("data" if name == "_values" else "value") in fields
+        ]
+        field = "data" if name == "_values" else "value"
+        edge.agent("x")._shelf.large._cache.clear()
+        edge.log.submit([Write(Kind.PATCH, name, key, {field: b"\x01"})])
+        with pytest.raises(CorruptStore):
+            thread.get(made.id)
+
+
+def test_a_value_of_which_a_part_is_missing(edge: Edge, thread: Thread) -> None:
+    from edge.storage.transaction import Write
+    from sync.operations import Kind
+
+    made = thread.put(large(1, 500_000))
+    edge.agent("x")._shelf.large._cache.clear()
+    keys = [key for key, _ in edge.agent("x")._shelf.records("_values")]
+    assert len(keys) == 3
+    for key in keys[::-1]:
+        edge.log.submit([Write(Kind.DELETE, "_values", key)])
+        with pytest.raises(NotFound, match="not arrived"):
+            thread.get(made.id)
