@@ -131,7 +131,7 @@ class LargeValues:
             values = {key.split("/")[1] for key in gone}
             for at in range(0, len(gone), _DELETES):
                 self._submit([Write(Kind.DELETE, VALUES, key) for key in gone[at : at + _DELETES]])
-            for name_hex in values:
+            for name_hex in sorted(values):
                 self._forget(Ref(mine, bytes.fromhex(name_hex)))
         return len(values)
 
