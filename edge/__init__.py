@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge.agent.agents import Agent, Restored, Snapshot, Snapshots
+    from edge.agent.embedders import CallableEmbedder, Embedder
+    from edge.agent.memory import Added, Memory, Recall
+    from edge.agent.memory_care import Forgetting, Forgotten
+    from edge.agent.memory_record import Remembered
+    from edge.agent.scoring import Scoring, Terms
     from edge.agent.thread import Checkpoint, Thread
     from edge.config import EdgeConfig
     from edge.node import Edge
@@ -46,10 +51,12 @@ if TYPE_CHECKING:
     from sync.schema import FieldRule, VectorSpec
 
 __all__ = [
+    "Added",
     "Agent",
     "AgentDBError",
     "BadSignature",
     "BrokenChain",
+    "CallableEmbedder",
     "Checkpoint",
     "Collection",
     "CorruptStore",
@@ -58,7 +65,10 @@ __all__ = [
     "DiskFull",
     "Edge",
     "EdgeConfig",
+    "Embedder",
     "FieldRule",
+    "Forgetting",
+    "Forgotten",
     "FutureStamp",
     "Hit",
     "InputError",
@@ -66,11 +76,15 @@ __all__ = [
     "InvalidFilter",
     "InvalidValue",
     "Malformed",
+    "Memory",
     "NotFound",
     "ProtocolError",
+    "Recall",
     "Refused",
+    "Remembered",
     "Restored",
     "SchemaMismatch",
+    "Scoring",
     "Snapshot",
     "Snapshots",
     "StaleNonce",
@@ -78,6 +92,7 @@ __all__ = [
     "StorageError",
     "StoreLocked",
     "SyncError",
+    "Terms",
     "Thread",
     "TooLarge",
     "Unauthenticated",
@@ -88,16 +103,26 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Added": "edge.agent.memory",
     "Agent": "edge.agent.agents",
+    "CallableEmbedder": "edge.agent.embedders",
     "Checkpoint": "edge.agent.thread",
     "Collection": "edge.storage.collection",
     "Edge": "edge.node",
     "EdgeConfig": "edge.config",
+    "Embedder": "edge.agent.embedders",
     "FieldRule": "sync.schema",
+    "Forgetting": "edge.agent.memory_care",
+    "Forgotten": "edge.agent.memory_care",
     "Hit": "edge.storage.collection",
+    "Memory": "edge.agent.memory",
+    "Recall": "edge.agent.memory",
+    "Remembered": "edge.agent.memory_record",
     "Restored": "edge.agent.agents",
+    "Scoring": "edge.agent.scoring",
     "Snapshot": "edge.agent.agents",
     "Snapshots": "edge.agent.agents",
+    "Terms": "edge.agent.scoring",
     "Thread": "edge.agent.thread",
     "VectorSpec": "sync.schema",
 }

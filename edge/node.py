@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from _contextvars import ContextVar
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING, Any, Self
@@ -130,16 +131,13 @@ class Edge:
 
     def close(self) -> None:
         """Stop the background work and release the store. Idempotent. Everything acknowledged is on disk already."""
-        try:
-            self.stop_sync()
-        finally:
-            try:
-                self.projections.close()
-            finally:
-                try:
-                    self.log.close()
-                finally:
-                    self._lock.release()
+        with ExitStack() as last:
+            last.callback(self._lock.release)
+            last.callback(self.log.close)
+            last.callback(self.projections.close)
+            if "_shelf" in vars(self):
+                last.callback(self._shelf.close)
+            last.callback(self.stop_sync)
 
     def __enter__(self) -> Self:
         return self
@@ -223,7 +221,7 @@ class Edge:
     def _shelf(self) -> Shelf:
         from edge.agent.shelf import Shelf
 
-        return Shelf(self.log, self._submit, self.batch, lambda: open_batch(self._batch), self._clock)
+        return Shelf(self.log, self._submit, self.batch, lambda: open_batch(self._batch), self._clock, self.collection)
 
     # -- the fleet ----------------------------------------------------------------------------------------------------
 

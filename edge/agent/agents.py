@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edge.agent.embedders import Embedder
+from edge.agent.memory import WORKING_CAPACITY, Memory
 from edge.agent.names import escape, unescape
+from edge.agent.scoring import Scoring
 from edge.agent.shelf import CHECKPOINTS, SNAPSHOTS
 from edge.agent.thread import TYPES, Thread
 from edge.storage.transaction import Write
@@ -35,6 +38,21 @@ class Agent:
         long-term, task, relationship, embedding: threads of different types are different threads. Raises InvalidValue.
         """
         return Thread(self._shelf, self.name, name, type)
+
+    def memory(
+        self,
+        namespace: str = "default",
+        *,
+        embedder: Embedder | None = None,
+        scoring: Scoring | None = None,
+        capacity: int = WORKING_CAPACITY,
+    ) -> Memory:
+        """What the agent remembers in a namespace. Without an ``embedder`` it is found by its words (BM25).
+
+        ``capacity`` is that of working memory. Raises InvalidValue, SchemaMismatch (the memories have the vectors of
+        another model).
+        """
+        return Memory(self._shelf, self.name, namespace, embedder=embedder, scoring=scoring, capacity=capacity)
 
     def threads(self, *, type: str | None = None) -> list[Thread]:  # noqa: A002 - as in thread
         """All threads that have a checkpoint, by type and name."""

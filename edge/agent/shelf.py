@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from edge.agent.heads import Heads
 from edge.agent.large_values import VALUES, LargeValues, Ref
+from edge.agent.recalls import Recalls
 from sync.images import image_values
 from sync.schema import declare
 
 if TYPE_CHECKING:
     from edge.storage.batch import Batch
+    from edge.storage.collection import Collection
     from edge.storage.delta_log import DeltaLog
     from edge.storage.transaction import Write
     from sync.ports import Clock
@@ -33,12 +35,15 @@ class Shelf:
         batch: Callable[[], Batch],
         open_batch: Callable[[], Batch | None],
         clock: Clock,
+        collection: Callable[..., Collection],
     ) -> None:
         self.log = log
+        self.collection = collection
         self.batch = batch
         self.clock = clock
         self.heads = Heads(log, open_batch)
         self.large = LargeValues(log, self.submit)
+        self.recalls = Recalls(log)
         self._submit = submit
         self._open_batch = open_batch
 
@@ -52,6 +57,10 @@ class Shelf:
                 self.log.declare(declare(name))
         schema = self.log.schemas[collection]
         return self.log.put_of(collection, key, schema.normalise(fields), schema)
+
+    def close(self) -> None:
+        """Write what is still to be written. Raises StorageError."""
+        self.recalls.flush()
 
     def store(self, key: str, fields: Mapping[str, Any], packed: bytes, before: Ref | None) -> None:
         """A checkpoint with a large value. Raises InvalidValue, TooLarge, StorageError."""

@@ -1,4 +1,6 @@
-"""Threads of checkpoints on two devices: what both wrote is there, and what one collects the other never needs."""
+"""Agents on two devices: what both wrote is there, what one collects the other never needs, and what one retracts is
+retracted everywhere.
+"""
 
 from __future__ import annotations
 
@@ -102,3 +104,32 @@ def test_a_fork_of_anothers_checkpoint_outlives_it(two: Two) -> None:
     two.settle()
     assert fork.get() == value
     assert two.a.edge.agent("guide").thread("mine").get() == value
+
+
+def test_what_one_supersedes_the_other_cannot_bring_back_by_editing(two: Two) -> None:
+    ours, theirs = (device.edge.agent("guide").memory("visitors") for device in (two.a, two.b))
+    old = ours.add("Ada takes the stairs", "semantic").id
+    two.settle()
+    ours.supersede(old, "Ada takes the lift")
+    theirs.update(old, text="Ada always takes the stairs")
+    two.settle()
+    for memory in (ours, theirs):
+        assert [one.text for one in memory.all()] == ["Ada takes the lift"]
+        assert [recall.text for recall in memory.search("Ada takes")] == ["Ada takes the lift"]
+    assert ours.history(old) == theirs.history(old)
+    (conflict,) = two.cloud.plane.conflicts(two.cloud.fleet)
+    assert (conflict.collection, conflict.key, conflict.field) == ("agent.memories", old, "text")
+
+
+def test_the_same_fact_on_two_devices_is_one_and_accesses_add_up(two: Two) -> None:
+    ours, theirs = (device.edge.agent("guide").memory("visitors") for device in (two.a, two.b))
+    assert ours.add("Ada likes tea").id == theirs.add("Ada likes tea").id
+    two.settle()
+    (one,) = ours.all()
+    for _ in range(3):
+        ours.touch(one.id)
+        theirs.touch(one.id)
+    for memory in (ours, theirs):
+        memory.shelf.recalls.flush()
+    two.settle()
+    assert [memory.shelf.recalls.of([one.id])[one.id][0] for memory in (ours, theirs)] == [6, 6]

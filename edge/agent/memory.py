@@ -1,0 +1,395 @@
+"""Memory: what an agent of a device remembers, in one namespace (ADR 14).
+
+What always holds: a call that writes is one durable transaction; nothing asks a model but the embedder that the user
+gave; what is superseded, expired or archived is not shown, and is there; searching writes nothing by itself.
+
+It leaves to others: scores (``scoring``), counting accesses (``recalls``), forgetting and consolidation
+(``memory_care``), finding texts and vectors (``edge.storage.projections``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edge.agent.embedders import Embedder, embedded
+from edge.agent.memory_record import MEMORIES, Remembered, check_text, declared, has_ended, moment, shown, unit
+from edge.agent.names import escape
+from edge.agent.scoring import KINDS, Scoring, Terms
+from edge.storage.transaction import Write
+from sync.errors import InvalidValue, NotFound
+from sync.operations import Kind
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from edge.agent.memory_care import Extractor, Forgetting, Forgotten
+    from edge.agent.shelf import Shelf
+
+WORKING_CAPACITY = 20
+K_MAX = 1_000
+_CANDIDATES, _CANDIDATES_MIN = 4, 50
+_TTL_S_MAX = 1e10
+
+
+class Added(NamedTuple):
+    """``merged``: there was this memory already."""
+
+    id: str
+    merged: bool
+
+
+class Recall(NamedTuple):
+    """A memory that a search found, best first. ``terms`` if ``explain`` was asked for."""
+
+    id: str
+    text: str
+    score: float
+    memory: Remembered
+    terms: Terms | None = None
+
+
+class Memory:
+    """Get one from ``edge.agent(name).memory(namespace)``. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        agent: str,
+        namespace: str,
+        *,
+        embedder: Embedder | None = None,
+        scoring: Scoring | None = None,
+        capacity: int = WORKING_CAPACITY,
+    ) -> None:
+        if type(capacity) is not int or capacity < 1:
+            raise InvalidValue(f"capacity is a whole number, 1 or more, not {capacity!r:.40}")
+        self.agent, self.namespace = agent, namespace
+        self.scoring = (scoring or Scoring()).checked()
+        self.capacity = capacity
+        self.shelf = shelf
+        self.prefix = f"{escape('an agent', agent)}/{escape('a namespace', namespace)}/"
+        self.embedder = embedder
+        self.collection = declared(shelf, embedder)
+
+    def __repr__(self) -> str:
+        return f"<Memory {self.namespace!r} of {self.agent!r}>"
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        text: str,
+        kind: str = "episodic",
+        *,
+        importance: float = 0.5,
+        valid_at: int | None = None,
+        ttl_s: float | None = None,
+        key: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Added:
+        """Remember a text; it is on disk when this returns. The same text again is the same memory, and an access.
+
+        ``importance`` from 0 to 1; ``valid_at``: since when it holds, in milliseconds since 1970 (now); ``ttl_s``:
+        after how many seconds it is not shown any more; ``key``: a name for a fact of which only the latest text holds;
+        what it replaces is in ``history``. Raises InvalidValue, TooLarge, SchemaMismatch, StorageError.
+        """
+        now = self.shelf.clock.wall_ms()
+        fields = self._fields(text, kind, importance, now, valid_at, ttl_s, key, metadata)
+        made = self._id(kind, text, key)
+        held = self.collection.get(made)
+        writes: list[Write] = []
+        if held is not None and held["text"] == text and not has_ended(held, now):
+            changed = {
+                name: fields[name]
+                for name in ("expires_at", "metadata")
+                if fields.get(name) is not None and fields[name] != held.get(name)
+            }
+            if fields["importance"] > held["importance"]:
+                changed["importance"] = fields["importance"]
+            self.shelf.recalls.note([made], now)
+            if changed:
+                self.collection.patch(made, changed)
+            return Added(made, merged=True)
+        if held is not None and key is not None and held["text"] != text:
+            old = {**held, "invalid_at": fields["valid_at"], "superseded_by": made}
+            old.pop("name", None)
+            fields["supersedes"] = kept = self._id(kind, held["text"], None, made)
+            writes.append(self._put(kept, old))
+        self._embed([fields])
+        writes.append(self._put(made, fields))
+        if kind == "working":
+            writes += self._displaced(made, now)
+        self.shelf.submit(writes)
+        return Added(made, merged=False)
+
+    def supersede(self, memory: str, text: str, *, valid_at: int | None = None, **changes: Any) -> Added:
+        """A new memory in the place of one that does not hold any more, since ``valid_at`` (now). ``changes`` are as
+        for ``add``; what is not said is as it was. Raises NotFound, and what ``add`` does.
+        """
+        old = self.held(memory)
+        now = self.shelf.clock.wall_ms()
+        kind = changes.pop("kind", old["kind"])
+        given = {"importance": old["importance"], "metadata": old.get("metadata"), "ttl_s": None, **changes}
+        unknown = given.keys() - {"importance", "metadata", "ttl_s"}
+        if unknown:
+            raise InvalidValue(f"there is nothing called {min(unknown)!r} to change")
+        fields = self._fields(text, kind, given["importance"], now, valid_at, given["ttl_s"], None, given["metadata"])
+        made = self._id(kind, text, None)
+        if made == memory:
+            raise InvalidValue("a memory does not supersede itself: the text and the kind are the same")
+        fields["supersedes"] = memory
+        self._embed([fields])
+        # The old text is written again, so that who changed it meanwhile is in the conflict record.
+        end = {"invalid_at": fields["valid_at"], "superseded_by": made, "text": old["text"]}
+        self.shelf.submit([self.patch_of(memory, end), self._put(made, fields)])
+        return Added(made, merged=False)
+
+    def retract(self, memory: str, *, invalid_at: int | None = None) -> None:
+        """It does not hold any more, since ``invalid_at`` (now). Raises NotFound, InvalidValue, StorageError."""
+        old = self.held(memory)
+        at = moment("invalid_at", invalid_at, self.shelf.clock.wall_ms())
+        self.collection.patch(memory, {"invalid_at": at, "text": old["text"]})
+
+    def update(self, memory: str, **changes: Any) -> None:
+        """Change text, importance, metadata or valid_at of a memory that goes on being the same one. Raises NotFound,
+        InvalidValue, TooLarge, StorageError.
+        """
+        self.held(memory)
+        unknown = changes.keys() - {"text", "importance", "metadata", "valid_at"}
+        if unknown or not changes:
+            raise InvalidValue("update changes text, importance, metadata or valid_at", hint=", ".join(sorted(unknown)))
+        if "text" in changes:
+            check_text(changes["text"])
+            self._embed([changes])
+        if "importance" in changes:
+            changes["importance"] = unit("importance", changes["importance"])
+        if "valid_at" in changes:
+            changes["valid_at"] = moment("valid_at", changes["valid_at"], 0)
+        self.collection.patch(memory, changes)
+
+    def touch(self, *memories: str) -> None:
+        """Count an access to each. Raises NotFound."""
+        for memory in memories:
+            self.held(memory)
+        self.shelf.recalls.note(memories, self.shelf.clock.wall_ms())
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def get(self, memory: str) -> Remembered | None:
+        """Whatever became of it, or None. Raises InvalidValue."""
+        fields = self.collection.get(memory) if self._is_mine(memory) else None
+        return None if fields is None else shown(memory, fields)
+
+    def all(self, *, ended: bool = False) -> Iterator[Remembered]:
+        """Every memory that holds now, by kind; with ``ended``, also what is superseded, expired or archived."""
+        now = self.shelf.clock.wall_ms()
+        for key, fields in self.collection.scan(self.prefix):
+            if ended or not has_ended(fields, now):
+                yield shown(key, fields)
+
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - as in Collection.search
+        kinds: Iterable[str] | None = None,
+        as_of: int | None = None,
+        mode: str | None = None,
+        archived: bool = False,
+        explain: bool = False,
+        touch: bool = True,
+    ) -> list[Recall]:
+        """The ``k`` memories that answer ``query`` best, of those that hold at ``as_of`` (milliseconds; now).
+
+        ``mode`` is text, or with an embedder vector or hybrid (which is the default then). ``filter`` is as for
+        collections. ``archived``: what was forgotten, too. ``touch``: what is returned counts as accessed. Raises
+        InvalidValue, InvalidFilter, StorageError.
+        """
+        check_text(query)
+        if type(k) is not int or not 1 <= k <= K_MAX:
+            raise InvalidValue(f"k is a whole number from 1 to {K_MAX}, not {k!r:.40}")
+        now = self.shelf.clock.wall_ms()
+        at = moment("as_of", as_of, now)
+        mode = mode or ("text" if self.embedder is None else "hybrid")
+        vector = None
+        if mode != "text":
+            if self.embedder is None:
+                raise InvalidValue(f"there is no embedder for a {mode} search", hint="agent.memory(embedder=…)")
+            (vector,) = embedded(self.embedder, [query])
+        hits = self.collection.search(
+            text=None if mode == "vector" else query,
+            vector=vector,
+            k=max(_CANDIDATES_MIN, _CANDIDATES * k),
+            filter=self._filter(filter, kinds, at, now, archived=archived),
+            mode=mode,
+        )
+        recalls = self.shelf.recalls.of([hit.key for hit in hits])
+        best = max((hit.score for hit in hits), default=0.0)
+        found = []
+        for hit in hits:
+            memory = shown(hit.key, hit.fields)
+            relevance = max(hit.score, 0.0) if mode == "vector" else hit.score / best
+            accesses, last = recalls.get(hit.key, (0, 0))
+            retention = self.scoring.retained(memory.kind, accesses, at - max(last, memory.created_at))
+            terms = self.scoring.score(relevance, retention, memory.importance)
+            found.append(Recall(hit.key, memory.text, terms.score, memory, terms if explain else None))
+        found.sort(key=lambda recall: (-recall.score, recall.id))
+        if touch:
+            self.shelf.recalls.note([recall.id for recall in found[:k]], now)
+        return found[:k]
+
+    def similar(self, memory: str, k: int = 5, *, mode: str | None = None) -> list[Recall]:
+        """What says nearly the same: reported, never dropped. Raises NotFound."""
+        found = self.search(self.held(memory)["text"], k + 1, mode=mode, touch=False)
+        return [recall for recall in found if recall.id != memory][:k]
+
+    def history(self, memory: str) -> list[Remembered]:
+        """What it superseded and what superseded it, oldest first. Raises NotFound."""
+        out = [shown(memory, self.held(memory))]
+        seen = {memory}
+        while (before := out[0].supersedes) and before not in seen and (found := self.get(before)) is not None:
+            seen.add(before)
+            out.insert(0, found)
+        while (after := out[-1].superseded_by) and after not in seen and (found := self.get(after)) is not None:
+            seen.add(after)
+            out.append(found)
+        return out
+
+    # -- many at once -------------------------------------------------------------------------------------------------
+
+    def forget(self, policy: Forgetting, *, dry_run: bool = False) -> Forgotten:
+        """Archive what is least retained, and delete what has expired. Raises InvalidValue, StorageError."""
+        from edge.agent.memory_care import forget
+
+        return forget(self, policy, dry_run=dry_run)
+
+    def restore(self, *memories: str) -> int:
+        """Bring archived memories back. Returns how many were archived. Raises NotFound."""
+        from edge.agent.memory_care import restore
+
+        return restore(self, memories)
+
+    def consolidate(
+        self, extractor: Extractor, *, kinds: Sequence[str] = ("episodic",), limit: int = 100
+    ) -> Future[list[str]]:
+        """In the background: what a function of yours makes of up to ``limit`` memories that it has not had yet is
+        remembered, as semantic memories unless it says otherwise (``memory_care.consolidate``).
+        """
+        from edge.agent.memory_care import consolidate
+
+        return consolidate(self, extractor, kinds=kinds, limit=limit)
+
+    def reembed(self, *, on_progress: Callable[[int, int], None] | None = None) -> int:
+        """Vectors for memories that have none. Returns how many. Raises InvalidValue, StorageError."""
+        from edge.agent.memory_care import reembed
+
+        return reembed(self, on_progress=on_progress)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _id(self, kind: str, text: str, key: str | None, of: str = "") -> str:
+        what = ("key", key) if key is not None else ("text", kind, text, of)
+        digest = blake2b("\0".join(what).encode(), digest_size=16).hexdigest()
+        return f"{self.prefix}{kind}/{digest}"
+
+    def _is_mine(self, memory: str) -> bool:
+        if type(memory) is not str:
+            raise InvalidValue(f"the id of a memory is a string, not {type(memory).__name__}")
+        return memory.startswith(self.prefix)
+
+    def held(self, memory: str) -> dict[str, Any]:
+        """Its fields. Raises NotFound."""
+        fields = self.collection.get(memory) if self._is_mine(memory) else None
+        if fields is None:
+            raise NotFound(f"namespace {self.namespace!r} of agent {self.agent!r} has no memory {memory!r:.100}")
+        return fields
+
+    def _fields(
+        self,
+        text: str,
+        kind: str,
+        importance: float,
+        now: int,
+        valid_at: int | None,
+        ttl_s: float | None,
+        key: str | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        check_text(text)
+        if kind not in KINDS:
+            raise InvalidValue(f"not a kind of memory: {kind!r:.60}", hint=f"one of {', '.join(KINDS)}")
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise InvalidValue(f"metadata is a mapping, not {type(metadata).__name__}")
+        fields: dict[str, Any] = {
+            "agent": self.agent,
+            "created_at": now,
+            "importance": unit("importance", importance),
+            "kind": kind,
+            "namespace": self.namespace,
+            "text": text,
+            "valid_at": moment("valid_at", valid_at, now),
+        }
+        if metadata:
+            fields["metadata"] = dict(metadata)
+        if key is not None:
+            fields["name"] = escape("a fact", key) and key
+        if ttl_s is not None:
+            if type(ttl_s) not in (int, float) or not 0 < ttl_s <= _TTL_S_MAX:
+                raise InvalidValue(f"ttl_s is a number of seconds above 0, not {ttl_s!r:.40}")
+            fields["expires_at"] = now + int(ttl_s * 1000)
+        return fields
+
+    def _embed(self, many: Sequence[dict[str, Any]]) -> None:
+        if self.embedder is not None:
+            vectors = embedded(self.embedder, [fields["text"] for fields in many])
+            for fields, vector in zip(many, vectors, strict=True):
+                fields["embedding"] = vector
+
+    def _put(self, memory: str, fields: Mapping[str, Any]) -> Write:
+        return self.shelf.put_of(MEMORIES, memory, fields)
+
+    def patch_of(self, memory: str, fields: Mapping[str, Any]) -> Write:
+        schema = self.collection.schema
+        return Write(Kind.PATCH, MEMORIES, memory, schema.normalise(fields), schema=schema)
+
+    def _displaced(self, new: str, now: int) -> list[Write]:
+        """What is beyond the capacity of working memory, the least retained first."""
+        held = [
+            shown(key, fields)
+            for key, fields in self.collection.scan(f"{self.prefix}working/")
+            if key != new and not has_ended(fields, now)
+        ]
+        beyond = len(held) + 1 - self.capacity
+        if beyond <= 0:
+            return []
+        ranked = sorted(self.retentions(held, now), key=lambda pair: (pair[0], pair[1].created_at, pair[1].id))
+        return [self.patch_of(memory.id, {"archived_at": now}) for _, memory in ranked[:beyond]]
+
+    def retentions(self, memories: Sequence[Remembered], now: int) -> list[tuple[float, Remembered]]:
+        """Each with how well it is retained, weighted by its importance."""
+        recalls = self.shelf.recalls.of([memory.id for memory in memories])
+        out = []
+        for memory in memories:
+            accesses, last = recalls.get(memory.id, (0, 0))
+            retention = self.scoring.retained(memory.kind, accesses, now - max(last, memory.created_at))
+            out.append((retention * (0.5 + 0.5 * memory.importance), memory))
+        return out
+
+    def _filter(
+        self, given: Mapping[str, Any] | None, kinds: Iterable[str] | None, at: int, now: int, *, archived: bool
+    ) -> dict[str, Any]:
+        parts: list[Mapping[str, Any]] = [
+            {"agent": self.agent, "namespace": self.namespace, "valid_at": {"$lte": at}},
+            {"$or": [{"invalid_at": None}, {"invalid_at": {"$gt": at}}]},
+            {"$or": [{"expires_at": None}, {"expires_at": {"$gt": now}}]},
+        ]
+        if not archived:
+            parts.append({"archived_at": None})
+        if kinds is not None:
+            parts.append({"kind": {"$in": list(kinds)}})
+        if given is not None:
+            parts.append(given)
+        return {"$and": parts}

@@ -1,0 +1,118 @@
+"""The record of a memory: its fields, and what may be in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sync.errors import InvalidValue, SchemaMismatch, TooLarge
+
+if TYPE_CHECKING:
+    from edge.agent.embedders import Embedder
+    from edge.agent.shelf import Shelf
+    from edge.storage.collection import Collection
+
+MEMORIES = "agent.memories"
+TEXT_BYTES_MAX = 64 << 10
+_FIELDS: dict[str, str] = {
+    "agent": "str",
+    "archived_at": "int",
+    "consolidated_at": "int",
+    "created_at": "int",
+    "expires_at": "int",
+    "importance": "float",
+    "invalid_at": "int",
+    "kind": "str",
+    "metadata": "json",
+    "name": "str",
+    "namespace": "str",
+    "superseded_by": "str",
+    "supersedes": "str",
+    "text": "str",
+    "valid_at": "int",
+}
+
+
+class Remembered(NamedTuple):
+    """A memory as it is stored. Times are milliseconds since 1970, or None."""
+
+    id: str
+    text: str
+    kind: str
+    importance: float
+    created_at: int
+    valid_at: int
+    invalid_at: int | None
+    expires_at: int | None
+    archived_at: int | None
+    key: str | None
+    supersedes: str | None
+    superseded_by: str | None
+    metadata: Mapping[str, Any]
+
+
+def declared(shelf: Shelf, embedder: Embedder | None) -> Collection:
+    """The collection of all memories; with an embedder, of its vectors. Raises SchemaMismatch."""
+    schema = shelf.log.schemas.get(MEMORIES)
+    known = None if schema is None else schema.vector
+    if known is not None and embedder is not None and known[1:] != (embedder.dimensions, "cosine", embedder.model):
+        raise SchemaMismatch(
+            f"the memories have vectors of {known.model!r} with {known.dimensions} dimensions, not of "
+            f"{embedder.model!r} with {embedder.dimensions}",
+            hint="give the embedder of that model, or none",
+        )
+    if schema is not None and (known is not None or embedder is None):
+        return shelf.collection(MEMORIES)
+    vector = None if embedder is None else ("embedding", embedder.dimensions, "cosine", embedder.model)
+    return shelf.collection(MEMORIES, fields=_FIELDS, text=["text"], vector=vector)
+
+
+def shown(memory: str, fields: Mapping[str, Any]) -> Remembered:
+    get = fields.get
+    return Remembered(
+        memory,
+        get("text", ""),
+        get("kind", "episodic"),
+        get("importance", 0.5),
+        get("created_at", 0),
+        get("valid_at", 0),
+        get("invalid_at"),
+        get("expires_at"),
+        get("archived_at"),
+        get("name"),
+        get("supersedes"),
+        get("superseded_by"),
+        get("metadata") or {},
+    )
+
+
+def has_ended(fields: Mapping[str, Any], now: int) -> bool:
+    """Whether it is superseded, retracted, expired or archived by now."""
+    return fields.get("archived_at") is not None or any(
+        fields.get(name) is not None and fields[name] <= now for name in ("invalid_at", "expires_at")
+    )
+
+
+def check_text(text: Any) -> None:
+    if type(text) is not str or not text.strip():
+        raise InvalidValue(f"a text is a string with something in it, not {text!r:.40}")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidValue(f"the text is not valid Unicode: {error.reason}") from error
+    if size > TEXT_BYTES_MAX:
+        raise TooLarge(f"the text has {size:,} bytes; a memory has at most {TEXT_BYTES_MAX:,}", hint="documents can")
+
+
+def unit(what: str, value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise InvalidValue(f"{what} is a number from 0 to 1, not {value!r:.40}")
+    return float(value)
+
+
+def moment(what: str, value: Any, default: int) -> int:
+    if value is None:
+        return default
+    if type(value) is not int or not 0 <= value < 1 << 53:
+        raise InvalidValue(f"{what} is a whole number of milliseconds since 1970, not {value!r:.40}")
+    return value
