@@ -2,7 +2,8 @@
 
 Two tiers, both derived from the log and rebuildable from its images. *exact*: all vectors of a collection in one
 matrix, scanned whole; serves vector search while they fit the memory budget, and never imports lancedb. *lance*:
-LanceDB tables; they serve text, hybrid, and vectors above the budget. A search sees every acknowledged write in both.
+LanceDB tables; they serve text, and vectors above the budget. Hybrid search asks both. A search sees every acknowledged
+write in both.
 
 What always holds: nothing here is touched by open, put or get. The background thread (``care``) starts with the first
 use of the lance tier, or by ``start``; what goes wrong in it stops nobody, shows in ``status`` and is tried again. The
@@ -76,19 +77,27 @@ class Projections:
             assert schema.vector is not None
             query = pack_vector(vector, schema.vector.dimensions, schema.vector.field)
         if mode == "vector":
-            size = self._matrix_bytes(schema)
-            sizes = f"the vectors take {size} bytes, the budget is {self._exact_bytes_max}"
-            if size <= self._exact_bytes_max:
-                allowed = None if where is None else self._allowed(schema.name, where)
-                return Found(self.exact(schema).search(query, k, allowed), _EXACT, sizes)
-            return Found(self.tables().search_vector(schema.name, query, k, where), _LANCE, sizes)
+            return self._nearest(schema, query, k, where)
         assert text is not None
+        why = f"BM25 over {', '.join(schema.text)}"
         if mode == "text":
-            why = f"BM25 over {', '.join(schema.text)}"
             return Found(self.tables().search_text(schema.name, text, k, where), _LANCE, why)
+        from edge.storage.search import depth_for, fuse
+
         assert schema.vector is not None
-        why = f"BM25 over {', '.join(schema.text)} and the vectors of {schema.vector.field}, fused by reciprocal rank"
-        return Found(self.tables().search_hybrid(schema.name, text, query, k, where), _LANCE, why)
+        depth = depth_for(k)
+        by_text = self.tables().search_text(schema.name, text, depth, where)
+        nearest = self._nearest(schema, query, depth, where)
+        why += f" and the vectors of {schema.vector.field} in the {nearest.tier} tier, fused by reciprocal rank"
+        return Found(fuse([nearest.hits, by_text], k), _LANCE, why)
+
+    def _nearest(self, schema: CollectionSchema, query: bytes, k: int, where: Filter | None) -> Found:
+        size = self._matrix_bytes(schema)
+        why = f"the vectors take {size} bytes, the budget is {self._exact_bytes_max}"
+        if size <= self._exact_bytes_max:
+            allowed = None if where is None else self._allowed(schema.name, where)
+            return Found(self.exact(schema).search(query, k, allowed), _EXACT, why)
+        return Found(self.tables().search_vector(schema.name, query, k, where), _LANCE, why)
 
     def matcher(
         self, schema: CollectionSchema, expression: Mapping[str, Any] | None

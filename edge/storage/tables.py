@@ -7,7 +7,7 @@ lancedb and pyarrow, and only when they are first used: it takes 1.5 s and 130 M
 What always holds:
 
 * a search sees every acknowledged write. Vector search scores up to 2,000 records that are not in the table yet by
-  itself (``overlay``), and flushes first when there are more; text, hybrid, scan and to_arrow flush first, which takes
+  itself (``overlay``), and flushes first when there are more; text, scan and to_arrow flush first, which takes
   tens of milliseconds for a few hundred records;
 * ``position`` is the log position up to which every table is durable; the log must not be trimmed beyond it, or
   the tables are rebuilt;
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge.storage.filters import Filter
 from edge.storage.overlay import LogTrimmed, Overlay, changes_after
-from edge.storage.search import Scored, depth_for, fuse
+from edge.storage.search import Scored
 from edge.storage.tables_errors import Unreadable, reading
 from edge.storage.tables_schema import KEY
 from edge.storage.tables_search import TableSearch
@@ -199,14 +199,6 @@ class LanceTables:
             collection,
             lambda table: TableSearch(self._log, schema, table.columns, table.handle).text(text, k, where),
         )
-
-    def search_hybrid(
-        self, collection: str, text: str, query: bytes, k: int, where: Filter | None = None
-    ) -> list[Scored]:
-        """Reciprocal rank fusion of the vector and the text ranking. Flushes first."""
-        depth = depth_for(k)
-        by_text = self.search_text(collection, text, depth, where)
-        return fuse([self.search_vector(collection, query, depth, where), by_text], k)
 
     def scan(
         self, collection: str, where: Filter | None = None, limit: int | None = None

@@ -14,6 +14,7 @@ from edge.storage.delta_log import DeltaLog
 from edge.storage.durable import list_files
 from edge.storage.filters import parse
 from edge.storage.overlay import LogTrimmed
+from edge.storage.projections import Projections
 from edge.storage.search import Scored, depth_for, fuse
 from edge.storage.tables import OVERLAY_ROWS_MAX, LanceTables
 from edge.storage.tables_search import TableSearch
@@ -140,18 +141,23 @@ def test_words_are_words(tables: LanceTables, log: DeltaLog, text: str) -> None:
     assert tables.search_text("notes", text, 5) == []
 
 
-def test_hybrid_search_fuses_both_rankings(tables: LanceTables, log: DeltaLog) -> None:
+@pytest.mark.parametrize("budget", [0, 1 << 20])
+def test_hybrid_search_fuses_both_rankings(tables: LanceTables, log: DeltaLog, tmp_path: Path, budget: int) -> None:
+    """Whichever tier has the vectors."""
     _fill(log, 200)
     put(log, "notes", {"both": {"body": "zebra", "v": [9.0] * 8}, "text": {"body": "zebra crossing", "v": [-9.0] * 8}})
     query = pack_vector([1.0] * 8, 8)
-    hits = tables.search_hybrid("notes", "zebra", query, 5)
-    assert hits[0].key == "both"
-    assert hits[0].score == pytest.approx(2 / 61)
+    projections = Projections(log, str(tmp_path / "hybrid"), exact_bytes_max=budget, flush_interval_ms=1000)
+    found = projections.search(log.schemas["notes"], "zebra", [1.0] * 8, 5, None, "hybrid")
+    assert ("in the exact tier" in found.why) == bool(budget)
+    assert found.hits[0].key == "both"
+    assert found.hits[0].score == pytest.approx(2 / 61)
     depth = depth_for(5)
     rankings = [tables.search_vector("notes", query, depth), tables.search_text("notes", "zebra", depth)]
-    assert hits == fuse(rankings, 5)
-    where = parse({"n": {"$lt": 3}}, SCHEMA)
-    assert {hit.key for hit in tables.search_hybrid("notes", "word1", query, 5, where)} == {"k0000", "k0001", "k0002"}
+    assert found.hits == fuse(rankings, 5)
+    few = projections.search(log.schemas["notes"], "word1", [1.0] * 8, 5, {"n": {"$lt": 3}}, "hybrid")
+    assert {hit.key for hit in few.hits} == {"k0000", "k0001", "k0002"}
+    projections.close()
 
 
 def test_fusion_is_by_rank_then_key() -> None:
