@@ -7,6 +7,7 @@ import json
 import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import click
@@ -40,6 +41,10 @@ def print_json(value: Any) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, array):
         return value.tolist()
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if type(value).__module__ == "numpy":
+        return value.tolist()
     if isinstance(value, bytes):
         return {"$base64": base64.b64encode(value).decode()}
     raise TypeError(f"cannot show a {type(value).__name__}")
@@ -65,8 +70,9 @@ def _vector(value: array[float]) -> str:
 
 
 def counted(number: int, what: str) -> str:
-    """``1 record``, ``2 records``."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    """``1 record``, ``2 records``, ``2 memories``."""
+    many = what[:-1] + "ies" if what.endswith("y") else what + "s"
+    return f"{number:,} {what if number == 1 else many}"
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

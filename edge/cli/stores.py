@@ -45,9 +45,13 @@ def declared(edge: Edge, name: str, hint: str = "") -> Collection:
     return edge.collection(name)
 
 
+def read_text(text: str) -> str:
+    """The argument, or standard input where it is -. Raises InvalidValue, TooLarge."""
+    return _stdin() if text == "-" else text
+
+
 def read_fields(text: str) -> dict[str, Any]:
-    if text == "-":
-        text = _stdin()
+    text = read_text(text)
     example = '\'{"body": "the pump is loud"}\''
     fields = read_json("FIELDS", text, example)
     if not isinstance(fields, dict):

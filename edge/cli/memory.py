@@ -1,0 +1,206 @@
+"""``memory``: what agents remember, found by its words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge.cli.output import counted, json_option, print_json, print_table
+from edge.cli.state import when
+from edge.cli.stores import existing, read_json, read_text, store_argument
+
+if TYPE_CHECKING:
+    from edge.agent.memory import Memory
+    from edge.agent.memory_record import Remembered
+    from edge.node import Edge
+
+_agent = click.argument("agent")
+_memory = click.argument("memory_id", metavar="ID")
+_namespace = click.option("--namespace", default="default", show_default=True)
+_metadata = click.option("--metadata", help="A JSON object.")
+
+
+@click.group()
+def memory() -> None:
+    """Memories: added without a model, found by relevance, retention and importance."""
+
+
+@memory.command()
+@store_argument
+@_agent
+@click.argument("text")
+@_namespace
+@click.option("--kind", default="episodic", help="episodic (the default), semantic, procedural, working.")
+@click.option("--importance", type=float, default=0.5, show_default=True, help="From 0 to 1.")
+@click.option("--key", help="A name for a fact of which only the latest text holds.")
+@click.option("--ttl", "ttl_s", type=float, help="Seconds after which it is not shown any more.")
+@click.option("--valid-at", type=int, help="Since when it holds, in milliseconds since 1970; now by default.")
+@_metadata
+@json_option
+def add(store: str, agent: str, text: str, namespace: str, metadata: str | None, as_json: bool, **options: Any) -> None:
+    """Remember TEXT, or with - what standard input says."""
+    options["metadata"] = None if metadata is None else read_json("--metadata", metadata, '\'{"from": "chat"}\'')
+    with existing(store) as edge:
+        added = _of(edge, agent, namespace).add(read_text(text), **options)
+    if as_json:
+        print_json(added._asdict())
+    else:
+        click.echo(f"{added.id}{' was known' if added.merged else ''}")
+
+
+@memory.command()
+@store_argument
+@_agent
+@click.argument("query")
+@_namespace
+@click.option("-k", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--kind", "kinds", multiple=True, help="Only of this kind; may be repeated.")
+@click.option("--where", "where", help="A filter as JSON.")
+@click.option("--as-of", type=int, help="What held at this moment, in milliseconds since 1970.")
+@click.option("--archived", is_flag=True, help="What was forgotten, too.")
+@click.option("--explain", is_flag=True, help="What each score is made of.")
+@json_option
+def search(
+    store: str,
+    agent: str,
+    query: str,
+    namespace: str,
+    k: int,
+    kinds: tuple[str, ...],
+    where: str | None,
+    as_of: int | None,
+    archived: bool,
+    explain: bool,
+    as_json: bool,
+) -> None:
+    """The memories that answer QUERY best."""
+    given = None if where is None else read_json("--where", where, '\'{"importance": {"$gt": 0.5}}\'')
+    with existing(store) as edge:
+        found = _of(edge, agent, namespace).search(
+            query, k, filter=given, kinds=kinds or None, as_of=as_of, archived=archived, explain=True
+        )
+    if as_json:
+        print_json([
+            {**one.memory._asdict(), "score": one.score, "terms": one.terms._asdict() if one.terms else None}
+            for one in found
+        ])  # fmt: skip
+        return
+    columns, rows = ["score", "kind", "text", "id"], []
+    for one in found:
+        terms = [f"{term:.3f}" for term in one.terms[:3]] if explain and one.terms else []
+        rows.append([f"{one.score:.3f}", *terms, one.memory.kind, one.text, one.id])
+    if explain:
+        columns[1:1] = ["relevance", "retention", "importance"]
+    print_table(columns, rows)
+
+
+@memory.command("list")
+@store_argument
+@_agent
+@_namespace
+@click.option("--ended", is_flag=True, help="Also what is superseded, expired or forgotten.")
+@json_option
+def show(store: str, agent: str, namespace: str, ended: bool, as_json: bool) -> None:
+    """All memories of a namespace."""
+    with existing(store) as edge:
+        _print(list(_of(edge, agent, namespace).all(ended=ended)), as_json)
+
+
+@memory.command()
+@store_argument
+@_agent
+@_memory
+@click.argument("text")
+@_namespace
+@json_option
+def supersede(store: str, agent: str, memory_id: str, text: str, namespace: str, as_json: bool) -> None:
+    """TEXT holds from now on, in the place of the memory ID."""
+    with existing(store) as edge:
+        added = _of(edge, agent, namespace).supersede(memory_id, read_text(text))
+    if as_json:
+        print_json(added._asdict())
+    else:
+        click.echo(added.id)
+
+
+@memory.command()
+@store_argument
+@_agent
+@_memory
+@_namespace
+@json_option
+def retract(store: str, agent: str, memory_id: str, namespace: str, as_json: bool) -> None:
+    """The memory ID does not hold any more."""
+    with existing(store) as edge:
+        _of(edge, agent, namespace).retract(memory_id)
+    if as_json:
+        print_json({"retracted": memory_id})
+
+
+@memory.command()
+@store_argument
+@_agent
+@_memory
+@_namespace
+@json_option
+def history(store: str, agent: str, memory_id: str, namespace: str, as_json: bool) -> None:
+    """What a memory superseded, and what superseded it, oldest first."""
+    with existing(store) as edge:
+        _print(_of(edge, agent, namespace).history(memory_id), as_json)
+
+
+@memory.command()
+@store_argument
+@_agent
+@_namespace
+@click.option("--min-retention", type=float, default=0.0, help="Archive what is retained less, from 0 to 1.")
+@click.option("--keep", type=click.IntRange(0), help="Archive the least retained beyond this number.")
+@click.option("--older-than-days", type=float, default=0.0, help="Only what is older, by --min-retention.")
+@click.option("--kind", "kinds", multiple=True, default=("episodic", "working"), show_default=True)
+@click.option("--dry-run", is_flag=True, help="Say it, and change nothing.")
+@json_option
+def forget(
+    store: str, agent: str, namespace: str, kinds: tuple[str, ...], dry_run: bool, as_json: bool, **policy: Any
+) -> None:
+    """Archive what is least retained; delete what has expired. `restore` brings back what is archived."""
+    from edge.agent.memory_care import Forgetting
+
+    with existing(store) as edge:
+        done = _of(edge, agent, namespace).forget(Forgetting(kinds=kinds, **policy), dry_run=dry_run)
+    if as_json:
+        print_json(done._asdict())
+        return
+    would = "would be " if dry_run else ""
+    click.echo(f"{counted(len(done.archived), 'memory')} {would}archived, {len(done.expired):,} {would}deleted")
+
+
+@memory.command()
+@store_argument
+@_agent
+@click.argument("memory_ids", metavar="ID…", nargs=-1, required=True)
+@_namespace
+@json_option
+def restore(store: str, agent: str, memory_ids: tuple[str, ...], namespace: str, as_json: bool) -> None:
+    """Bring archived memories back."""
+    with existing(store) as edge:
+        back = _of(edge, agent, namespace).restore(*memory_ids)
+    if as_json:
+        print_json({"restored": back})
+    else:
+        click.echo(f"{back:,} restored")
+
+
+def _of(edge: Edge, agent: str, namespace: str) -> Memory:
+    return edge.agent(agent).memory(namespace)
+
+
+def _print(found: list[Remembered], as_json: bool) -> None:
+    if as_json:
+        print_json([one._asdict() for one in found])
+        return
+    rows = [
+        (one.kind, when(one.valid_at), when(one.invalid_at) if one.invalid_at else "", one.text, one.id)
+        for one in found
+    ]
+    print_table(("kind", "since", "until", "text", "id"), rows)

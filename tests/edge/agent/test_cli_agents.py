@@ -1,0 +1,110 @@
+"""``agentdb-edge state`` and ``memory``: every command, for people and for machines, and what is typed wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edge import Edge
+from edge.cli import main
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    path = str(tmp_path / "store")
+    assert call("init", path).exit_code == 0
+    return path
+
+
+def call(*words: str, given: str | None = None) -> Result:
+    return CliRunner().invoke(main, list(words), input=given)
+
+
+def told(*words: str, given: str | None = None) -> Any:
+    result = call(*words, "--json", given=given)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def said(*words: str) -> str:
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_a_thread_from_the_shell(store: str) -> None:
+    first = told("state", "put", store, "guide", "tour", '{"step": 1}', "--expected", "")
+    second = told("state", "put", store, "guide", "tour", "-", given='{"step": 2}')
+    assert second["parent"] == first["id"]
+    assert json.loads(said("state", "get", store, "guide", "tour")) == {"step": 2}
+    assert told("state", "get", store, "guide", "tour", "--checkpoint", first["id"])["value"] == {"step": 1}
+    assert [one["id"] for one in told("state", "history", store, "guide", "tour")] == [second["id"], first["id"]]
+    assert first["id"] not in said("state", "history", store, "guide", "tour", "--limit", "1").split("\n")[1][:30]
+    (forked,) = told("state", "fork", store, "guide", "tour", "if", "--at", first["id"])
+    assert forked["metadata"]["forked"] == ["tour", first["id"]]
+    listed = said("state", "list", store)
+    assert [word in listed for word in ("guide", "tour", "if", "context")] == [True] * 4
+    assert told("state", "snapshot", store, "monday")["threads"] == 2
+    told("state", "put", store, "guide", "tour", "3")
+    assert told("state", "restore", store, "monday")["threads"] == [
+        ["guide", "if", "context"],
+        ["guide", "tour", "context"],
+    ]
+    assert json.loads(said("state", "get", store, "guide", "tour")) == {"step": 2}
+    assert "monday" in said("state", "snapshots", store)
+    assert "2 checkpoints deleted" in said("state", "prune", store, "guide", "tour", "--keep-latest", "1")
+
+
+def test_memories_from_the_shell(store: str) -> None:
+    added = told("memory", "add", store, "guide", "Ada takes the stairs", "--kind", "semantic", "--importance", "0.9")
+    assert "was known" in said("memory", "add", store, "guide", "Ada takes the stairs", "--kind", "semantic")
+    told("memory", "add", store, "guide", "-", "--metadata", '{"from": "chat"}', given="Bob is late")
+    (found,) = told("memory", "search", store, "guide", "stairs")
+    assert (found["id"], found["terms"]["importance"]) == (added["id"], 0.9)
+    assert "relevance" in said("memory", "search", store, "guide", "stairs", "--explain")
+    new = told("memory", "supersede", store, "guide", added["id"], "Ada takes the lift")
+    assert [one["id"] for one in told("memory", "history", store, "guide", new["id"])] == [added["id"], new["id"]]
+    told("memory", "retract", store, "guide", new["id"])
+    assert [one["text"] for one in told("memory", "list", store, "guide")] == ["Bob is late"]
+    assert "Ada takes the lift" in said("memory", "list", store, "guide", "--ended")
+    assert "1 memory would be archived" in said("memory", "forget", store, "guide", "--keep", "0", "--dry-run")
+    (gone,) = told("memory", "forget", store, "guide", "--keep", "0")["archived"]
+    assert told("memory", "list", store, "guide") == []
+    assert told("memory", "restore", store, "guide", gone) == {"restored": 1}
+    assert [one["text"] for one in told("memory", "list", store, "guide")] == ["Bob is late"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("state", "put", "STORE", "a", "t", "{no json"), "not JSON"),
+        (("state", "put", "STORE", "a", "t", "1", "--expected", "x"), "has moved on"),
+        (("state", "put", "STORE", "a", "t", "1", "--type", "mood"), "not a type of state"),
+        (("state", "get", "STORE", "a", "t"), "no checkpoint yet"),
+        (("state", "get", "STORE", "a", "t", "--checkpoint", "zzz"), "not the id"),
+        (("state", "restore", "STORE", "never"), "no snapshot"),
+        (("state", "prune", "STORE", "a", "t"), "say what to keep"),
+        (("memory", "add", "STORE", "a", ""), "a text is"),
+        (("memory", "add", "STORE", "a", "x", "--importance", "2"), "from 0 to 1"),
+        (("memory", "add", "STORE", "a", "x", "--kind", "mood"), "not a kind"),
+        (("memory", "history", "STORE", "a", "none"), "has no memory"),
+        (("memory", "search", "STORE", "a", "x", "--where", '{"a": {"$near": 1}}'), "$near"),
+    ],
+)
+def test_mistakes_are_one_line_and_a_hint(store: str, words: tuple[str, ...], says: str) -> None:
+    result = call(*(store if word == "STORE" else word for word in words))
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_values_that_json_has_not(store: str) -> None:
+    import numpy as np
+
+    with Edge.open(store) as edge:
+        edge.agent("a").thread("t").put({"v": np.array([1.5, 2]), "b": b"\x00", "t": (1, 2)})
+    assert json.loads(said("state", "get", store, "a", "t")) == {"v": [1.5, 2.0], "b": {"$base64": "AA=="}, "t": [1, 2]}
