@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from edge.agent.memory_record import Remembered
     from edge.agent.scoring import Scoring, Terms
     from edge.agent.thread import Checkpoint, Thread
+    from edge.aio import (
+        AsyncAgent,
+        AsyncBatch,
+        AsyncCollection,
+        AsyncEdge,
+        AsyncMemory,
+        AsyncSnapshots,
+        AsyncThread,
+    )
     from edge.config import EdgeConfig
     from edge.node import Edge
     from edge.storage.collection import Collection, Hit
@@ -54,6 +63,13 @@ __all__ = [
     "Added",
     "Agent",
     "AgentDBError",
+    "AsyncAgent",
+    "AsyncBatch",
+    "AsyncCollection",
+    "AsyncEdge",
+    "AsyncMemory",
+    "AsyncSnapshots",
+    "AsyncThread",
     "BadSignature",
     "BrokenChain",
     "CallableEmbedder",
@@ -105,6 +121,13 @@ __all__ = [
 _HOMES = {
     "Added": "edge.agent.memory",
     "Agent": "edge.agent.agents",
+    "AsyncAgent": "edge.aio",
+    "AsyncBatch": "edge.aio",
+    "AsyncCollection": "edge.aio",
+    "AsyncEdge": "edge.aio",
+    "AsyncMemory": "edge.aio",
+    "AsyncSnapshots": "edge.aio",
+    "AsyncThread": "edge.aio",
     "CallableEmbedder": "edge.agent.embedders",
     "Checkpoint": "edge.agent.thread",
     "Collection": "edge.storage.collection",

@@ -124,7 +124,7 @@ class Memory:
         self.shelf.submit(writes)
         return Added(made, merged=False)
 
-    def supersede(self, memory: str, text: str, *, valid_at: int | None = None, **changes: Any) -> Added:
+    def supersede(self, memory: str, text: str, /, *, valid_at: int | None = None, **changes: Any) -> Added:
         """A new memory in the place of one that does not hold any more, since ``valid_at`` (now). ``changes`` are as
         for ``add``; what is not said is as it was. Raises NotFound, and what ``add`` does.
         """
@@ -152,7 +152,7 @@ class Memory:
         at = moment("invalid_at", invalid_at, self.shelf.clock.wall_ms())
         self.collection.patch(memory, {"invalid_at": at, "text": old["text"]})
 
-    def update(self, memory: str, **changes: Any) -> None:
+    def update(self, memory: str, /, **changes: Any) -> None:
         """Change text, importance, metadata or valid_at of a memory that goes on being the same one. Raises NotFound,
         InvalidValue, TooLarge, StorageError.
         """

@@ -12,7 +12,8 @@ import sys
 from _contextvars import ContextVar
 from _thread import get_ident
 from _weakref import ref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from sync.errors import TooLarge
@@ -69,6 +70,17 @@ class Batch:
         if len(self.writes) >= BATCH_WRITES_MAX:
             raise TooLarge(f"a batch has at most {BATCH_WRITES_MAX} writes", hint="make several batches")
         self.writes.extend(writes)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Another thread works on behalf of its owner, who waits meanwhile."""
+        owner, self._owner = self._owner, _who()
+        token = self._open.set(ref(self))
+        try:
+            yield
+        finally:
+            self._open.reset(token)
+            self._owner = owner
 
     def is_over(self) -> bool:
         """Whether it ended, or is somebody else's (tasks and threads that were begun in it have a copy of the context),

@@ -1,0 +1,176 @@
+"""AsyncEdge: the same names and results as Edge, without holding up the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge import (
+    Agent,
+    AsyncAgent,
+    AsyncCollection,
+    AsyncEdge,
+    AsyncMemory,
+    AsyncSnapshots,
+    AsyncThread,
+    CallableEmbedder,
+    Collection,
+    Edge,
+    Memory,
+    NotFound,
+    Snapshots,
+    StaleWrite,
+    Thread,
+)
+
+PAIRS = [
+    (Edge, AsyncEdge),
+    (Collection, AsyncCollection),
+    (Agent, AsyncAgent),
+    (Thread, AsyncThread),
+    (Memory, AsyncMemory),
+    (Snapshots, AsyncSnapshots),
+]
+INNER = {"held", "patch_of", "retentions"}  # of Memory, for what is done to many at once
+
+
+@pytest.mark.parametrize(("sync", "awaited"), PAIRS)
+def test_both_have_the_same_names(sync: type, awaited: type) -> None:
+    wanted = {name for name, _ in inspect.getmembers(sync, callable) if not name.startswith("_")} - INNER
+    assert [name for name in sorted(wanted) if not hasattr(awaited, name)] == []
+
+
+def run(work: Any) -> Any:
+    return asyncio.run(work)
+
+
+def test_what_is_awaited_is_what_edge_does(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with await AsyncEdge.open(tmp_path / "s") as edge:
+            notes = await edge.collection("notes", fields={"n": "counter"}, vector=("v", 2))
+            await asyncio.gather(*(notes.put(f"k{number:03}", {"v": [number, 1.0]}) for number in range(450)))
+            await notes.increment("k001", "n", 2)
+            assert await notes.get("k001") is not None
+            assert [key async for key, _ in notes.scan()] == [f"k{number:03}" for number in range(450)]
+            (hit,) = await notes.search(vector=[0.0, 1.0], k=1)
+            assert hit.key == "k000"
+            with pytest.raises(NotFound):
+                await notes.patch("none", {"a": 1})
+            thread = edge.agent("a").thread("t")
+            first = await thread.put(1)
+            with pytest.raises(StaleWrite):
+                await thread.put(2, expected=None)
+            await thread.put(2, expected=first.id)
+            assert [one.id async for one in thread.history(before=(await thread.heads())[0].id)] == [first.id]
+            assert await (await thread.fork("f", at=first.id)).get() == 1
+            assert (await edge.snapshots.take("x")).threads == 2
+            memory = await edge.agent("a").memory("m")
+            added = await memory.add("Ada likes tea")
+            assert [one.id async for one in memory.all()] == [added.id]
+            assert len(await memory.consolidate(lambda found: ["fact"])) == 1
+            assert await edge.verify() == []
+            assert edge.collections() == ["agent.memories", "notes"]
+            assert await edge.agents() == ["a"]
+
+    run(work())
+    with Edge.open(tmp_path / "s") as edge:
+        assert edge.collection("notes").count() == 450
+
+
+def test_batches_are_of_their_task(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with await AsyncEdge.open(tmp_path / "s") as edge:
+            notes = await edge.collection("notes")
+            thread = edge.agent("a").thread()
+            inside = asyncio.Event()
+            done = asyncio.Event()
+
+            async def other() -> None:
+                await inside.wait()
+                await notes.put("other", {"a": 1})
+                assert await notes.get("other") == {"a": 1}, "another task's write is no part of the batch"
+                assert await notes.get("mine") is None
+                done.set()
+
+            task = asyncio.create_task(other())
+            async with edge.batch():
+                await notes.put("mine", {"a": 1})
+                first = await thread.put(1)
+                second = await thread.put(2, expected=first.id)
+                inside.set()
+                await done.wait()
+            await task
+            assert await notes.get("mine") == {"a": 1}
+            assert await thread.head() == second
+            with suppress(ZeroDivisionError):
+                async with edge.batch():
+                    await notes.put("never", {"a": 1})
+                    _ = 1 // 0
+            assert await notes.get("never") is None
+
+    run(work())
+
+
+def test_something_slow_does_not_hold_up_the_loop(tmp_path: Path) -> None:
+    """The loop goes on while a call waits: shown by order, not by a clock."""
+
+    async def work() -> None:
+        release = threading.Event()
+
+        def slow(texts: Sequence[str]) -> list[list[float]]:
+            assert release.wait(30)
+            return [[1.0, 0.0] for _ in texts]
+
+        async with await AsyncEdge.open(tmp_path / "s") as edge:
+            memory = await edge.agent("a").memory(embedder=CallableEmbedder(slow, model="m", dimensions=2))
+            waiting = asyncio.create_task(memory.add("x"))
+            notes = await edge.collection("notes")
+            await notes.put("a", {"b": 1})
+            assert await notes.get("a") == {"b": 1}
+            assert not waiting.done()
+            release.set()
+            assert not (await waiting).merged
+
+    run(work())
+
+
+def test_closing_waits_for_what_is_under_way(tmp_path: Path) -> None:
+    async def work() -> None:
+        edge = await AsyncEdge.open(tmp_path / "s")
+        notes = await edge.collection("notes")
+        puts = [asyncio.create_task(notes.put(f"k{number}", {"a": 1})) for number in range(100)]
+        await asyncio.sleep(0)
+        await edge.close()
+        await asyncio.gather(*puts)
+
+    run(work())
+    with Edge.open(tmp_path / "s") as edge:
+        assert edge.collection("notes").count() == 100
+
+
+def test_a_cancelled_call_leaves_the_store_usable(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with await AsyncEdge.open(tmp_path / "s", workers=1) as edge:
+            notes = await edge.collection("notes")
+
+            def hold() -> None:
+                time.sleep(0.05)
+
+            blocker = asyncio.create_task(edge.store.run(hold))
+            put = asyncio.create_task(notes.put("a", {"b": 1}))
+            await asyncio.sleep(0)
+            put.cancel()
+            await blocker
+            await notes.put("c", {"d": 1})
+            assert await notes.get("a") in (None, {"b": 1})
+            assert await edge.verify() == []
+
+    run(work())
