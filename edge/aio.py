@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from edge.agent.agents import Agent, Snapshots
+from edge.agent.documents import Documents
 from edge.agent.memory import Memory
 from edge.agent.thread import Thread
 from edge.node import Edge
@@ -177,6 +178,17 @@ class AsyncMemory(_Wrapper[Memory]):
         return await asyncio.wrap_future(future)
 
 
+class AsyncDocuments(_Wrapper[Documents]):
+    """``Documents``, awaited."""
+
+    add = _Awaited(Documents.add)
+    delete = _Awaited(Documents.delete)
+    get = _Awaited(Documents.get)
+    text = _Awaited(Documents.text)
+    all = _Streamed(Documents.all)
+    search = _Awaited(Documents.search)
+
+
 class AsyncAgent(_Wrapper[Agent]):
     """``Agent``, awaited."""
 
@@ -187,6 +199,10 @@ class AsyncAgent(_Wrapper[Agent]):
     async def memory(self, *args: Any, **options: Any) -> AsyncMemory:
         """See ``Agent.memory``."""
         return AsyncMemory(self.store, await self.store.run(lambda: self.inner.memory(*args, **options)))
+
+    async def documents(self, *args: Any, **options: Any) -> AsyncDocuments:
+        """See ``Agent.documents``."""
+        return AsyncDocuments(self.store, await self.store.run(lambda: self.inner.documents(*args, **options)))
 
     async def threads(self, **options: Any) -> list[AsyncThread]:
         """See ``Agent.threads``."""

@@ -16,6 +16,7 @@ from sync.errors import NotFound, TooLarge
 from sync.operations import Kind
 
 if TYPE_CHECKING:
+    from edge.agent.documents import Documents
     from edge.agent.shelf import Shelf
 
 _LAST = "\U0010ffff"
@@ -53,6 +54,14 @@ class Agent:
         another model).
         """
         return Memory(self._shelf, self.name, namespace, embedder=embedder, scoring=scoring, capacity=capacity)
+
+    def documents(self, namespace: str = "default", *, embedder: Embedder | None = None) -> Documents:
+        """The documents of a namespace. Without an ``embedder`` they are found by their words (BM25). Raises
+        InvalidValue, SchemaMismatch (there are vectors of another model).
+        """
+        from edge.agent.documents import Documents
+
+        return Documents(self._shelf, self.name, namespace, embedder=embedder)
 
     def threads(self, *, type: str | None = None) -> list[Thread]:  # noqa: A002 - as in thread
         """All threads that have a checkpoint, by type and name."""

@@ -5,10 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from sync.errors import InvalidValue
+from sync.errors import InvalidValue, SchemaMismatch
+
+if TYPE_CHECKING:
+    from edge.agent.shelf import Shelf
+    from edge.storage.collection import Collection
+
+VECTOR = "embedding"
 
 
 class Embedder(Protocol):
@@ -41,3 +47,19 @@ def embedded(embedder: Embedder, texts: Sequence[str]) -> list[Any]:
     if len(vectors) != len(texts):
         raise InvalidValue(f"embedder {embedder.model!r} returned {len(vectors)} vectors for {len(texts)} texts")
     return vectors
+
+
+def searched(shelf: Shelf, name: str, fields: Mapping[str, str], embedder: Embedder | None) -> Collection:
+    """A collection of texts, in the field ``text``; with an embedder, of its vectors. Raises SchemaMismatch."""
+    schema = shelf.log.schemas.get(name)
+    known = None if schema is None else schema.vector
+    if known is not None and embedder is not None and known[1:] != (embedder.dimensions, "cosine", embedder.model):
+        raise SchemaMismatch(
+            f"{name} has vectors of {known.model!r} with {known.dimensions} dimensions, not of "
+            f"{embedder.model!r} with {embedder.dimensions}",
+            hint="give the embedder of that model, or none",
+        )
+    if schema is not None and (known is not None or embedder is None):
+        return shelf.collection(name)
+    vector = None if embedder is None else (VECTOR, embedder.dimensions, "cosine", embedder.model)
+    return shelf.collection(name, fields=fields, text=["text"], vector=vector)

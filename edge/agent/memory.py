@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.agent.embedders import Embedder, embedded
-from edge.agent.memory_record import MEMORIES, Remembered, check_text, declared, has_ended, moment, shown, unit
+from edge.agent.embedders import VECTOR, Embedder, embedded, searched
+from edge.agent.memory_record import FIELDS, MEMORIES, Remembered, check_text, has_ended, moment, shown, unit
 from edge.agent.names import escape
 from edge.agent.scoring import KINDS, Scoring, Terms
 from edge.storage.transaction import Write
@@ -71,7 +71,7 @@ class Memory:
         self.shelf = shelf
         self.prefix = f"{escape('an agent', agent)}/{escape('a namespace', namespace)}/"
         self.embedder = embedder
-        self.collection = declared(shelf, embedder)
+        self.collection = searched(shelf, MEMORIES, FIELDS, embedder)
 
     def __repr__(self) -> str:
         return f"<Memory {self.namespace!r} of {self.agent!r}>"
@@ -346,7 +346,7 @@ class Memory:
         if self.embedder is not None:
             vectors = embedded(self.embedder, [fields["text"] for fields in many])
             for fields, vector in zip(many, vectors, strict=True):
-                fields["embedding"] = vector
+                fields[VECTOR] = vector
 
     def _put(self, memory: str, fields: Mapping[str, Any]) -> Write:
         return self.shelf.put_of(MEMORIES, memory, fields)

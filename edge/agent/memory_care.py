@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.agent.embedders import embedded
+from edge.agent.embedders import VECTOR, embedded
 from edge.agent.memory_record import MEMORIES, Remembered, has_ended
 from edge.agent.scoring import DAY_MS, KINDS
 from edge.storage.transaction import Write
@@ -125,14 +125,14 @@ def reembed(memory: Memory, *, on_progress: Callable[[int, int], None] | None = 
     """
     if memory.embedder is None:
         raise InvalidValue("there is no embedder", hint="agent.memory(embedder=…)")
-    todo = [key for key, fields in memory.collection.scan(memory.prefix) if "embedding" not in fields]
+    todo = [key for key, fields in memory.collection.scan(memory.prefix) if VECTOR not in fields]
     for at in range(0, len(todo), _STEP):
         keys = todo[at : at + _STEP]
         held = [(key, fields) for key in keys if (fields := memory.collection.get(key)) is not None]
         vectors = embedded(memory.embedder, [fields["text"] for _, fields in held])
         _submit(
             memory,
-            [memory.patch_of(key, {"embedding": vector}) for (key, _), vector in zip(held, vectors, strict=True)],
+            [memory.patch_of(key, {VECTOR: vector}) for (key, _), vector in zip(held, vectors, strict=True)],
         )
         if on_progress is not None:
             on_progress(min(at + _STEP, len(todo)), len(todo))

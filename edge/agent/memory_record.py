@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from sync.errors import InvalidValue, SchemaMismatch, TooLarge
-
-if TYPE_CHECKING:
-    from edge.agent.embedders import Embedder
-    from edge.agent.shelf import Shelf
-    from edge.storage.collection import Collection
+from sync.errors import InvalidValue, TooLarge
 
 MEMORIES = "agent.memories"
 TEXT_BYTES_MAX = 64 << 10
-_FIELDS: dict[str, str] = {
+FIELDS: dict[str, str] = {
     "agent": "str",
     "archived_at": "int",
     "consolidated_at": "int",
@@ -49,22 +44,6 @@ class Remembered(NamedTuple):
     supersedes: str | None
     superseded_by: str | None
     metadata: Mapping[str, Any]
-
-
-def declared(shelf: Shelf, embedder: Embedder | None) -> Collection:
-    """The collection of all memories; with an embedder, of its vectors. Raises SchemaMismatch."""
-    schema = shelf.log.schemas.get(MEMORIES)
-    known = None if schema is None else schema.vector
-    if known is not None and embedder is not None and known[1:] != (embedder.dimensions, "cosine", embedder.model):
-        raise SchemaMismatch(
-            f"the memories have vectors of {known.model!r} with {known.dimensions} dimensions, not of "
-            f"{embedder.model!r} with {embedder.dimensions}",
-            hint="give the embedder of that model, or none",
-        )
-    if schema is not None and (known is not None or embedder is None):
-        return shelf.collection(MEMORIES)
-    vector = None if embedder is None else ("embedding", embedder.dimensions, "cosine", embedder.model)
-    return shelf.collection(MEMORIES, fields=_FIELDS, text=["text"], vector=vector)
 
 
 def shown(memory: str, fields: Mapping[str, Any]) -> Remembered:

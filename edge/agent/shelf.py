@@ -72,6 +72,13 @@ class Shelf:
             alone="" if self._open_batch() is None else key,
         )
 
+    def matcher(self, collection: str, given: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], bool]:
+        """A filter as a function of fields. Raises InvalidFilter."""
+        from edge.storage.filters import parse
+
+        where = parse(given, self.log.schemas[collection])
+        return where.matches if where is not None else _anything
+
     def pinned(self, prefix: str) -> set[str]:
         """The checkpoints of a thread that snapshots name."""
         found: set[str] = set()
@@ -101,3 +108,7 @@ class Shelf:
                 if fields is not None:
                     yield key, fields
             after = page[-1][0]
+
+
+def _anything(_: Mapping[str, Any]) -> bool:
+    return True

@@ -1,0 +1,328 @@
+"""Documents: texts of any length, cut into chunks that are searched, in one namespace of an agent (ADR 15).
+
+A chunk's key is the digest of its text, within its document; a document's record lists its chunks in order with their
+places. So what has not changed in a new version of a document is neither written nor embedded again.
+
+What always holds: adding, replacing and deleting a document is one transaction; a hit is a part of a document that is
+there now, at the place that it says.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edge.agent.embedders import VECTOR, Embedder, embedded, searched
+from edge.agent.loading import Chunk, Chunker, Splitter, chunked, load
+from edge.agent.names import escape
+from edge.storage.transaction import Write
+from sync.errors import InvalidValue, NotFound, TooLarge
+from sync.operations import Kind
+
+if TYPE_CHECKING:
+    from edge.agent.shelf import Shelf
+
+DOCUMENTS, CHUNKS = "agent.documents", "agent.chunks"
+K_MAX = 1_000
+_EMBEDDED_AT_ONCE = 64
+_PLACES_PER_RECORD = 8_000
+_DIGEST_BYTES = 12
+_DOCUMENTS_IN_A_FILTER = 1_000
+_CHUNK_FIELDS = {"agent": "str", "document": "str", "namespace": "str", "text": "str"}
+
+Reranker = Callable[[str, Sequence[str]], Sequence[float]]
+
+
+class Document(NamedTuple):
+    """``chunks`` is their number; ``digest`` of the text; times in milliseconds since 1970."""
+
+    id: str
+    title: str
+    media_type: str
+    characters: int
+    chunks: int
+    digest: str
+    updated_at: int
+    metadata: Mapping[str, Any]
+
+
+class Indexed(NamedTuple):
+    """What adding a document did, in chunks."""
+
+    id: str
+    written: int
+    kept: int
+    deleted: int
+
+
+class Passage(NamedTuple):
+    """A chunk that a search found: ``text`` is the document's from ``start`` to ``end``, in characters; ``before`` and
+    ``after`` are the chunks around it.
+    """
+
+    text: str
+    score: float
+    document: Document
+    start: int
+    end: int
+    before: str | None
+    after: str | None
+
+
+class Documents:
+    """Get one from ``edge.agent(name).documents(namespace)``. Safe to use from several threads."""
+
+    def __init__(self, shelf: Shelf, agent: str, namespace: str, *, embedder: Embedder | None = None) -> None:
+        self.agent, self.namespace = agent, namespace
+        self._shelf = shelf
+        self._embedder = embedder
+        self._prefix = f"{escape('an agent', agent)}/{escape('a namespace', namespace)}/"
+        self._chunks = searched(shelf, CHUNKS, _CHUNK_FIELDS, embedder)
+        self._documents = shelf.collection(DOCUMENTS)
+
+    def __repr__(self) -> str:
+        return f"<Documents {self.namespace!r} of {self.agent!r}>"
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        source: str | bytes | os.PathLike[str],
+        *,
+        id: str | None = None,  # noqa: A002 - what users call it
+        title: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        media_type: str | None = None,
+        chunker: Splitter | Chunker | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Indexed:
+        """Index a path, a text or bytes: text, Markdown, HTML, PDF, code. It is on disk when this returns.
+
+        ``id`` names it: a document of that id is replaced, and only what has changed is written. By default it is the
+        path, or the digest of a text. ``chunker``: a ``Splitter``, or a function from the text to its parts.
+        ``on_progress(done, all)`` counts chunks that are embedded. Raises InvalidValue, NotFound, TooLarge,
+        StorageError.
+        """
+        loaded = load(source, media_type)
+        if not loaded.text.strip():
+            raise InvalidValue("the document has no text", hint="a PDF of images needs OCR first")
+        digest = _digest(loaded.text)
+        name = id if id is not None else os.fspath(source) if isinstance(source, os.PathLike) else digest
+        key = self._key(name)
+        found = chunked(loaded, chunker or Splitter())
+        places: list[list[Any]] = [[_digest(chunk.text), chunk.start, chunk.end] for chunk in found]
+        old = self._documents.get(key)
+        fields: dict[str, Any] = {
+            "agent": self.agent,
+            "characters": len(loaded.text),
+            "chunks": len(found),
+            "digest": digest,
+            "id": name,
+            "media_type": loaded.media_type,
+            "metadata": dict(metadata or {}),
+            "namespace": self.namespace,
+            "title": title or loaded.name or _first_line(loaded.text),
+        }
+        before = self._places(key, old)
+        if old is not None and before == places and all(old.get(word) == value for word, value in fields.items()):
+            return Indexed(name, 0, len({place[0] for place in places}), 0)
+        known = {place[0] for place in before}
+        new = {place[0]: chunk for place, chunk in zip(places, found, strict=True) if place[0] not in known}
+        gone = sorted(known - {place[0] for place in places})
+        writes = self._chunk_writes(key, new, on_progress)
+        writes += [Write(Kind.DELETE, CHUNKS, f"{key}/{one}") for one in gone]
+        writes += self._document_writes(key, {**fields, "updated_at": self._shelf.clock.wall_ms()}, places, old)
+        self._shelf.submit(writes)
+        return Indexed(name, len(new), len({place[0] for place in places}) - len(new), len(gone))
+
+    def delete(self, document: str) -> None:
+        """Raises NotFound, StorageError."""
+        key = self._key(document)
+        fields = self._held(document)
+        gone = sorted({place[0] for place in self._places(key, fields)})
+        writes = [Write(Kind.DELETE, CHUNKS, f"{key}/{one}") for one in gone]
+        parts = _parts(fields["chunks"])
+        self._shelf.submit([*writes, *(Write(Kind.DELETE, DOCUMENTS, _part(key, number)) for number in range(parts))])
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def get(self, document: str) -> Document | None:
+        fields = self._documents.get(self._key(document))
+        return None if fields is None else _shown(fields)
+
+    def text(self, document: str) -> str:
+        """The document's text, put together from its chunks; what no chunk has (space between them) is a space.
+
+        Raises NotFound.
+        """
+        key = self._key(document)
+        fields = self._held(document)
+        out = [" "] * fields["characters"]
+        for digest, start, end in self._places(key, fields):
+            chunk = self._chunks.get(f"{key}/{digest}")
+            if chunk is not None:
+                out[start:end] = chunk["text"]
+        return "".join(out)
+
+    def all(self) -> Iterator[Document]:
+        """In no order of use."""
+        for key, fields in self._documents.scan(self._prefix):
+            if key.count("/") == 2:
+                yield _shown(fields)
+
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        mode: str | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - as in Collection.search
+        reranker: Reranker | None = None,
+    ) -> list[Passage]:
+        """The ``k`` chunks that answer ``query`` best.
+
+        ``mode`` is text, or with an embedder vector or hybrid (the default then). ``filter`` is over a document's
+        metadata, and its id, title, media_type and updated_at. ``reranker`` gives each of 4k candidates a score, higher
+        is better. Raises InvalidValue, InvalidFilter, StorageError.
+        """
+        if type(query) is not str or not query.strip():
+            raise InvalidValue(f"a query is a string with something in it, not {query!r:.40}")
+        if type(k) is not int or not 1 <= k <= K_MAX:
+            raise InvalidValue(f"k is a whole number from 1 to {K_MAX}, not {k!r:.40}")
+        mode = mode or ("text" if self._embedder is None else "hybrid")
+        vector = None
+        if mode != "text":
+            if self._embedder is None:
+                raise InvalidValue(f"there is no embedder for a {mode} search", hint="agent.documents(embedder=…)")
+            (vector,) = embedded(self._embedder, [query])
+        where: dict[str, Any] = {"agent": self.agent, "namespace": self.namespace}
+        if filter is not None:
+            chosen = self._matching(filter)
+            if not chosen:
+                return []
+            where["document"] = {"$in": chosen}
+        hits = self._chunks.search(
+            text=None if mode == "vector" else query,
+            vector=vector,
+            k=k if reranker is None else 4 * k,
+            filter=where,
+            mode=mode,
+        )
+        ranked = [(hit.score, hit.key, hit.fields) for hit in hits]
+        if reranker is not None:
+            scores = list(reranker(query, [fields["text"] for _, _, fields in ranked]))
+            if len(scores) != len(ranked):
+                raise InvalidValue(f"the reranker returned {len(scores)} scores for {len(ranked)} texts")
+            ranked = [(float(score), key, fields) for score, (_, key, fields) in zip(scores, ranked, strict=True)]
+            ranked.sort(key=lambda one: (-one[0], one[1]))
+        return [passage for score, key, _ in ranked[:k] if (passage := self._passage(key, score)) is not None]
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _key(self, document: str) -> str:
+        if type(document) is not str or not document:
+            raise InvalidValue(f"the id of a document is a non-empty string, not {document!r:.60}")
+        return self._prefix + _digest(document)
+
+    def _held(self, document: str) -> dict[str, Any]:
+        fields = self._documents.get(self._key(document))
+        if fields is None:
+            raise NotFound(f"namespace {self.namespace!r} of agent {self.agent!r} has no document {document!r:.100}")
+        return fields
+
+    def _places(self, key: str, fields: Mapping[str, Any] | None) -> list[list[Any]]:
+        """[digest, start, end] of each chunk, in order."""
+        if fields is None:
+            return []
+        found: list[list[Any]] = list(fields["places"])
+        for number in range(1, _parts(fields["chunks"])):
+            found += (self._documents.get(_part(key, number)) or {}).get("places", [])
+        return found
+
+    def _chunk_writes(
+        self, key: str, new: Mapping[str, Chunk], on_progress: Callable[[int, int], None] | None
+    ) -> list[Write]:
+        writes = []
+        every = list(new.items())
+        for at in range(0, len(every), _EMBEDDED_AT_ONCE):
+            some = every[at : at + _EMBEDDED_AT_ONCE]
+            vectors: Sequence[Any] = [None] * len(some)
+            if self._embedder is not None:
+                vectors = embedded(self._embedder, [chunk.text for _, chunk in some])
+            for (digest, chunk), vector in zip(some, vectors, strict=True):
+                fields = {"agent": self.agent, "document": key, "namespace": self.namespace, "text": chunk.text}
+                if vector is not None:
+                    fields[VECTOR] = vector
+                writes.append(self._shelf.put_of(CHUNKS, f"{key}/{digest}", fields))
+            if on_progress is not None:
+                on_progress(at + len(some), len(every))
+        return writes
+
+    def _document_writes(
+        self, key: str, fields: dict[str, Any], places: list[list[Any]], old: Mapping[str, Any] | None
+    ) -> list[Write]:
+        """The record, with the first places; the others in records of their own."""
+        writes = []
+        for number in range(_parts(len(places))):
+            some = places[number * _PLACES_PER_RECORD : (number + 1) * _PLACES_PER_RECORD]
+            part = {**fields, "places": some} if number == 0 else {"places": some}
+            writes.append(self._shelf.put_of(DOCUMENTS, _part(key, number), part))
+        beyond = range(_parts(len(places)), _parts(old["chunks"]) if old is not None else 0)
+        return writes + [Write(Kind.DELETE, DOCUMENTS, _part(key, number)) for number in beyond]
+
+    def _matching(self, given: Mapping[str, Any]) -> list[str]:
+        matches = self._shelf.matcher(DOCUMENTS, given)
+        chosen = []
+        for key, fields in self._documents.scan(self._prefix):
+            if key.count("/") != 2:
+                continue
+            shown = {
+                **fields["metadata"],
+                **{name: fields[name] for name in ("id", "title", "media_type", "updated_at")},
+            }
+            if matches(shown):
+                chosen.append(key)
+        if len(chosen) > _DOCUMENTS_IN_A_FILTER:
+            raise TooLarge(
+                f"the filter lets {len(chosen):,} documents pass; the most are {_DOCUMENTS_IN_A_FILTER:,}",
+                hint="a namespace for what is searched together needs no filter",
+            )
+        return chosen
+
+    def _passage(self, chunk: str, score: float) -> Passage | None:
+        key, _, digest = chunk.rpartition("/")
+        fields = self._documents.get(key)
+        places = self._places(key, fields)
+        at = next((number for number, place in enumerate(places) if place[0] == digest), None)
+        if fields is None or at is None:
+            return None
+        around = [
+            self._chunks.get(f"{key}/{places[near][0]}") if 0 <= near < len(places) else None
+            for near in (at, at - 1, at + 1)
+        ]
+        text, before, after = (None if found is None else found["text"] for found in around)
+        if text is None:
+            return None
+        return Passage(text, score, _shown(fields), places[at][1], places[at][2], before, after)
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0].strip("# ")[:80]
+
+
+def _parts(chunks: int) -> int:
+    return max(1, -(-chunks // _PLACES_PER_RECORD))
+
+
+def _part(key: str, number: int) -> str:
+    return key if number == 0 else f"{key}/{number}"
+
+
+def _shown(fields: Mapping[str, Any]) -> Document:
+    return Document(*(fields[name] for name in Document._fields))

@@ -1,0 +1,172 @@
+"""Documents as text: what a source is, its text, and how that is cut into chunks.
+
+Text and code are read as they are; HTML becomes Markdown (markdownify), a PDF the text of its pages (pypdf); the
+cutting is semantic-text-splitter's. The three are the extra ``agentdb-edge[documents]``, imported when they are needed.
+
+What always holds: a chunk is a part of the text, at the place that it says.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sync.errors import InvalidValue, NotFound, StorageError, TooLarge
+
+SOURCE_BYTES_MAX = 64 << 20
+CHUNK_BYTES_MAX = 64 << 10
+CHUNKS_MAX = 100_000
+TEXT, MARKDOWN, HTML, PDF = "text/plain", "text/markdown", "text/html", "application/pdf"
+_BY_SUFFIX = {".md": MARKDOWN, ".markdown": MARKDOWN, ".html": HTML, ".htm": HTML, ".pdf": PDF}
+_EXTRA = "pip install 'agentdb-edge[documents]'"
+
+
+class Loaded(NamedTuple):
+    """``name`` is a file's, or ""; ``media_type`` of the source; its text is Markdown where it was HTML."""
+
+    name: str
+    media_type: str
+    text: str
+
+
+class Chunk(NamedTuple):
+    """``text`` is ``document[start:end]``, in characters."""
+
+    start: int
+    end: int
+    text: str
+
+
+Chunker = Callable[[str], Iterable[str]]
+
+
+class Splitter(NamedTuple):
+    """Chunks of at most ``size``, with up to ``overlap`` of the one before; at headings, paragraphs, sentences, words
+    where possible. ``measure`` gives a text's size in another unit than characters (a tokenizer's length).
+    """
+
+    size: int = 1_000
+    overlap: int = 100
+    measure: Callable[[str], int] | None = None
+
+    def chunks(self, loaded: Loaded) -> list[Chunk]:
+        """Raises InvalidValue, NotFound (the extra is not installed), TooLarge."""
+        if type(self.size) is not int or not 1 <= self.size <= CHUNK_BYTES_MAX:
+            raise InvalidValue(f"size is a whole number from 1 to {CHUNK_BYTES_MAX}, not {self.size!r:.40}")
+        if type(self.overlap) is not int or not 0 <= self.overlap < self.size:
+            raise InvalidValue(f"overlap is a whole number from 0, less than size, not {self.overlap!r:.40}")
+        try:
+            import semantic_text_splitter as splitting
+        except ImportError as error:
+            raise NotFound("semantic-text-splitter is not installed", hint=_EXTRA) from error
+        kinds: Any = splitting
+        made = kinds.MarkdownSplitter if loaded.media_type in (MARKDOWN, HTML) else kinds.TextSplitter
+        if self.measure is None:
+            splitter = made(self.size, overlap=self.overlap)
+        else:
+            splitter = made.from_callback(self.measure, self.size, overlap=self.overlap)
+        return _checked([Chunk(at, at + len(text), text) for at, text in splitter.chunk_indices(loaded.text)])
+
+
+def chunked(loaded: Loaded, chunker: Splitter | Chunker) -> list[Chunk]:
+    """By a splitter, or by a function of the user's that returns parts of the text in order. Raises InvalidValue."""
+    if isinstance(chunker, Splitter):
+        return chunker.chunks(loaded)
+    found: list[Chunk] = []
+    after = 0
+    for text in chunker(loaded.text):
+        if type(text) is not str:
+            raise InvalidValue(f"a chunker returns strings, not {type(text).__name__}")
+        at = loaded.text.find(text, after)
+        if at < 0:
+            raise InvalidValue(f"the chunk {text[:40]!r} is not in the document, or not in order")
+        after = at + 1
+        if text.strip():
+            found.append(Chunk(at, at + len(text), text))
+    return _checked(found)
+
+
+def _checked(found: list[Chunk]) -> list[Chunk]:
+    if len(found) > CHUNKS_MAX:
+        raise TooLarge(f"{len(found):,} chunks; a document has at most {CHUNKS_MAX:,}", hint="a larger size")
+    for chunk in found:
+        if len(chunk.text.encode()) > CHUNK_BYTES_MAX:
+            raise TooLarge(f"a chunk of {len(chunk.text):,} characters; the most are {CHUNK_BYTES_MAX:,} bytes")
+    return found
+
+
+def load(source: str | bytes | os.PathLike[str], media_type: str | None = None) -> Loaded:
+    """A path (any ``os.PathLike``) is read; a string is the text itself, bytes are looked at. Raises InvalidValue,
+    NotFound, TooLarge, StorageError.
+    """
+    name = ""
+    if isinstance(source, os.PathLike):
+        path = Path(source)
+        name = path.name
+        media_type = media_type or _BY_SUFFIX.get(path.suffix.lower())
+        source = _read(path)
+    if isinstance(source, str):
+        if len(source) > SOURCE_BYTES_MAX:
+            raise TooLarge(f"a text of {len(source):,} characters; the most are {SOURCE_BYTES_MAX:,}")
+        media_type = media_type or TEXT
+        return Loaded(name, media_type, _markdown(source) if media_type == HTML else source)
+    if not isinstance(source, bytes):
+        raise InvalidValue(f"a document is a path, a string or bytes, not {type(source).__name__}")
+    if len(source) > SOURCE_BYTES_MAX:
+        raise TooLarge(f"a document of {len(source):,} bytes; the most are {SOURCE_BYTES_MAX:,}")
+    media_type = media_type or _sniffed(source)
+    if media_type == PDF:
+        return Loaded(name, media_type, _pdf(source))
+    try:
+        text = source.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        what = f"{name or 'the document'} is not UTF-8 text (byte {error.start})"
+        raise InvalidValue(what, hint="decode it, or say media_type='application/pdf'") from error
+    if "\0" in text:
+        raise InvalidValue(f"{name or 'the document'} has NUL bytes: it is no text")
+    return Loaded(name, media_type, _markdown(text) if media_type == HTML else text)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > SOURCE_BYTES_MAX:
+            raise TooLarge(f"{path} has {path.stat().st_size:,} bytes; the most are {SOURCE_BYTES_MAX:,}")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no file {path}") from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _sniffed(source: bytes) -> str:
+    head = source[:1024].lstrip().lower()
+    if head.startswith(b"%pdf-"):
+        return PDF
+    return HTML if head.startswith((b"<!doctype html", b"<html")) else TEXT
+
+
+def _markdown(text: str) -> str:
+    try:
+        from bs4 import BeautifulSoup
+        from markdownify import MarkdownConverter
+    except ImportError as error:
+        raise NotFound("markdownify is not installed, which reads HTML", hint=_EXTRA) from error
+    page = BeautifulSoup(text, "html.parser")
+    for part in page(["script", "style", "template"]):
+        part.decompose()
+    return str(MarkdownConverter(heading_style="ATX").convert_soup(page)).strip()
+
+
+def _pdf(source: bytes) -> str:
+    from io import BytesIO
+
+    try:
+        import pypdf
+    except ImportError as error:
+        raise NotFound("pypdf is not installed, which reads PDF", hint=_EXTRA) from error
+    try:
+        return "\n\n".join(page.extract_text() for page in pypdf.PdfReader(BytesIO(source)).pages)
+    except Exception as error:
+        raise InvalidValue(f"the PDF cannot be read: {error}") from error
