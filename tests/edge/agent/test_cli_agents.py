@@ -78,6 +78,27 @@ def test_memories_from_the_shell(store: str) -> None:
     assert [one["text"] for one in told("memory", "list", store, "guide")] == ["Bob is late"]
 
 
+def test_documents_from_the_shell(store: str, tmp_path: Path) -> None:
+    folder = tmp_path / "manuals"
+    (folder / ".hidden").mkdir(parents=True)
+    (folder / ".hidden" / "no.md").write_text("never")
+    (folder / "pump.md").write_text("# Pump\n\nIt is loud at night.")
+    (folder / "lamp.txt").write_text("The lamp is bright.")
+    done = told("documents", "add", store, "guide", str(folder), "--metadata", '{"floor": 2}')
+    assert [(Path(one["id"]).name, one["written"]) for one in done] == [("lamp.txt", 1), ("pump.md", 1)]
+    assert "2 documents: 0 chunks written, 2 kept" in said(
+        "documents", "add", store, "guide", str(folder), "--metadata", '{"floor": 2}'
+    )
+    told("documents", "add", store, "guide", "-", "--id", "note", given="The gate is green.")
+    (found,) = told("documents", "search", store, "guide", "loud", "--where", '{"floor": 2}')
+    assert (Path(found["document"]["id"]).name, found["document"]["title"]) == ("pump.md", "pump.md")
+    assert "lamp.txt" in said("documents", "search", store, "guide", "bright")
+    assert "1 document deleted" in said("documents", "delete", store, "guide", "note")
+    listed = said("documents", "list", store, "guide")
+    assert "lamp.txt" in listed
+    assert "note" not in listed
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -92,6 +113,9 @@ def test_memories_from_the_shell(store: str) -> None:
         (("memory", "add", "STORE", "a", "x", "--importance", "2"), "from 0 to 1"),
         (("memory", "add", "STORE", "a", "x", "--kind", "mood"), "not a kind"),
         (("memory", "history", "STORE", "a", "none"), "has no memory"),
+        (("documents", "add", "STORE", "a", "/nowhere/at/all"), "no file"),
+        (("documents", "add", "STORE", "a", "/bin", "--id", "x"), "names one document"),
+        (("documents", "delete", "STORE", "a", "x"), "has no document"),
         (("memory", "search", "STORE", "a", "x", "--where", '{"a": {"$near": 1}}'), "$near"),
     ],
 )

@@ -1,0 +1,148 @@
+"""``documents``: files that are cut into chunks and searched."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge.cli.output import counted, json_option, print_json, print_table
+from edge.cli.state import when
+from edge.cli.stores import existing, read_json, read_text, store_argument
+
+if TYPE_CHECKING:
+    from edge.agent.documents import Documents, Indexed
+    from edge.node import Edge
+
+_agent = click.argument("agent")
+_namespace = click.option("--namespace", default="default", show_default=True)
+_FILES_MAX = 100_000
+
+
+@click.group()
+def documents() -> None:
+    """Documents: text, Markdown, HTML, PDF and code, found by their passages."""
+
+
+@documents.command()
+@store_argument
+@_agent
+@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@_namespace
+@click.option("--id", "name", help="Names the document; its path by default.")
+@click.option("--metadata", help="A JSON object.")
+@click.option("--size", type=click.IntRange(1), default=1_000, show_default=True, help="Characters of a chunk at most.")
+@click.option("--overlap", type=click.IntRange(0), default=100, show_default=True)
+@json_option
+def add(
+    store: str,
+    agent: str,
+    files: tuple[str, ...],
+    namespace: str,
+    name: str | None,
+    metadata: str | None,
+    size: int,
+    overlap: int,
+    as_json: bool,
+) -> None:
+    """Index files, and all files of folders; - is standard input. Of what is indexed already only what has changed is
+    written.
+    """
+    from edge.agent.loading import Splitter
+
+    given = None if metadata is None else read_json("--metadata", metadata, "'{\"floor\": 2}'")
+    sources = [source for file in files for source in _sources(file)]
+    if name is not None and len(sources) != 1:
+        raise click.UsageError(f"--id names one document, and there are {len(sources):,}")
+    done: list[Indexed] = []
+    with (
+        existing(store) as edge,
+        click.progressbar(sources, label="documents", file=sys.stderr, hidden=as_json) as bar,
+    ):
+        found = _of(edge, agent, namespace)
+        for source in bar:
+            what: Any = read_text(source) if source == "-" else Path(source)
+            done.append(found.add(what, id=name, metadata=given, chunker=Splitter(size, overlap)))
+    if as_json:
+        print_json([one._asdict() for one in done])
+        return
+    written, kept = sum(one.written for one in done), sum(one.kept for one in done)
+    chunks = f"{counted(written, 'chunk')} written, {kept:,} kept, {sum(one.deleted for one in done):,} deleted"
+    click.echo(f"{counted(len(done), 'document')}: {chunks}")
+
+
+@documents.command()
+@store_argument
+@_agent
+@click.argument("query")
+@_namespace
+@click.option("-k", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--where", help="A filter over the documents' metadata, as JSON.")
+@json_option
+def search(store: str, agent: str, query: str, namespace: str, k: int, where: str | None, as_json: bool) -> None:
+    """The passages that answer QUERY best."""
+    given = None if where is None else read_json("--where", where, "'{\"floor\": 2}'")
+    with existing(store) as edge:
+        found = _of(edge, agent, namespace).search(query, k, filter=given)
+    if as_json:
+        print_json([{**one._asdict(), "document": one.document._asdict()} for one in found])
+        return
+    rows = [(f"{one.score:.3f}", one.document.id, f"{one.start:,}", one.text) for one in found]
+    print_table(("score", "document", "at", "passage"), rows)
+
+
+@documents.command("list")
+@store_argument
+@_agent
+@_namespace
+@json_option
+def show(store: str, agent: str, namespace: str, as_json: bool) -> None:
+    """The documents of a namespace."""
+    with existing(store) as edge:
+        found = list(_of(edge, agent, namespace).all())
+    if as_json:
+        print_json([one._asdict() for one in found])
+        return
+    rows = [
+        (one.id, one.title, one.media_type, f"{one.characters:,}", f"{one.chunks:,}", when(one.updated_at))
+        for one in found
+    ]
+    print_table(("document", "title", "type", "characters", "chunks", "updated"), rows)
+
+
+@documents.command()
+@store_argument
+@_agent
+@click.argument("names", metavar="ID…", nargs=-1, required=True)
+@_namespace
+@json_option
+def delete(store: str, agent: str, names: tuple[str, ...], namespace: str, as_json: bool) -> None:
+    """Delete documents with their chunks."""
+    with existing(store) as edge:
+        found = _of(edge, agent, namespace)
+        for name in names:
+            found.delete(name)
+    if as_json:
+        print_json({"deleted": list(names)})
+    else:
+        click.echo(f"{counted(len(names), 'document')} deleted")
+
+
+def _sources(file: str) -> list[str]:
+    """A folder's files, but for hidden ones, in order."""
+    if file == "-" or not Path(file).is_dir():
+        return [file]
+    found: list[str] = []
+    for folder, folders, files in os.walk(file):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [str(Path(folder) / name) for name in sorted(files) if not name.startswith(".")]
+        if len(found) > _FILES_MAX:
+            raise click.UsageError(f"{file} has more than {_FILES_MAX:,} files")
+    return found
+
+
+def _of(edge: Edge, agent: str, namespace: str) -> Documents:
+    return edge.agent(agent).documents(namespace)
