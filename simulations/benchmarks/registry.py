@@ -17,11 +17,13 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "batch_puts": ("put_batch_ops_s",),
     "group_commit": ("put_group_commit_speedup",),
     "gets": ("get_us",),
+    "agent_writes": ("memory_add_us", "state_put_us", "state_get_us", "checkpoints_mb", "async_stall_ms"),
     "segments": ("segment_bytes_per_op", "edit_bytes_per_op", "seal_ops_s", "open_ops_s"),
     "sync_path": ("sync_ops_s", "sync_wire_bytes"),
     "restore": ("restore_ops_s",),
     "search_memory": ("search_rss_mb",),
     "search": ("search_ms", "search_recall", "search_lance_ms", "search_text_ms"),
+    "agent_search": ("open_large_ms", "memory_search_text_ms", "memory_search_hybrid_ms", "open_million_mb"),
 }
 NAMES = tuple(name for names in BENCHMARKS.values() for name in names)
 
