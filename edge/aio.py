@@ -192,6 +192,8 @@ class AsyncDocuments(_Wrapper[Documents]):
 class AsyncAgent(_Wrapper[Agent]):
     """``Agent``, awaited."""
 
+    export = _Awaited(Agent.export)
+
     def thread(self, *args: Any, **options: Any) -> AsyncThread:
         """See ``Agent.thread``; nothing is read yet, so nothing is awaited."""
         return AsyncThread(self.store, self.inner.thread(*args, **options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,6 +63,14 @@ class Agent:
         from edge.agent.documents import Documents
 
         return Documents(self._shelf, self.name, namespace, embedder=embedder)
+
+    def export(self, path: str | os.PathLike[str], *, namespace: str | None = None) -> dict[str, int]:
+        """All memories, documents and checkpoints as JSON lines in the new file ``path``, or the memories and documents
+        of a namespace (``edge.agent.export``). Returns how many of each. Raises InvalidValue, StorageError.
+        """
+        from edge.agent.export import export
+
+        return export(self._shelf, self.name, path, namespace=namespace)
 
     def threads(self, *, type: str | None = None) -> list[Thread]:  # noqa: A002 - as in thread
         """All threads that have a checkpoint, by type and name."""

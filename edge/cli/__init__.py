@@ -22,7 +22,7 @@ from edge.cli.hints import for_the_shell
 from edge.cli.memory import memory
 from edge.cli.output import say_error
 from edge.cli.records import add, delete, get, increment, patch, put, remove, scan, search
-from edge.cli.state import state
+from edge.cli.state import export, state
 from edge.cli.stores import STORE
 from sync.errors import AgentDBError, InputError
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 for command in (
     *(init, collection, put, patch, increment, add, remove, delete, get, scan, search),
-    *(state, memory, documents),
+    *(state, memory, documents, export),
     *(sync, run, status, verify, snapshot),
 ):
     main.add_command(command)

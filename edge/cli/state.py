@@ -183,6 +183,23 @@ def snapshots(store: str, as_json: bool) -> None:
         print_table(("snapshot", "agent", "when", "threads"), rows)
 
 
+@click.command()
+@store_argument
+@_agent
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--namespace", help="Only its memories and documents.")
+@json_option
+def export(store: str, agent: str, file: str, namespace: str | None, as_json: bool) -> None:
+    """Everything of an agent as JSON lines in the new FILE."""
+    with existing(store) as edge:
+        counts = edge.agent(agent).export(file, namespace=namespace)
+    if as_json:
+        print_json(counts)
+    else:
+        click.echo(f"{file}: {counted(counts['memory'], 'memory')}, {counted(counts['document'], 'document')}, "
+                   f"{counted(counts['state'], 'checkpoint')}")  # fmt: skip
+
+
 def when(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 

@@ -1,0 +1,98 @@
+"""An agent's export: everything of it, nothing of another's, in JSON that anything can read."""
+
+from __future__ import annotations
+
+import json
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge import CorruptStore, Edge, InvalidValue, StorageError
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Any:
+    with Edge.open(tmp_path / "store") as edge:
+        for agent in ("guide", "guide/x", "cook"):
+            one = edge.agent(agent)
+            for namespace in ("a", "b/c"):
+                one.memory(namespace).add(f"memory of {agent} in {namespace}")
+                one.documents(namespace).add(f"document of {agent} in {namespace}", id="d")
+            one.thread("t").put(f"state of {agent}")
+        yield edge
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_everything_of_one_agent_and_nothing_of_another(edge: Edge, tmp_path: Path) -> None:
+    target = tmp_path / "guide.jsonl"
+    assert edge.agent("guide").export(target) == {"memory": 2, "document": 2, "state": 1}
+    found = read(target)
+    assert [(one["store"], one.get("namespace")) for one in found] == [
+        ("memory", "a"),
+        ("memory", "b/c"),
+        ("document", "a"),
+        ("document", "b/c"),
+        ("state", None),
+    ]
+    assert [one["text"] for one in found[:4]] == [
+        f"{what} of guide in {namespace}" for what in ("memory", "document") for namespace in ("a", "b/c")
+    ]
+    assert found[4]["value"] == "state of guide"
+    assert "cook" not in target.read_text()
+    assert "guide/x" not in target.read_text()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert edge.agent("guide").export(tmp_path / "ns.jsonl", namespace="b/c") == {
+        "memory": 1,
+        "document": 1,
+        "state": 0,
+    }
+    assert edge.agent("nobody").export(tmp_path / "none.jsonl") == {"memory": 0, "document": 0, "state": 0}
+
+
+def test_what_json_has_not(edge: Edge, tmp_path: Path) -> None:
+    value = {
+        "b": b"\x00",
+        "t": (1, 2),
+        "a": np.array([[1.5, 2.5]], "f4"),
+        "when": datetime(2026, 1, 2, tzinfo=UTC),
+        "n": float("nan"),
+        "k": {1: "one"},
+        "$base64": "mine",
+    }
+    edge.agent("v").thread().put(value)
+    edge.agent("v").export(tmp_path / "v.jsonl")
+    (one,) = read(tmp_path / "v.jsonl")
+    assert dict(one["value"]["$dict"]) == {
+        "b": {"$base64": "AA=="},
+        "t": {"$tuple": [1, 2]},
+        "a": {"$array": ["<f4", [1, 2], [1.5, 2.5]]},
+        "when": {"$time": "2026-01-02T00:00:00+00:00"},
+        "n": {"$float": "nan"},
+        "k": {"$dict": [[1, "one"]]},
+        "$base64": "mine",
+    }
+
+
+def test_the_file_is_there_whole_or_not_at_all(edge: Edge, tmp_path: Path) -> None:
+    target = tmp_path / "x.jsonl"
+    target.write_text("mine")
+    with pytest.raises(InvalidValue, match="there already"):
+        edge.agent("guide").export(target)
+    assert target.read_text() == "mine"
+    with pytest.raises(StorageError):
+        edge.agent("guide").export(tmp_path / "no" / "folder.jsonl")
+    from edge.storage.transaction import Write
+    from sync.operations import Kind
+
+    (key,) = (key for key, _ in edge.agent("x")._shelf.records("_checkpoints") if "/cook/" in key)
+    edge.log.submit([Write(Kind.PATCH, "_checkpoints", key, {"value": b"\x01"})])
+    with pytest.raises(CorruptStore):
+        edge.agent("cook").export(tmp_path / "y.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "x.jsonl"]
