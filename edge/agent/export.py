@@ -1,10 +1,10 @@
 """Everything of an agent, or of one namespace, as JSON lines: for its owner, for another program, for the law.
 
 A line is one memory, document or checkpoint: ``{"store": "memory" | "document" | "state", …}``, UTF-8, in order of
-store and key. What JSON has not: bytes are ``{"$base64": …}``, an array ``{"$array": [dtype, shape, numbers]}``, a tuple
-``{"$tuple": […]}``, a time ``{"$time": ISO 8601}``, NaN and the infinities ``{"$float": "nan"}``, a dict with other keys
-than strings ``{"$dict": [[key, value], …]}``; so is one of which a name begins with ``$``. Vectors are left out: a model
-makes them anew.
+store and key. What JSON has not: bytes are ``{"$base64": …}``, an array ``{"$array": [dtype, shape, numbers]}``, a
+tuple ``{"$tuple": […]}``, a time ``{"$time": ISO 8601}``, NaN and the infinities ``{"$float": "nan"}``, a dict with
+other keys than strings ``{"$dict": [[key, value], …]}``; so is one of which a name begins with ``$``. Vectors are
+left out: a model makes them anew.
 
 What always holds: the file is there whole, or not at all; nothing of another agent is in it.
 """
