@@ -117,6 +117,8 @@ def connect(path: str, *, vfs: str | None = None, read_only: bool = False) -> ap
         db.pragma("synchronous", "full")
         db.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
         _prepare(db, path)
+        # What a process had written and not synced when it died is answered from now on: it must stay.
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         return db
     except apsw.Error as error:
         db.close(True)

@@ -103,6 +103,8 @@ def connect(
         _check(db, path)
         if create is not None:
             _check_tail(db, path, durability)
+            # What a process had written and not synced when it died is read from now on: it must stay.
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
     except (apsw.Error, OSError) as error:
         close(db)

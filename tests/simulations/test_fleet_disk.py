@@ -54,6 +54,60 @@ def test_an_acknowledged_put_survives_any_death(disk: Disk, power_cut: bool) -> 
     assert known > 60
 
 
+def test_what_was_seen_after_a_death_survives_the_power_cut_after_it(disk: Disk) -> None:
+    """A process dies between writing a commit and syncing it. Who opens the store next sees it, and may act on it."""
+    dice, number = Random(7), 0
+    for _ in range(60):
+        edge = Edge.open(disk.root / "store")
+        disk.crash_in = dice.randrange(40)
+        with pytest.raises(StorageError):  # noqa: PT012 - which of the puts it is that fails, the dice say
+            while True:
+                edge.collection("notes").put(f"k{number}", {"n": number})
+                number += 1
+        die(edge, disk)
+        disk.revive(power_cut=False)
+        edge = Edge.open(disk.root / "store")
+        seen = [key for key, _ in edge.collection("notes").scan()]
+        die(edge, disk)
+        disk.revive(power_cut=True)
+        with Edge.open(disk.root / "store") as edge:
+            assert [key for key, _ in edge.collection("notes").scan()] == seen
+
+
+def test_what_a_control_plane_knew_after_a_death_survives_too(disk: Disk) -> None:
+    """It answers a push that is repeated by what it finds."""
+    dice, number = Random(7), 0
+
+    def known(store: SqliteStore) -> int:
+        return int(store._db.execute("SELECT coalesce(max(nonce), 0) FROM nonces").get)
+
+    def dies(store: SqliteStore) -> None:
+        disk.kill()
+        with suppress(apsw.Error):
+            store.close()
+
+    SqliteStore.open(disk.root / "cloud.db").close()
+    for _ in range(60):
+        store = SqliteStore.open(disk.root / "cloud.db")
+        number = known(store)
+        disk.crash_in = dice.randrange(20)
+        with pytest.raises(StorageError):  # noqa: PT012 - as above
+            while True:
+                number += 1
+                with store.writing() as tx:
+                    tx.advance_nonce(b"device-12345", number)
+        dies(store)
+        disk.revive(power_cut=False)
+        store = SqliteStore.open(disk.root / "cloud.db")
+        seen = known(store)
+        dies(store)
+        disk.revive(power_cut=True)
+        store = SqliteStore.open(disk.root / "cloud.db")
+        assert known(store) == seen
+        store.close()
+    assert number > 60
+
+
 def test_a_power_cut_takes_what_was_not_synced(disk: Disk) -> None:
     lost = 0
     for life in range(30):
