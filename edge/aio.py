@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from itertools import islice
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
@@ -26,8 +27,9 @@ from edge.agent.documents import Documents
 from edge.agent.memory import Memory
 from edge.agent.thread import Thread
 from edge.node import Edge
-from edge.storage.batch import Batch, open_batch
+from edge.storage.batch import Batch
 from edge.storage.collection import Collection
+from sync.errors import InvalidValue, StorageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,17 +45,36 @@ class _Store:
     def __init__(self, edge: Edge, workers: int) -> None:
         self.edge = edge
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="agentdb-aio")
+        self.batch: ContextVar[AsyncBatch | None] = ContextVar("batch", default=None)
 
     async def run(self, work: Callable[[], R]) -> R:
-        """On one of the store's threads; within the batch that this task has open, if it has one."""
-        batch = open_batch(self.edge._batch)  # noqa: SLF001 - the same package's
-        job = work if batch is None else functools.partial(_lent, batch, work)
-        return await asyncio.get_running_loop().run_in_executor(self.pool, job)
+        """On one of the store's threads; within the batch that is open here, if one is."""
+        batch = self.batch.get()
+        if batch is not None and not batch.ended:
+            return await batch.run(work)
+        return await asyncio.wrap_future(self.submit(work))
+
+    def submit(self, work: Callable[[], R]) -> Future[R]:
+        """Raises StorageError if the store is closed."""
+        try:
+            return self.pool.submit(work)
+        except RuntimeError as error:
+            raise StorageError("the store is closed") from error
 
 
-def _lent(batch: Batch, work: Callable[[], R]) -> R:
-    with batch.lent():
-        return work()
+async def _to_its_end(under_way: Future[R]) -> R:
+    """Its result. A cancellation is held back until it is done: nothing goes on behind the caller's back."""
+    future = asyncio.wrap_future(under_way)
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        future.exception()  # it was seen: the caller is told of the cancellation instead
+        raise cancelled
+    return future.result()
 
 
 class _Awaited(Generic[S, P, R]):
@@ -150,6 +171,18 @@ class AsyncThread(_Wrapper[Thread]):
     heads = _Awaited(Thread.heads)
     put_again = _Awaited(Thread.put_again)
 
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def agent(self) -> str:
+        return self.inner.agent
+
+    @property
+    def type(self) -> str:
+        return self.inner.type
+
     async def fork(self, name: str, **options: Any) -> AsyncThread:
         """See ``Thread.fork``."""
         return AsyncThread(self.store, await self.store.run(lambda: self.inner.fork(name, **options)))
@@ -223,20 +256,49 @@ class AsyncSnapshots(_Wrapper[Snapshots]):
 
 
 class AsyncBatch:
-    """``async with edge.batch():`` makes all writes of this task inside it one transaction, at its end."""
+    """``async with edge.batch():`` makes all writes inside it one transaction, at its end: those of this task, and of
+    tasks that it starts in there and waits for (``gather``, ``wait_for``). They are carried out one after the other.
 
-    def __init__(self, store: _Store, batch: Batch) -> None:
-        self.store = store
-        self._batch = batch
+    A task that goes on after the end writes by itself. A batch in a batch joins the outer one.
+    """
+
+    def __init__(self, store: _Store) -> None:
+        self._store = store
+        self._batch: Batch | None = None
+        self._turn = asyncio.Lock()
+        self.ended = False
 
     async def __aenter__(self) -> Self:
-        self._batch.__enter__()
+        outer = self._store.batch.get()
+        if outer is None or outer.ended:
+            self._batch = self._store.edge.batch()
+            self._store.batch.set(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.get_running_loop().run_in_executor(self.store.pool, self._batch.__exit__, kind, error, trace)
+        batch = self._batch
+        if batch is None:
+            return
+        self.ended = True
+        self._store.batch.set(None)
+        async with self._turn:  # of a child task that is in the middle of a call
+            writes = batch.end()
+        if error is None:
+            await _to_its_end(self._store.submit(lambda: batch.commit(writes)))
+
+    async def run(self, work: Callable[[], R]) -> R:
+        """A call, when it is its turn. Raises InvalidValue if the batch has ended by then."""
+        batch = self._batch
+        assert batch is not None
+
+        def lent() -> R:
+            with batch.lent():
+                return work()
+
+        async with self._turn:
+            return await _to_its_end(self._store.submit(lent))
 
 
 class AsyncEdge(_Wrapper[Edge]):
@@ -257,7 +319,14 @@ class AsyncEdge(_Wrapper[Edge]):
     @staticmethod
     async def open(path: Any, *, workers: int = WORKERS, **options: Any) -> AsyncEdge:
         """See ``Edge.open``. ``workers`` is how many calls are carried out at the same time."""
-        edge = await asyncio.to_thread(lambda: Edge.open(path, **options))
+        if type(workers) is not int or workers < 1:
+            raise InvalidValue(f"workers is a whole number, 1 or more, not {workers!r:.40}")
+        opening = asyncio.ensure_future(asyncio.to_thread(lambda: Edge.open(path, **options)))
+        try:
+            edge = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_again)
+            raise
         return AsyncEdge(_Store(edge, workers), edge)
 
     async def close(self) -> None:
@@ -281,8 +350,8 @@ class AsyncEdge(_Wrapper[Edge]):
         return self.inner.collections()
 
     def batch(self) -> AsyncBatch:
-        """See ``Edge.batch``: of this task."""
-        return AsyncBatch(self.store, self.inner.batch())
+        """See ``Edge.batch``, and ``AsyncBatch`` for what joins it."""
+        return AsyncBatch(self.store)
 
     def agent(self, name: str) -> AsyncAgent:
         """See ``Edge.agent``."""
@@ -295,3 +364,9 @@ class AsyncEdge(_Wrapper[Edge]):
     @property
     def device(self) -> bytes:
         return self.inner.device
+
+
+def _close_again(opening: asyncio.Future[Edge]) -> None:
+    """Nobody waits for the store any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()

@@ -19,7 +19,6 @@ from _contextvars import ContextVar
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
-from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
 from edge.ports import SystemClock, SystemRandom
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
     from sync.schema import FieldRule, VectorSpec
 
 LOCK_FILE = "lock"
-TIMEOUT_S_MAX = 1e9
 
 
 class Edge:
@@ -221,7 +219,15 @@ class Edge:
     def _shelf(self) -> Shelf:
         from edge.agent.shelf import Shelf
 
-        return Shelf(self.log, self._submit, self.batch, lambda: open_batch(self._batch), self._clock, self.collection)
+        return Shelf(
+            self.log,
+            self._submit,
+            self.batch,
+            lambda: open_batch(self._batch),
+            self._clock,
+            self._random,
+            self.collection,
+        )
 
     # -- the fleet ----------------------------------------------------------------------------------------------------
 
@@ -251,7 +257,9 @@ class Edge:
         other threads go on. ``timeout_s`` is more than 0; None waits for as long as it takes. Raises InvalidValue,
         NotFound (no fleet joined), Refused, Unauthenticated, or after ``timeout_s`` the last error.
         """
-        timeout_ms = _milliseconds(timeout_s)
+        from edge.link.timeouts import milliseconds
+
+        timeout_ms = milliseconds(timeout_s)
         if self._live is not None:
             return self._live.wait_idle(timeout_ms, self._clock)
         self._syncing += 1
@@ -384,15 +392,3 @@ class Edge:
     def _check_declared(self, name: str) -> None:
         if name not in self.log.schemas:
             raise UnknownCollection(f"{name!r} has not been declared", hint="edge.collection(name) declares it")
-
-
-def _milliseconds(timeout_s: Any) -> int | None:
-    """Raises InvalidValue for what is not a span of time; years are as good as for ever."""
-    if timeout_s is None:
-        return None
-    if type(timeout_s) not in (int, float) or not timeout_s > 0 or timeout_s == inf:
-        raise InvalidValue(
-            f"timeout_s is a number of seconds, more than 0, not {timeout_s!r:.40}",
-            hint="None waits for as long as it takes",
-        )
-    return max(1, int(min(timeout_s, TIMEOUT_S_MAX) * 1000))

@@ -88,10 +88,13 @@ class Snapshot(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """``threads`` were put back; ``newer`` are not in the snapshot, and were left as they are."""
+    """``threads`` were put back; ``newer`` are not in the snapshot, and were left as they are; of ``missing`` the
+    checkpoint is gone, because a device that did not know of the snapshot has pruned it.
+    """
 
     threads: list[Thread]
     newer: list[Thread]
+    missing: list[Thread]
 
 
 class Snapshots:
@@ -135,19 +138,25 @@ class Snapshots:
 
     def restore(self, name: str) -> Restored:
         """Put each thread of the snapshot back to its value there: as a new checkpoint, so that nothing is lost. All of
-        them, or none. Raises NotFound, CorruptStore, StorageError.
+        them in one transaction. Raises NotFound, CorruptStore, StorageError.
         """
+        self._shelf.check_alone("restore")
         fields = self._fields(name)
-        back, heads = [], fields["heads"]
+        back: list[Thread] = []
+        missing: list[Thread] = []
+        heads = fields["heads"]
         with self._shelf.batch():
             for prefix, checkpoint in heads.items():
                 thread = thread_of(self._shelf, prefix)
-                back.append(thread)
                 head = thread.head()
-                if head is None or head.id != checkpoint:
-                    thread.put_again(checkpoint, {"restored": [name, checkpoint]})
+                try:
+                    if head is None or head.id != checkpoint:
+                        thread.put_again(checkpoint, {"restored": [name, checkpoint]})
+                    back.append(thread)
+                except NotFound:
+                    missing.append(thread)
         newer = [one for one in threads(self._shelf, fields["agent"] or None) if one.prefix not in heads]
-        return Restored(back, newer)
+        return Restored(back, newer, missing)
 
     def delete(self, name: str) -> None:
         """Raises NotFound, StorageError."""

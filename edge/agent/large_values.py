@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.agent.values import DIGEST_BYTES, VALUE_BYTES_MAX, digest_of
@@ -63,11 +63,17 @@ class _Stored(NamedTuple):
 
 
 class LargeValues:
-    """Of one store. ``submit`` writes, all or nothing. Safe to use from several threads."""
+    """Of one store. ``submit`` writes, all or nothing; ``put_of`` makes a write. Safe to use from several threads."""
 
-    def __init__(self, log: DeltaLog, submit: Callable[[Sequence[Write]], Any]) -> None:
+    def __init__(
+        self,
+        log: DeltaLog,
+        submit: Callable[[Sequence[Write]], Any],
+        put_of: Callable[[str, str, Mapping[str, Any]], Write],
+    ) -> None:
         self._log = log
         self._submit = submit
+        self._put_of = put_of
         self._lock = threading.RLock()
         self._cache: OrderedDict[bytes, bytes] = OrderedDict()
         self._cached_bytes = 0
@@ -81,7 +87,7 @@ class LargeValues:
         digest = digest_of(packed)
         ref = Ref(self._log.replica, digest_of(digest + alone.encode()) if alone else digest)
         with self._lock:
-            known = not alone and self._head(ref) is not None
+            known = not alone and self._is_whole(ref)
             writes = [] if known else self._writes(ref, packed, None if alone else before)
             self._submit([*writes, finish(ref)])
             if not alone:
@@ -127,34 +133,42 @@ class LargeValues:
                     keep.add(name)
                     stored = self._head(Ref(mine, name))
                     name = stored.base if stored is not None else b""
-            gone = [key for key in listed if bytes.fromhex(key.split("/")[1]) not in keep]
-            values = {key.split("/")[1] for key in gone}
-            for at in range(0, len(gone), _DELETES):
-                self._submit([Write(Kind.DELETE, VALUES, key) for key in gone[at : at + _DELETES]])
-            for name_hex in sorted(values):
-                self._forget(Ref(mine, bytes.fromhex(name_hex)))
-        return len(values)
+            parts: dict[bytes, list[str]] = {}
+            for key in listed:
+                name = bytes.fromhex(key.split("/")[1])
+                if name not in keep:
+                    parts.setdefault(name, []).append(key)
+            # A patch goes before its base, and a value with all its parts: whenever this is interrupted, what is left
+            # can be read.
+            depths = {name: stored.depth if (stored := self._head(Ref(mine, name))) else 0 for name in parts}
+            writes: list[Write] = []
+            for name in sorted(parts, key=lambda name: (-depths[name], name)):
+                writes += [Write(Kind.DELETE, VALUES, key, upsert=True) for key in parts[name]]
+                self._forget(Ref(mine, name))
+                if len(writes) >= _DELETES:
+                    self._submit(writes)
+                    writes = []
+            if writes:
+                self._submit(writes)
+        return len(parts)
 
     # -- one value ----------------------------------------------------------------------------------------------------
 
     def _writes(self, ref: Ref, packed: bytes, before: Ref | None) -> list[Write]:
         base, depth, chain = b"", 0, 0
         data = b""
-        if before is not None and before.replica == ref.replica and (held := self._head(before)) is not None:
+        held = self._head(before) if before is not None and before.replica == ref.replica else None
+        if before is not None and held is not None and self._is_whole(before):
             data = _patch(packed, self.load(before))
             base, depth, chain = before.name, held.depth + 1, held.chain + len(data)
         if not base or depth > CHAIN_MAX or chain > CHAIN_BYTES * len(packed):
             base, depth, chain = b"", 0, 0
             data = _patch(packed, b"")
         pieces = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
-        schema = self._log.schemas[VALUES]
         first = {"base": base, "chain": chain, "data": pieces[0], "depth": depth, "parts": len(pieces)}
         first["size"] = len(packed)
         fields: list[dict[str, Any]] = [first, *({"data": piece} for piece in pieces[1:])]
-        return [
-            self._log.put_of(VALUES, _key(ref, number), schema.normalise(part), schema)
-            for number, part in enumerate(fields)
-        ]
+        return [self._put_of(VALUES, _key(ref, number), part) for number, part in enumerate(fields)]
 
     def _head(self, ref: Ref) -> _Stored | None:
         fields = self._fields(ref, 0)
@@ -164,6 +178,17 @@ class LargeValues:
             return _Stored(*(fields[name] for name in _Stored._fields))
         except KeyError as error:
             raise CorruptStore(f"the value {ref.name.hex()} has no {error}") from error
+
+    def _is_whole(self, ref: Ref) -> bool:
+        """Whether it can be read: all parts of it, and of what it is a patch of, are there."""
+        for _ in range(CHAIN_MAX + 1):
+            stored = self._head(ref)
+            if stored is None or any(self._fields(ref, number) is None for number in range(1, stored.parts)):
+                return False
+            if not stored.base:
+                return True
+            ref = Ref(ref.replica, stored.base)
+        return False
 
     def _whole(self, ref: Ref, first: _Stored) -> bytes:
         parts = [first.data]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge.agent.heads import Heads
 from edge.agent.large_values import VALUES, LargeValues, Ref
 from edge.agent.recalls import Recalls
+from sync.errors import InvalidValue
 from sync.images import image_values
 from sync.schema import declare
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from edge.storage.collection import Collection
     from edge.storage.delta_log import DeltaLog
     from edge.storage.transaction import Write
-    from sync.ports import Clock
+    from sync.ports import Clock, RandomSource
 
 CHECKPOINTS, SNAPSHOTS = "_checkpoints", "_snapshots"
 _PAGE = 500
@@ -35,15 +36,17 @@ class Shelf:
         batch: Callable[[], Batch],
         open_batch: Callable[[], Batch | None],
         clock: Clock,
+        random: RandomSource,
         collection: Callable[..., Collection],
     ) -> None:
         self.log = log
         self.collection = collection
         self.batch = batch
         self.clock = clock
-        self.heads = Heads(log, open_batch)
-        self.large = LargeValues(log, self.submit)
+        self.heads = Heads(log, open_batch, random)
+        self.large = LargeValues(log, self.submit, self.put_of)
         self.recalls = Recalls(log)
+        self.declared_at = 0  # where the log stood when a collection was declared here
         self._submit = submit
         self._open_batch = open_batch
 
@@ -53,10 +56,19 @@ class Shelf:
     def put_of(self, collection: str, key: str, fields: Mapping[str, Any]) -> Write:
         """Raises InvalidValue, TooLarge."""
         if collection not in self.log.schemas:
-            for name in (CHECKPOINTS, SNAPSHOTS, VALUES):
-                self.log.declare(declare(name))
+            self.log.declare(declare(collection))
+            self.declared_at = self.log.position
         schema = self.log.schemas[collection]
         return self.log.put_of(collection, key, schema.normalise(fields), schema)
+
+    def in_batch(self) -> bool:
+        """Whether the thread or task that asks has a batch open."""
+        return self._open_batch() is not None
+
+    def check_alone(self, what: str) -> None:
+        """What reads before it writes cannot see what its own batch has written. Raises InvalidValue in one."""
+        if self.in_batch():
+            raise InvalidValue(f"{what} reads what it changes: not inside of a batch", hint="after its end")
 
     def close(self) -> None:
         """Write what is still to be written. Raises StorageError."""
@@ -69,7 +81,7 @@ class Shelf:
             packed,
             before,
             lambda ref: self.put_of(CHECKPOINTS, key, {**fields, "ref": ref.pack()}),
-            alone="" if self._open_batch() is None else key,
+            alone=key if self.in_batch() else "",
         )
 
     def matcher(self, collection: str, given: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], bool]:

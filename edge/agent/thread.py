@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 TYPES = ("context", "working", "long-term", "task", "relationship", "embedding")
 INLINE_BYTES_MAX = 16 << 10
-METADATA_BYTES_MAX = 16 << 10
 _DAY_MS = 86_400_000
 _PAGE = 500
+_ATTEMPTS = 3
 ANY: Final = object()
 
 
@@ -69,7 +69,7 @@ class Thread:
         InvalidValue, TooLarge, StorageError, with nothing changed.
         """
         packed = encode(value)
-        return self._put(packed, expected, metadata or {})
+        return self._put(packed, expected, _checked(metadata))
 
     def fork(self, name: str, *, at: str | None = None, metadata: Mapping[str, Any] | None = None) -> Thread:
         """A new thread of the same agent and type that begins with the value of a checkpoint, by default the newest.
@@ -78,7 +78,7 @@ class Thread:
         """
         found, packed = self._found(at)
         new = Thread(self._shelf, self.agent, name, self.type)
-        forked = {"forked": [self.name, found.id], **(metadata or {})}
+        forked = {"forked": [self.name, found.id], **_checked(metadata)}
         new._put(packed, None, forked)
         return new
 
@@ -92,28 +92,32 @@ class Thread:
             raise InvalidValue(f"keep_latest is a whole number, 1 or more, not {keep_latest!r:.40}")
         if keep_days is not None and (type(keep_days) not in (int, float) or not keep_days >= 0):
             raise InvalidValue(f"keep_days is a number, 0 or more, not {keep_days!r:.40}")
-        pinned = self._shelf.pinned(self.prefix)
+        self._shelf.check_alone("prune")
         since_ms = None if keep_days is None else self._shelf.clock.wall_ms() - keep_days * _DAY_MS
         gone = [
-            Write(Kind.DELETE, CHECKPOINTS, key_of(self.prefix, found.id))
+            found.id
             for number, found in enumerate(self.history())
-            if number >= (keep_latest or 1) and (since_ms is None or found.at_ms < since_ms) and found.id not in pinned
+            if number >= (keep_latest or 1) and (since_ms is None or found.at_ms < since_ms)
         ]
-        for at in range(0, len(gone), _PAGE):
-            self._shelf.submit(gone[at : at + _PAGE])
-        if gone:
-            self._shelf.collect()
-        return len(gone)
+        return self._delete(gone)
 
     def delete(self) -> int:
         """Delete the thread, with all its checkpoints; snapshots that name one of them keep it. Returns how many."""
+        self._shelf.check_alone("delete")
+        return self._delete([found.id for found in self.history()])
+
+    def _delete(self, old: list[str]) -> int:
+        """But for what a snapshot names: those are read last, so that one that is taken meanwhile counts."""
         pinned = self._shelf.pinned(self.prefix)
-        gone = [found.id for found in self.history() if found.id not in pinned]
+        gone = [one for one in old if one not in pinned]
         for at in range(0, len(gone), _PAGE):
+            # Nobody minds if another has deleted it already.
             self._shelf.submit(
-                [Write(Kind.DELETE, CHECKPOINTS, key_of(self.prefix, one)) for one in gone[at : at + _PAGE]]
+                [
+                    Write(Kind.DELETE, CHECKPOINTS, key_of(self.prefix, one), upsert=True)
+                    for one in gone[at : at + _PAGE]
+                ]
             )
-        self._shelf.heads.forget(self.prefix)
         if gone:
             self._shelf.collect()
         return len(gone)
@@ -124,9 +128,16 @@ class Thread:
         """The value of a checkpoint, by default of the newest; None if the thread has none yet. Its checksum is
         verified. Raises NotFound (no such checkpoint), CorruptStore, StorageError.
         """
-        if checkpoint is None and self._head() is None:
-            return None
-        return decode(self._found(checkpoint)[1])
+        for attempt in range(_ATTEMPTS):
+            at = self._head() if checkpoint is None else checkpoint
+            if at is None:
+                return None
+            try:
+                return decode(self._found(at)[1])
+            except NotFound:
+                if checkpoint is not None or attempt == _ATTEMPTS - 1:
+                    raise  # else somebody has put and pruned meanwhile
+        return None
 
     def head(self) -> Checkpoint | None:
         """The newest checkpoint, or None."""
@@ -154,14 +165,15 @@ class Thread:
 
     def _put(self, packed: bytes, expected: str | object | None, metadata: Mapping[str, Any]) -> Checkpoint:
         shelf, prefix = self._shelf, self.prefix
-        if not isinstance(metadata, Mapping):
-            raise InvalidValue(f"metadata is a mapping, not {type(metadata).__name__}")
+        if expected is not ANY:
+            shelf.check_alone("put with expected=")
         with shelf.heads.lock(prefix):
+            before = shelf.log.position
             head = shelf.heads.following(prefix, self._newest)
             if expected is not ANY and expected != head:
                 self._stale(expected, head)
             at_ms = shelf.clock.wall_ms()
-            new = shelf.heads.next_id(prefix, head, at_ms)
+            new = shelf.heads.next_id(head, at_ms)
             key = key_of(prefix, new)
             fields = {
                 "at": at_ms,
@@ -172,10 +184,13 @@ class Thread:
             }
             if len(packed) <= INLINE_BYTES_MAX:
                 fields["value"] = packed
-                shelf.submit((shelf.put_of(CHECKPOINTS, key, fields),))
+                write = shelf.put_of(CHECKPOINTS, key, fields)
+                before = max(before, shelf.declared_at)
+                shelf.submit((write,))
+                shelf.heads.moved(prefix, new, before=before, writes=1)
             else:
                 shelf.store(key, fields, packed, self._resembling(head))
-            shelf.heads.moved(prefix, new)
+                shelf.heads.moved(prefix, new, before=before, writes=-1)
         return Checkpoint(new, head or "", at_ms, len(packed), dict(metadata))
 
     def _resembling(self, head: str | None) -> Ref | None:
@@ -230,6 +245,12 @@ class Thread:
                 fields = image_values(image)
                 if fields is not None:
                     yield _shown(id_of(self.prefix, after), fields)
+
+
+def _checked(metadata: Any) -> dict[str, Any]:
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise InvalidValue(f"metadata is a mapping, not {type(metadata).__name__}")
+    return dict(metadata or {})
 
 
 def _ref(fields: Mapping[str, Any]) -> Ref | None:

@@ -160,10 +160,12 @@ def restore(store: str, name: str, as_json: bool) -> None:
     """Put the threads of a snapshot back to where they stood, as new checkpoints."""
     with existing(store) as edge:
         done = edge.snapshots.restore(name)
-    back, newer = ([[t.agent, t.name, t.type] for t in threads] for threads in done)
+    back, newer, missing = ([[t.agent, t.name, t.type] for t in threads] for threads in done)
     if as_json:
-        print_json({"threads": back, "newer": newer})
+        print_json({"threads": back, "newer": newer, "missing": missing})
         return
+    if missing:
+        click.echo(f"pruned elsewhere, and not restored: {', '.join('/'.join(names[:2]) for names in missing)}")
     click.echo(f"{counted(len(back), 'thread')} as in {name}")
     if newer:
         click.echo(f"not in the snapshot, and left: {', '.join('/'.join(names[:2]) for names in newer)}")

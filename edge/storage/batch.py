@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from sync.errors import TooLarge
+from sync.errors import InvalidValue, TooLarge
 
 if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
@@ -39,14 +39,13 @@ class Batch:
         self._outermost = False
         self._ended = False
         self._owner: object = None
-        self.settled = False  # whether it is over, and known to be written or not
         self.notes: dict[str, str] = {}  # of those who write: what they have put in it
         self.writes: list[Write] = []
 
     def __enter__(self) -> Self:
         self._outermost = open_batch(self._open) is None
         if self._outermost:
-            self._ended = self.settled = False
+            self._ended = False
             self._owner = _who()
             self._open.set(ref(self))
         return self
@@ -54,16 +53,23 @@ class Batch:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._outermost:
             try:
-                writes, self.writes = self.writes, []
+                writes = self.end()
             finally:
                 self._ended = True
                 self._open.set(None)
-                self.notes = {}
-            try:
-                if error is None:
-                    self._log.submit(writes)
-            finally:
-                self.settled = True
+            if error is None:
+                self._log.submit(writes)
+
+    def end(self) -> list[Write]:
+        """Nobody's writes join it any more. Returns those that did."""
+        writes, self.writes = self.writes, []
+        self._ended = True
+        self.notes = {}
+        return writes
+
+    def commit(self, writes: Sequence[Write]) -> None:
+        """What ``end`` returned, as one transaction. Raises what ``DeltaLog.submit`` does."""
+        self._log.submit(writes)
 
     def extend(self, writes: Sequence[Write]) -> None:
         """Raises TooLarge."""
@@ -73,14 +79,18 @@ class Batch:
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Another thread works on behalf of its owner, who waits meanwhile."""
-        owner, self._owner = self._owner, _who()
+        """This thread works for whoever has the batch (``edge.aio``), one call at a time: its writes join it. Raises
+        InvalidValue if it has ended.
+        """
+        if self._ended:
+            raise InvalidValue("the batch that this call was made in has ended", hint="await every call inside it")
+        self._owner = _who()
         token = self._open.set(ref(self))
         try:
             yield
         finally:
             self._open.reset(token)
-            self._owner = owner
+            self._owner = None
 
     def is_over(self) -> bool:
         """Whether it ended, or is somebody else's (tasks and threads that were begun in it have a copy of the context),

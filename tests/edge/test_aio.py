@@ -24,10 +24,12 @@ from edge import (
     CallableEmbedder,
     Collection,
     Edge,
+    InvalidValue,
     Memory,
     NotFound,
     Snapshots,
     StaleWrite,
+    StorageError,
     Thread,
 )
 
@@ -104,7 +106,8 @@ def test_batches_are_of_their_task(tmp_path: Path) -> None:
             async with edge.batch():
                 await notes.put("mine", {"a": 1})
                 first = await thread.put(1)
-                second = await thread.put(2, expected=first.id)
+                second = await thread.put(2)
+                assert second.parent == first.id
                 inside.set()
                 await done.wait()
             await task
@@ -172,5 +175,114 @@ def test_a_cancelled_call_leaves_the_store_usable(tmp_path: Path) -> None:
             await notes.put("c", {"d": 1})
             assert await notes.get("a") in (None, {"b": 1})
             assert await edge.verify() == []
+
+    run(work())
+
+
+def test_a_batch_whose_end_is_cancelled_takes_no_later_write(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with await AsyncEdge.open(tmp_path / "s", workers=1) as edge:
+            notes = await edge.collection("notes")
+            release = threading.Event()
+
+            async def batch() -> None:
+                async with edge.batch():
+                    await notes.put("in", {"a": 1})
+                    edge.store.pool.submit(release.wait, 30)
+
+            task = asyncio.create_task(batch())
+            await asyncio.sleep(0.1)
+            task.cancel()
+            await asyncio.sleep(0.05)
+            release.set()
+            with suppress(asyncio.CancelledError):
+                await task
+            await notes.put("after", {"a": 1})
+            assert await notes.get("after") == {"a": 1}
+
+    run(work())
+    with Edge.open(tmp_path / "s") as edge:
+        assert "after" in edge.collection("notes")
+
+
+def test_a_call_that_is_cancelled_in_a_batch_goes_with_it(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with await AsyncEdge.open(tmp_path / "s") as edge:
+            notes = await edge.collection("notes")
+            started, release = threading.Event(), threading.Event()
+
+            def slow(texts: Sequence[str]) -> list[list[float]]:
+                started.set()
+                assert release.wait(30)
+                return [[1.0, 0.0] for _ in texts]
+
+            memory = await edge.agent("a").memory(embedder=CallableEmbedder(slow, model="m", dimensions=2))
+
+            async def batch() -> None:
+                async with edge.batch():
+                    await notes.put("in", {"a": 1})
+                    await memory.add("half")
+
+            task = asyncio.create_task(batch())
+            await asyncio.to_thread(started.wait, 30)
+            task.cancel()
+            await asyncio.sleep(0.05)
+            assert not task.done(), "the call is under way, and nothing goes on behind its back"
+            release.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await notes.get("in") is None
+            assert [one async for one in memory.all()] == []
+
+            async with edge.batch():  # caught inside: the batch goes on, and is whole
+                await notes.put("x", {"a": 1})
+                release.clear()
+                started.clear()
+                call = asyncio.create_task(memory.add("cut short"))
+                await asyncio.to_thread(started.wait, 30)
+                call.cancel()
+                release.set()
+                with suppress(asyncio.CancelledError):
+                    await call
+                await notes.put("y", {"a": 1})
+                assert await notes.get("y") is None
+            assert await notes.get("y") == {"a": 1}
+
+    run(work())
+
+
+def test_what_is_gathered_in_a_batch_is_part_of_it(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with await AsyncEdge.open(tmp_path / "s") as edge:
+            notes = await edge.collection("notes")
+            with suppress(ZeroDivisionError):
+                async with edge.batch():
+                    await asyncio.gather(*(notes.put(f"g{number}", {"a": 1}) for number in range(20)))
+                    await asyncio.wait_for(notes.put("w", {"a": 1}), 30)
+                    async with edge.batch():
+                        await notes.put("inner", {"a": 1})
+                    _ = 1 // 0
+            assert await notes.count() == 0
+            async with edge.batch():
+                await asyncio.gather(*(notes.put(f"g{number}", {"a": 1}) for number in range(20)))
+            assert await notes.count() == 20
+
+    run(work())
+
+
+def test_opening_that_fails_leaves_the_store_free(tmp_path: Path) -> None:
+    async def work() -> None:
+        with pytest.raises(InvalidValue):
+            await AsyncEdge.open(tmp_path / "s", workers=0)
+        opening = asyncio.create_task(AsyncEdge.open(tmp_path / "s"))
+        await asyncio.sleep(0)
+        opening.cancel()
+        with suppress(asyncio.CancelledError):
+            await (await opening).close()
+        edge = await AsyncEdge.open(tmp_path / "s", wait_s=10.0)
+        notes = await edge.collection("notes")
+        await edge.close()
+        with pytest.raises(StorageError, match="closed"):
+            await notes.put("a", {"b": 1})
 
     run(work())

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from edge import Edge, InvalidValue, NotFound
+from edge.agent.names import key_of
+from edge.storage.transaction import Write
+from sync.operations import Kind
 from tests.edge.stores import TickingClock
 
 
@@ -79,6 +82,23 @@ def test_prune_and_delete_leave_what_a_snapshot_names(edge: Edge) -> None:
     thread.put(4)
     thread.prune(keep_latest=1)
     assert edge.log.count("_values") == 0
+
+
+def test_what_was_pruned_elsewhere_is_missing_and_the_rest_restored(edge: Edge) -> None:
+    edge.snapshots.take("x", agent="cook")
+    thread = edge.agent("cook").thread("one")
+    head = thread.head()
+    assert head is not None
+    for name in ("one", "two"):
+        edge.agent("cook").thread(name).put("changed")
+    key = key_of(thread.prefix, head.id)
+    edge.log.submit([Write(Kind.DELETE, "_checkpoints", key)])
+    restored = edge.snapshots.restore("x")
+    assert [one.name for one in restored.threads] == ["two"]
+    assert [one.name for one in restored.missing] == ["one"]
+    assert edge.agent("cook").thread("two").get() == ["cook", "two", "old"]
+    with edge.batch(), pytest.raises(InvalidValue, match="not inside of a batch"):
+        edge.snapshots.restore("x")
 
 
 def test_errors(edge: Edge, tmp_path: Path) -> None:

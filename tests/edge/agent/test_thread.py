@@ -199,11 +199,16 @@ def test_a_batch_is_a_chain_and_seen_at_its_end(edge: Edge, thread: Thread) -> N
     zero = thread.put(0)
     with edge.batch():
         first = thread.put(1)
-        second = thread.put(large(2), expected=first.id)
+        second = thread.put(large(2))
         third = thread.put(large(2))
         assert thread.get() == 0
-        with pytest.raises(StaleWrite):
-            thread.put(3, expected=zero.id)
+        for refused in (
+            lambda: thread.put(3, expected=third.id),
+            lambda: thread.prune(keep_latest=1),
+            thread.delete,
+        ):
+            with pytest.raises(InvalidValue, match="not inside of a batch"):
+                refused()
     assert [first.parent, second.parent, third.parent] == [zero.id, first.id, second.id]
     assert [thread.get(one.id) for one in (first, second, third)] == [1, large(2), large(2)]
     assert thread.head() == third
@@ -230,7 +235,114 @@ def test_what_is_collected_while_a_batch_is_open_is_not_what_it_writes(edge: Edg
     assert thread.get(kept.id) == large(1)
 
 
+def test_two_batches_of_one_thread_and_one_that_fails(edge: Edge, thread: Thread) -> None:
+    """Whoever commits later is not forgotten, and what never was is not shown."""
+    zero = thread.put(0)
+    first, second = edge.batch(), edge.batch()
+
+    def other() -> None:
+        with suppress(ZeroDivisionError), second:
+            thread.put("never")
+            _ = 1 // 0
+
+    with ThreadPoolExecutor(1) as pool:
+        with first:
+            one = thread.put("one")
+            pool.submit(other).result()
+            assert thread.head() == zero
+        assert thread.head() == one
+        with pytest.raises(StaleWrite):
+            thread.put(2, expected=zero.id)
+        assert pool.submit(thread.get).result() == "one"
+
+
+def test_pages_from_the_cloud_and_puts_at_the_same_moment(edge: Edge, thread: Thread) -> None:
+    """A newer checkpoint of another device's arrives between a put's commit and what follows it in memory."""
+    from edge.agent.names import key_of, make_id, number_of
+    from edge.agent.values import digest_of, encode
+    from tests.edge.logs import remote
+
+    made = thread.put(1)
+    newer = make_id(number_of(made.id) + (1 << 40), b"another")
+    packed = encode("theirs")
+    fields = {"at": 1, "digest": digest_of(packed), "metadata": {}, "parent": "", "size": len(packed), "value": packed}
+    page = [remote(1, key_of(thread.prefix, newer), 5, "_checkpoints", **fields)]
+    heads, log = thread._shelf.heads, edge.log
+    moved = heads.moved
+
+    def interleaved(*place: Any, **options: Any) -> None:
+        log.apply(page, cursor=1)
+        assert thread.get() == "theirs"
+        moved(*place, **options)
+
+    heads.moved = interleaved  # type: ignore[method-assign]
+    thread.put(2)
+    assert thread.get() == "theirs"
+    with pytest.raises(StaleWrite):
+        thread.put(3, expected=made.id)
+
+
+def test_copies_of_a_store_give_out_different_ids(tmp_path: Path) -> None:
+    import shutil
+
+    from edge.ports import SystemRandom
+
+    clock = TickingClock()
+    with Edge.open(tmp_path / "a", clock=clock, random=SystemRandom()) as edge:
+        edge.agent("x").thread().put(0)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    clock._now_ms -= DAY_MS  # behind the newest checkpoint
+    made = set()
+    for name in "ab":
+        with Edge.open(tmp_path / name, clock=clock, random=SystemRandom()) as edge:
+            made |= {edge.agent("x").thread().put(number).id for number in range(3)}
+    assert len(made) == 6
+
+
 # -- large values -----------------------------------------------------------------------------------------------------
+
+
+def test_a_collection_that_is_interrupted_leaves_nothing_unreadable(
+    edge: Edge, thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.agent.large_values._DELETES", 1)
+    value = bytearray(random.Random(1).randbytes(500_000))
+    values = []
+    for number in range(5):
+        value[number] ^= 1
+        values.append(bytes(value))
+        thread.put(bytes(value))
+    thread.put("small")
+    shelf = edge.agent("x")._shelf
+    submit = shelf.large._submit
+    for fails_at in range(1, 8):
+        calls = iter(range(100))
+
+        def failing(writes: Any, calls: Any = calls, fails_at: int = fails_at) -> None:
+            if next(calls) == fails_at:
+                raise OSError("the disk is gone")
+            submit(writes)
+
+        monkeypatch.setattr(shelf.large, "_submit", failing)
+        with suppress(OSError):
+            thread.prune(keep_latest=1)
+            shelf.collect()
+        monkeypatch.setattr(shelf.large, "_submit", submit)
+        for held in values:
+            shelf.large._cache.clear()
+            made = edge.agent("other").thread(f"t{fails_at}").put(held)
+            shelf.large._cache.clear()
+            assert edge.agent("other").thread(f"t{fails_at}").get(made.id) == held
+        edge.agent("other").thread(f"t{fails_at}").delete()
+    assert edge.log.count("_values") == 0
+
+
+def test_a_power_cut_between_the_declarations(edge: Edge, thread: Thread) -> None:
+    from sync.schema import declare
+
+    edge.log.declare(declare("_checkpoints"))
+    thread.put(large(1))
+    assert thread.get() == large(1)
 
 
 def test_a_large_value_that_changes_little_costs_little(edge: Edge, thread: Thread) -> None:
