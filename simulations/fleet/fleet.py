@@ -35,6 +35,7 @@ from sync.operations import Operation
 HEAL_ROUNDS_MAX = 12
 HEAL_ROUND_MS = 10 * MINUTE_MS
 _MOMENTS = 4  # at which many work at once
+_DECLARING = 10  # devices that declare the collections by themselves, in a large fleet
 _CANARY = CANARY.encode()
 
 
@@ -82,7 +83,8 @@ class Fleet:
             self.oracles[self.cloud.create_fleet(f"fleet-{number}")] = Oracle()
         for number in range(plan.devices):
             for place, fleet in enumerate(self.cloud.fleets):
-                self._add(f"{chr(ord('a') + place)}{number}", fleet)
+                device = self._add(f"{chr(ord('a') + place)}{number}", fleet)
+                device.declares = number < _DECLARING  # the others are given what is declared
 
     def oracle(self, device: DeviceNode) -> Oracle:
         return self.oracles[device.fleet]
