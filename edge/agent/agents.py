@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.agent.embedders import Embedder
-from edge.agent.memory import WORKING_CAPACITY, Memory
+from edge.agent.memory import Memory
+from edge.agent.memory_base import WORKING_CAPACITY
 from edge.agent.names import escape, unescape
 from edge.agent.scoring import Scoring
 from edge.agent.shelf import CHECKPOINTS, SNAPSHOTS

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.agent.embedders import VECTOR, Embedder, embedded, searched
 from edge.agent.loading import Chunk, Chunker, Splitter, chunked, load
+from edge.agent.memory_record import check_text
 from edge.agent.names import escape
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, NotFound, TooLarge
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 DOCUMENTS, CHUNKS = "agent.documents", "agent.chunks"
 K_MAX = 1_000
 _EMBEDDED_AT_ONCE = 64
-_PLACES_PER_RECORD = 8_000
+_FETCH_MAX = 10_000
+_PLACES_PER_RECORD = 5_000
 _DIGEST_BYTES = 12
 _DOCUMENTS_IN_A_FILTER = 1_000
 _CHUNK_FIELDS = {"agent": "str", "document": "str", "namespace": "str", "text": "str"}
@@ -105,15 +107,16 @@ class Documents:
         ``on_progress(done, all)`` counts chunks that are embedded. Raises InvalidValue, NotFound, TooLarge,
         StorageError.
         """
+        self._shelf.check_alone("adding a document")
         loaded = load(source, media_type)
         if not loaded.text.strip():
-            raise InvalidValue("the document has no text", hint="a PDF of images needs OCR first")
+            raise InvalidValue(f"{loaded.name or 'the document'} has no text", hint="a PDF of images needs OCR first")
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise InvalidValue(f"metadata is a mapping, not {type(metadata).__name__}")
         digest = _digest(loaded.text)
         name = id if id is not None else os.fspath(source) if isinstance(source, os.PathLike) else digest
         key = self._key(name)
         found = chunked(loaded, chunker or Splitter())
-        places: list[list[Any]] = [[_digest(chunk.text), chunk.start, chunk.end] for chunk in found]
-        old = self._documents.get(key)
         fields: dict[str, Any] = {
             "agent": self.agent,
             "characters": len(loaded.text),
@@ -125,26 +128,45 @@ class Documents:
             "namespace": self.namespace,
             "title": title or loaded.name or _first_line(loaded.text),
         }
-        before = self._places(key, old)
-        if old is not None and before == places and all(old.get(word) == value for word, value in fields.items()):
-            return Indexed(name, 0, len({place[0] for place in places}), 0)
-        known = {place[0] for place in before}
-        new = {place[0]: chunk for place, chunk in zip(places, found, strict=True) if place[0] not in known}
-        gone = sorted(known - {place[0] for place in places})
+        with self._shelf.heads.lock(key):
+            return self._replace(key, name, fields, found, on_progress)
+
+    def _replace(
+        self,
+        key: str,
+        name: str,
+        fields: dict[str, Any],
+        found: list[Chunk],
+        on_progress: Callable[[int, int], None] | None,
+    ) -> Indexed:
+        """What is known is what is there, not what the list says: another device's version may have taken some."""
+        places: list[list[Any]] = [[_digest(chunk.text), chunk.start, chunk.end] for chunk in found]
+        wanted = {place[0]: chunk for place, chunk in zip(places, found, strict=True)}
+        old = self._documents.get(key)
+        there = {at.rpartition("/")[2]: chunk for at, chunk in self._chunks.scan(f"{key}/")}
+        vectors = self._embedder is not None
+        known = {one for one in wanted if one in there and (not vectors or VECTOR in there[one])}
+        gone = sorted(there.keys() - wanted.keys())
+        same = old is not None and all(old.get(word) == value for word, value in fields.items())
+        if same and len(known) == len(wanted) and not gone and self._places(key, old) == places:
+            return Indexed(name, 0, len(wanted), 0)
+        new = {one: chunk for one, chunk in wanted.items() if one not in known}
         writes = self._chunk_writes(key, new, on_progress)
-        writes += [Write(Kind.DELETE, CHUNKS, f"{key}/{one}") for one in gone]
+        writes += [Write(Kind.DELETE, CHUNKS, f"{key}/{one}", upsert=True) for one in gone]
         writes += self._document_writes(key, {**fields, "updated_at": self._shelf.clock.wall_ms()}, places, old)
         self._shelf.submit(writes)
-        return Indexed(name, len(new), len({place[0] for place in places}) - len(new), len(gone))
+        return Indexed(name, len(new), len(known), len(gone))
 
     def delete(self, document: str) -> None:
         """Raises NotFound, StorageError."""
+        self._shelf.check_alone("deleting a document")
         key = self._key(document)
-        fields = self._held(document)
-        gone = sorted({place[0] for place in self._places(key, fields)})
-        writes = [Write(Kind.DELETE, CHUNKS, f"{key}/{one}") for one in gone]
-        parts = _parts(fields["chunks"])
-        self._shelf.submit([*writes, *(Write(Kind.DELETE, DOCUMENTS, _part(key, number)) for number in range(parts))])
+        with self._shelf.heads.lock(key):
+            fields = self._held(document)
+            writes = [Write(Kind.DELETE, CHUNKS, at, upsert=True) for at, _ in self._chunks.scan(f"{key}/")]
+            parts = range(_parts(fields["chunks"]))
+            writes += [Write(Kind.DELETE, DOCUMENTS, _part(key, number), upsert=True) for number in parts]
+            self._shelf.submit(writes)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -187,8 +209,7 @@ class Documents:
         metadata, and its id, title, media_type and updated_at. ``reranker`` gives each of 4k candidates a score, higher
         is better. Raises InvalidValue, InvalidFilter, StorageError.
         """
-        if type(query) is not str or not query.strip():
-            raise InvalidValue(f"a query is a string with something in it, not {query!r:.40}")
+        check_text(query)
         if type(k) is not int or not 1 <= k <= K_MAX:
             raise InvalidValue(f"k is a whole number from 1 to {K_MAX}, not {k!r:.40}")
         mode = mode or ("text" if self._embedder is None else "hybrid")
@@ -196,28 +217,27 @@ class Documents:
         if mode != "text":
             if self._embedder is None:
                 raise InvalidValue(f"there is no embedder for a {mode} search", hint="agent.documents(embedder=…)")
-            (vector,) = embedded(self._embedder, [query])
+            (vector,) = embedded(self._embedder, [query], self._chunks)
         where: dict[str, Any] = {"agent": self.agent, "namespace": self.namespace}
         if filter is not None:
             chosen = self._matching(filter)
             if not chosen:
                 return []
             where["document"] = {"$in": chosen}
-        hits = self._chunks.search(
-            text=None if mode == "vector" else query,
-            vector=vector,
-            k=k if reranker is None else 4 * k,
-            filter=where,
-            mode=mode,
-        )
-        ranked = [(hit.score, hit.key, hit.fields) for hit in hits]
+        wanted = k if reranker is None else 4 * k
+        fetch = wanted
+        while True:
+            hits = self._chunks.search(
+                text=None if mode == "vector" else query, vector=vector, k=fetch, filter=where, mode=mode
+            )
+            found = [one for hit in hits if (one := self._passage(hit.key, hit.score)) is not None]
+            # What no list names, because another device's version of its document stands, is no hit.
+            if len(found) >= wanted or len(hits) < fetch or fetch >= _FETCH_MAX:
+                break
+            fetch = min(4 * fetch, _FETCH_MAX)
         if reranker is not None:
-            scores = list(reranker(query, [fields["text"] for _, _, fields in ranked]))
-            if len(scores) != len(ranked):
-                raise InvalidValue(f"the reranker returned {len(scores)} scores for {len(ranked)} texts")
-            ranked = [(float(score), key, fields) for score, (_, key, fields) in zip(scores, ranked, strict=True)]
-            ranked.sort(key=lambda one: (-one[0], one[1]))
-        return [passage for score, key, _ in ranked[:k] if (passage := self._passage(key, score)) is not None]
+            found = _reranked(reranker, query, found[:wanted])
+        return found[:k]
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -250,7 +270,7 @@ class Documents:
             some = every[at : at + _EMBEDDED_AT_ONCE]
             vectors: Sequence[Any] = [None] * len(some)
             if self._embedder is not None:
-                vectors = embedded(self._embedder, [chunk.text for _, chunk in some])
+                vectors = embedded(self._embedder, [chunk.text for _, chunk in some], self._chunks)
             for (digest, chunk), vector in zip(some, vectors, strict=True):
                 fields = {"agent": self.agent, "document": key, "namespace": self.namespace, "text": chunk.text}
                 if vector is not None:
@@ -270,7 +290,7 @@ class Documents:
             part = {**fields, "places": some} if number == 0 else {"places": some}
             writes.append(self._shelf.put_of(DOCUMENTS, _part(key, number), part))
         beyond = range(_parts(len(places)), _parts(old["chunks"]) if old is not None else 0)
-        return writes + [Write(Kind.DELETE, DOCUMENTS, _part(key, number)) for number in beyond]
+        return writes + [Write(Kind.DELETE, DOCUMENTS, _part(key, number), upsert=True) for number in beyond]
 
     def _matching(self, given: Mapping[str, Any]) -> list[str]:
         matches = self._shelf.matcher(DOCUMENTS, given)
@@ -306,6 +326,18 @@ class Documents:
         if text is None:
             return None
         return Passage(text, score, _shown(fields), places[at][1], places[at][2], before, after)
+
+
+def _reranked(reranker: Reranker, query: str, found: list[Passage]) -> list[Passage]:
+    returned = reranker(query, [passage.text for passage in found])
+    try:
+        scores = [float(score) for score in returned]
+    except (TypeError, ValueError) as error:
+        raise InvalidValue(f"the reranker returned {returned!r:.60}, no numbers") from error
+    if len(scores) != len(found):
+        raise InvalidValue(f"the reranker returned {len(scores)} scores for {len(found)} texts")
+    ranked = [passage._replace(score=score) for passage, score in zip(found, scores, strict=True)]
+    return sorted(ranked, key=lambda passage: (-passage.score, passage.document.id, passage.start))
 
 
 def _digest(text: str) -> str:

@@ -13,6 +13,7 @@ from sync.errors import InvalidValue, SchemaMismatch
 if TYPE_CHECKING:
     from edge.agent.shelf import Shelf
     from edge.storage.collection import Collection
+    from sync.schema import CollectionSchema
 
 VECTOR = "embedding"
 
@@ -41,24 +42,44 @@ class CallableEmbedder:
         return self._function(texts)
 
 
-def embedded(embedder: Embedder, texts: Sequence[str]) -> list[Any]:
-    """One vector for each text. Raises InvalidValue if the embedder returns another number; what it raises passes."""
-    vectors = list(embedder.embed(texts))
+def embedded(embedder: Embedder, texts: Sequence[str], into: Collection) -> list[Any]:
+    """One vector for each text. Raises InvalidValue if the embedder returns another number, and SchemaMismatch if the
+    collection has another model's by now; what the embedder raises passes.
+    """
+    _check_model(into.schema, embedder)
+    returned = embedder.embed(texts)
+    try:
+        vectors = list(returned)
+    except TypeError as error:
+        raise InvalidValue(f"embedder {embedder.model!r} returned {type(returned).__name__}, no vectors") from error
     if len(vectors) != len(texts):
         raise InvalidValue(f"embedder {embedder.model!r} returned {len(vectors)} vectors for {len(texts)} texts")
     return vectors
 
 
-def searched(shelf: Shelf, name: str, fields: Mapping[str, str], embedder: Embedder | None) -> Collection:
-    """A collection of texts, in the field ``text``; with an embedder, of its vectors. Raises SchemaMismatch."""
-    schema = shelf.log.schemas.get(name)
-    known = None if schema is None else schema.vector
-    if known is not None and embedder is not None and known[1:] != (embedder.dimensions, "cosine", embedder.model):
+def _check_model(schema: CollectionSchema, embedder: Embedder) -> None:
+    known = schema.vector
+    if known is not None and known[1:] != (embedder.dimensions, "cosine", embedder.model):
         raise SchemaMismatch(
-            f"{name} has vectors of {known.model!r} with {known.dimensions} dimensions, not of "
+            f"{schema.name} has vectors of {known.model!r} with {known.dimensions} dimensions, not of "
             f"{embedder.model!r} with {embedder.dimensions}",
             hint="give the embedder of that model, or none",
         )
+
+
+def searched(shelf: Shelf, name: str, fields: Mapping[str, str], embedder: Embedder | None) -> Collection:
+    """A collection of texts, in the field ``text``; with an embedder, of its vectors. Raises SchemaMismatch,
+    InvalidValue.
+    """
+    if embedder is not None and not all(hasattr(embedder, word) for word in ("model", "dimensions", "embed")):
+        raise InvalidValue(
+            f"an embedder has a model, dimensions and embed(texts); {type(embedder).__name__} has not",
+            hint="CallableEmbedder(function, model=…, dimensions=…) makes one",
+        )
+    schema = shelf.log.schemas.get(name)
+    known = None if schema is None else schema.vector
+    if schema is not None and embedder is not None:
+        _check_model(schema, embedder)
     if schema is not None and (known is not None or embedder is None):
         return shelf.collection(name)
     vector = None if embedder is None else (VECTOR, embedder.dimensions, "cosine", embedder.model)

@@ -67,24 +67,31 @@ class Splitter(NamedTuple):
             splitter = made(self.size, overlap=self.overlap)
         else:
             splitter = made.from_callback(self.measure, self.size, overlap=self.overlap)
-        return _checked([Chunk(at, at + len(text), text) for at, text in splitter.chunk_indices(loaded.text)])
+        try:
+            return _checked([Chunk(at, at + len(text), text) for at, text in splitter.chunk_indices(loaded.text)])
+        except TypeError as error:
+            raise InvalidValue(f"measure= is a function from a text to a whole number: {error}") from error
 
 
 def chunked(loaded: Loaded, chunker: Splitter | Chunker) -> list[Chunk]:
     """By a splitter, or by a function of the user's that returns parts of the text in order. Raises InvalidValue."""
     if isinstance(chunker, Splitter):
         return chunker.chunks(loaded)
+    if not callable(chunker):
+        raise InvalidValue(f"a chunker is a Splitter or a function, not {type(chunker).__name__}")
     found: list[Chunk] = []
-    after = 0
+    start = end = 0
     for text in chunker(loaded.text):
         if type(text) is not str:
             raise InvalidValue(f"a chunker returns strings, not {type(text).__name__}")
-        at = loaded.text.find(text, after)
+        if not text.strip():
+            continue
+        at = loaded.text.find(text, end)  # after the one before, or else overlapping it
+        at = at if at >= 0 else loaded.text.find(text, start)
         if at < 0:
             raise InvalidValue(f"the chunk {text[:40]!r} is not in the document, or not in order")
-        after = at + 1
-        if text.strip():
-            found.append(Chunk(at, at + len(text), text))
+        start, end = at, at + len(text)
+        found.append(Chunk(start, end, text))
     return _checked(found)
 
 
@@ -108,6 +115,10 @@ def load(source: str | bytes | os.PathLike[str], media_type: str | None = None) 
         media_type = media_type or _BY_SUFFIX.get(path.suffix.lower())
         source = _read(path)
     if isinstance(source, str):
+        try:
+            source.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidValue(f"the text is not valid Unicode: {error.reason}") from error
         if len(source) > SOURCE_BYTES_MAX:
             raise TooLarge(f"a text of {len(source):,} characters; the most are {SOURCE_BYTES_MAX:,}")
         media_type = media_type or TEXT
@@ -136,6 +147,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {path}") from error
+    except ValueError as error:
+        raise InvalidValue(f"{path!r} is not a path: {error}") from error
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
 

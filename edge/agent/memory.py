@@ -10,27 +10,30 @@ It leaves to others: scores (``scoring``), counting accesses (``recalls``), forg
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.agent.embedders import VECTOR, Embedder, embedded, searched
-from edge.agent.memory_record import FIELDS, MEMORIES, Remembered, check_text, has_ended, moment, shown, unit
-from edge.agent.names import escape
-from edge.agent.scoring import KINDS, Scoring, Terms
+from edge.agent.embedders import VECTOR, embedded
+from edge.agent.memory_base import MemoryBase, merged
+from edge.agent.memory_record import (
+    Remembered,
+    check_kinds,
+    check_text,
+    has_ended,
+    moment,
+    shown,
+    unit,
+)
+from edge.agent.scoring import Terms
 from edge.storage.transaction import Write
-from sync.errors import InvalidValue, NotFound
-from sync.operations import Kind
+from sync.errors import InvalidValue
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from edge.agent.memory_care import Extractor, Forgetting, Forgotten
-    from edge.agent.shelf import Shelf
 
-WORKING_CAPACITY = 20
 K_MAX = 1_000
 _CANDIDATES, _CANDIDATES_MIN = 4, 50
-_TTL_S_MAX = 1e10
 
 
 class Added(NamedTuple):
@@ -50,31 +53,8 @@ class Recall(NamedTuple):
     terms: Terms | None = None
 
 
-class Memory:
+class Memory(MemoryBase):
     """Get one from ``edge.agent(name).memory(namespace)``. Safe to use from several threads."""
-
-    def __init__(
-        self,
-        shelf: Shelf,
-        agent: str,
-        namespace: str,
-        *,
-        embedder: Embedder | None = None,
-        scoring: Scoring | None = None,
-        capacity: int = WORKING_CAPACITY,
-    ) -> None:
-        if type(capacity) is not int or capacity < 1:
-            raise InvalidValue(f"capacity is a whole number, 1 or more, not {capacity!r:.40}")
-        self.agent, self.namespace = agent, namespace
-        self.scoring = (scoring or Scoring()).checked()
-        self.capacity = capacity
-        self.shelf = shelf
-        self.prefix = f"{escape('an agent', agent)}/{escape('a namespace', namespace)}/"
-        self.embedder = embedder
-        self.collection = searched(shelf, MEMORIES, FIELDS, embedder)
-
-    def __repr__(self) -> str:
-        return f"<Memory {self.namespace!r} of {self.agent!r}>"
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -97,26 +77,22 @@ class Memory:
         """
         now = self.shelf.clock.wall_ms()
         fields = self._fields(text, kind, importance, now, valid_at, ttl_s, key, metadata)
-        made = self._id(kind, text, key)
-        held = self.collection.get(made)
-        writes: list[Write] = []
-        if held is not None and held["text"] == text and not has_ended(held, now):
-            changed = {
-                name: fields[name]
-                for name in ("expires_at", "metadata")
-                if fields.get(name) is not None and fields[name] != held.get(name)
-            }
-            if fields["importance"] > held["importance"]:
-                changed["importance"] = fields["importance"]
+        if key is not None or kind == "working":
+            self.shelf.check_alone("a memory with a key, or of kind working,")
+        with self.shelf.heads.lock(self._id(kind, text, key)):
+            return self._add(fields, text, kind, key, now)
+
+    def _add(self, fields: dict[str, Any], text: str, kind: str, key: str | None, now: int) -> Added:
+        made, held = self._place(kind, text, key)
+        if held is not None and held["text"] == text and not has_ended(held, now) and not self.shelf.in_batch():
+            changed = merged(held, fields)
             self.shelf.recalls.note([made], now)
             if changed:
                 self.collection.patch(made, changed)
             return Added(made, merged=True)
-        if held is not None and key is not None and held["text"] != text:
-            old = {**held, "invalid_at": fields["valid_at"], "superseded_by": made}
-            old.pop("name", None)
-            fields["supersedes"] = kept = self._id(kind, held["text"], None, made)
-            writes.append(self._put(kept, old))
+        writes: list[Write] = []
+        if held is not None and not self.shelf.in_batch():
+            writes += self._kept(made, held, fields)
         self._embed([fields])
         writes.append(self._put(made, fields))
         if kind == "working":
@@ -126,24 +102,42 @@ class Memory:
 
     def supersede(self, memory: str, text: str, /, *, valid_at: int | None = None, **changes: Any) -> Added:
         """A new memory in the place of one that does not hold any more, since ``valid_at`` (now). ``changes`` are as
-        for ``add``; what is not said is as it was. Raises NotFound, and what ``add`` does.
+        for ``add``; what is not said is as it was, its key among it. Raises NotFound, and what ``add`` does.
         """
+        self.shelf.check_alone("supersede")
         old = self.held(memory)
+        if old.get("superseded_by"):
+            raise InvalidValue(f"memory {memory!r} was superseded already", hint=f"supersede {old['superseded_by']}")
         now = self.shelf.clock.wall_ms()
         kind = changes.pop("kind", old["kind"])
-        given = {"importance": old["importance"], "metadata": old.get("metadata"), "ttl_s": None, **changes}
-        unknown = given.keys() - {"importance", "metadata", "ttl_s"}
+        unknown = changes.keys() - {"importance", "metadata", "ttl_s"}
         if unknown:
             raise InvalidValue(f"there is nothing called {min(unknown)!r} to change")
-        fields = self._fields(text, kind, given["importance"], now, valid_at, given["ttl_s"], None, given["metadata"])
-        made = self._id(kind, text, None)
+        given: dict[str, Any] = {"importance": old["importance"], "metadata": old.get("metadata"), **changes}
+        ttl_s = given.get("ttl_s")
+        fields = self._fields(text, kind, given["importance"], now, valid_at, ttl_s, None, given["metadata"])
+        if ttl_s is None and old.get("expires_at") is not None:
+            fields["expires_at"] = old["expires_at"]
+        name = old.get("name")
+        if name is not None and kind == old["kind"]:
+            fields["name"] = name
+            with self.shelf.heads.lock(memory):
+                return self._add(fields, text, kind, name, now)
+        made, there = self._place(kind, text, None)
         if made == memory:
             raise InvalidValue("a memory does not supersede itself: the text and the kind are the same")
-        fields["supersedes"] = memory
-        self._embed([fields])
         # The old text is written again, so that who changed it meanwhile is in the conflict record.
         end = {"invalid_at": fields["valid_at"], "superseded_by": made, "text": old["text"]}
-        self.shelf.submit([self.patch_of(memory, end), self._put(made, fields)])
+        writes = [self.patch_of(memory, end)]
+        if there is not None and there["text"] == text and not has_ended(there, now):
+            self.shelf.submit(writes)
+            return Added(made, merged=True)
+        fields["supersedes"] = memory
+        if there is not None:
+            writes += self._kept(made, there, fields)
+            fields["supersedes"] = memory
+        self._embed([fields])
+        self.shelf.submit([*writes, self._put(made, fields)])
         return Added(made, merged=False)
 
     def retract(self, memory: str, *, invalid_at: int | None = None) -> None:
@@ -160,8 +154,12 @@ class Memory:
         unknown = changes.keys() - {"text", "importance", "metadata", "valid_at"}
         if unknown or not changes:
             raise InvalidValue("update changes text, importance, metadata or valid_at", hint=", ".join(sorted(unknown)))
+        if changes.get("metadata") is not None and not isinstance(changes["metadata"], Mapping):
+            raise InvalidValue(f"metadata is a mapping, not {type(changes['metadata']).__name__}")
         if "text" in changes:
             check_text(changes["text"])
+            if self.collection.schema.vector is not None:
+                changes[VECTOR] = None  # that of the old text; ``reembed`` makes a new one where there is no embedder
             self._embed([changes])
         if "importance" in changes:
             changes["importance"] = unit("importance", changes["importance"])
@@ -186,7 +184,7 @@ class Memory:
         """Every memory that holds now, by kind; with ``ended``, also what is superseded, expired or archived."""
         now = self.shelf.clock.wall_ms()
         for key, fields in self.collection.scan(self.prefix):
-            if ended or not has_ended(fields, now):
+            if ended or (not has_ended(fields, now) and fields["valid_at"] <= now):
                 yield shown(key, fields)
 
     def search(
@@ -209,6 +207,8 @@ class Memory:
         InvalidValue, InvalidFilter, StorageError.
         """
         check_text(query)
+        if kinds is not None:
+            kinds = check_kinds(kinds)
         if type(k) is not int or not 1 <= k <= K_MAX:
             raise InvalidValue(f"k is a whole number from 1 to {K_MAX}, not {k!r:.40}")
         now = self.shelf.clock.wall_ms()
@@ -218,7 +218,7 @@ class Memory:
         if mode != "text":
             if self.embedder is None:
                 raise InvalidValue(f"there is no embedder for a {mode} search", hint="agent.memory(embedder=…)")
-            (vector,) = embedded(self.embedder, [query])
+            (vector,) = embedded(self.embedder, [query], self.collection)
         hits = self.collection.search(
             text=None if mode == "vector" else query,
             vector=vector,
@@ -231,7 +231,7 @@ class Memory:
         found = []
         for hit in hits:
             memory = shown(hit.key, hit.fields)
-            relevance = max(hit.score, 0.0) if mode == "vector" else hit.score / best
+            relevance = max(hit.score, 0.0) if mode == "vector" or best <= 0 else hit.score / best
             accesses, last = recalls.get(hit.key, (0, 0))
             retention = self.scoring.retained(memory.kind, accesses, at - max(last, memory.created_at))
             terms = self.scoring.score(relevance, retention, memory.importance)
@@ -287,109 +287,3 @@ class Memory:
         from edge.agent.memory_care import reembed
 
         return reembed(self, on_progress=on_progress)
-
-    # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _id(self, kind: str, text: str, key: str | None, of: str = "") -> str:
-        what = ("key", key) if key is not None else ("text", kind, text, of)
-        digest = blake2b("\0".join(what).encode(), digest_size=16).hexdigest()
-        return f"{self.prefix}{kind}/{digest}"
-
-    def _is_mine(self, memory: str) -> bool:
-        if type(memory) is not str:
-            raise InvalidValue(f"the id of a memory is a string, not {type(memory).__name__}")
-        return memory.startswith(self.prefix)
-
-    def held(self, memory: str) -> dict[str, Any]:
-        """Its fields. Raises NotFound."""
-        fields = self.collection.get(memory) if self._is_mine(memory) else None
-        if fields is None:
-            raise NotFound(f"namespace {self.namespace!r} of agent {self.agent!r} has no memory {memory!r:.100}")
-        return fields
-
-    def _fields(
-        self,
-        text: str,
-        kind: str,
-        importance: float,
-        now: int,
-        valid_at: int | None,
-        ttl_s: float | None,
-        key: str | None,
-        metadata: Mapping[str, Any] | None,
-    ) -> dict[str, Any]:
-        check_text(text)
-        if kind not in KINDS:
-            raise InvalidValue(f"not a kind of memory: {kind!r:.60}", hint=f"one of {', '.join(KINDS)}")
-        if metadata is not None and not isinstance(metadata, Mapping):
-            raise InvalidValue(f"metadata is a mapping, not {type(metadata).__name__}")
-        fields: dict[str, Any] = {
-            "agent": self.agent,
-            "created_at": now,
-            "importance": unit("importance", importance),
-            "kind": kind,
-            "namespace": self.namespace,
-            "text": text,
-            "valid_at": moment("valid_at", valid_at, now),
-        }
-        if metadata:
-            fields["metadata"] = dict(metadata)
-        if key is not None:
-            fields["name"] = escape("a fact", key) and key
-        if ttl_s is not None:
-            if type(ttl_s) not in (int, float) or not 0 < ttl_s <= _TTL_S_MAX:
-                raise InvalidValue(f"ttl_s is a number of seconds above 0, not {ttl_s!r:.40}")
-            fields["expires_at"] = now + int(ttl_s * 1000)
-        return fields
-
-    def _embed(self, many: Sequence[dict[str, Any]]) -> None:
-        if self.embedder is not None:
-            vectors = embedded(self.embedder, [fields["text"] for fields in many])
-            for fields, vector in zip(many, vectors, strict=True):
-                fields[VECTOR] = vector
-
-    def _put(self, memory: str, fields: Mapping[str, Any]) -> Write:
-        return self.shelf.put_of(MEMORIES, memory, fields)
-
-    def patch_of(self, memory: str, fields: Mapping[str, Any]) -> Write:
-        schema = self.collection.schema
-        return Write(Kind.PATCH, MEMORIES, memory, schema.normalise(fields), schema=schema)
-
-    def _displaced(self, new: str, now: int) -> list[Write]:
-        """What is beyond the capacity of working memory, the least retained first."""
-        held = [
-            shown(key, fields)
-            for key, fields in self.collection.scan(f"{self.prefix}working/")
-            if key != new and not has_ended(fields, now)
-        ]
-        beyond = len(held) + 1 - self.capacity
-        if beyond <= 0:
-            return []
-        ranked = sorted(self.retentions(held, now), key=lambda pair: (pair[0], pair[1].created_at, pair[1].id))
-        return [self.patch_of(memory.id, {"archived_at": now}) for _, memory in ranked[:beyond]]
-
-    def retentions(self, memories: Sequence[Remembered], now: int) -> list[tuple[float, Remembered]]:
-        """Each with how well it is retained, weighted by its importance."""
-        recalls = self.shelf.recalls.of([memory.id for memory in memories])
-        out = []
-        for memory in memories:
-            accesses, last = recalls.get(memory.id, (0, 0))
-            retention = self.scoring.retained(memory.kind, accesses, now - max(last, memory.created_at))
-            out.append((retention * (0.5 + 0.5 * memory.importance), memory))
-        return out
-
-    def _filter(
-        self, given: Mapping[str, Any] | None, kinds: Iterable[str] | None, at: int, now: int, *, archived: bool
-    ) -> dict[str, Any]:
-        parts: list[Mapping[str, Any]] = [
-            {"agent": self.agent, "namespace": self.namespace, "valid_at": {"$lte": at}},
-            {"$or": [{"invalid_at": None}, {"invalid_at": {"$gt": at}}]},
-            {"$or": [{"expires_at": None}, {"expires_at": {"$gt": now}}]},
-        ]
-        if not archived:
-            parts.append({"archived_at": None})
-        if kinds is not None:
-            parts.append({"kind": {"$in": list(kinds)}})
-        if given is not None:
-            parts.append(given)
-        return {"$and": parts}

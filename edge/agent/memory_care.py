@@ -11,8 +11,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.agent.embedders import VECTOR, embedded
-from edge.agent.memory_record import MEMORIES, Remembered, has_ended
-from edge.agent.scoring import DAY_MS, KINDS
+from edge.agent.memory_record import MEMORIES, Remembered, check_kinds, has_ended
+from edge.agent.scoring import DAY_MS
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue
 from sync.operations import Kind
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _STEP = 500
 CONSOLIDATED_MAX = 1_000
+_FACT_WORDS = {"importance", "kind", "metadata", "text", "ttl_s", "valid_at"}
 
 Extractor = Callable[[Sequence[Remembered]], Iterable[str | Mapping[str, Any]]]
 
@@ -47,6 +48,7 @@ class Forgotten(NamedTuple):
 def forget(memory: Memory, policy: Forgetting, *, dry_run: bool = False) -> Forgotten:
     """Raises InvalidValue, StorageError."""
     _check(policy)
+    memory.shelf.check_alone("forget")
     now = memory.shelf.clock.wall_ms()
     every = list(memory.all(ended=True))
     expired = [one.id for one in every if one.expires_at is not None and one.expires_at <= now]
@@ -60,7 +62,8 @@ def forget(memory: Memory, policy: Forgetting, *, dry_run: bool = False) -> Forg
         archived += left[: max(0, len(left) - policy.keep)]
     if not dry_run:
         _submit(memory, [memory.patch_of(one, {"archived_at": now}) for one in archived])
-        _submit(memory, [Write(Kind.DELETE, MEMORIES, one) for one in expired])
+        _submit(memory, [Write(Kind.DELETE, MEMORIES, one, upsert=True) for one in expired])
+        memory.shelf.recalls.forget(expired)
     return Forgotten(archived, expired)
 
 
@@ -83,15 +86,18 @@ def consolidate(
 
     if type(limit) is not int or not 1 <= limit <= CONSOLIDATED_MAX:
         raise InvalidValue(f"limit is a whole number from 1 to {CONSOLIDATED_MAX}, not {limit!r:.40}")
-    _check_kinds(kinds)
+    check_kinds(kinds)
     done: Future[list[str]] = Future()
 
     def work() -> None:
         try:
-            done.set_result(_consolidated(memory, extractor, kinds, limit))
+            result = _consolidated(memory, extractor, kinds, limit)
         except BaseException as error:  # noqa: BLE001 - it is the caller's, who asks the future
             done.set_exception(error)
+        else:
+            done.set_result(result)
 
+    done.set_running_or_notify_cancel()  # from here on it cannot be cancelled: it may write at any time
     threading.Thread(target=work, name="consolidate", daemon=True).start()
     return done
 
@@ -110,13 +116,31 @@ def _consolidated(memory: Memory, extractor: Extractor, kinds: Sequence[str], li
     if not chosen:
         return []
     made: list[str] = []
-    found: list[dict[str, Any]] = [{"text": one} if isinstance(one, str) else dict(one) for one in extractor(chosen)]
+    found = _facts(extractor(chosen))
     with memory.shelf.batch():
         for one in found:
             metadata = {**(one.pop("metadata", None) or {}), "from": [source.id for source in chosen][:50]}
             made.append(memory.add(**{"kind": "semantic", **one, "metadata": metadata}).id)
         memory.shelf.submit([memory.patch_of(source.id, {"consolidated_at": now}) for source in chosen])
     return made
+
+
+def _facts(returned: Any) -> list[dict[str, Any]]:
+    """What an extractor returned, as arguments of ``add``. Raises InvalidValue."""
+    if isinstance(returned, (str, Mapping)) or not isinstance(returned, Iterable):
+        raise InvalidValue(f"an extractor returns a list of texts or maps, not {type(returned).__name__}")
+    found = []
+    for one in returned:
+        fact = {"text": one} if isinstance(one, str) else one
+        if not isinstance(fact, Mapping) or "text" not in fact or fact.keys() - _FACT_WORDS:
+            words = ", ".join(sorted(_FACT_WORDS))
+            raise InvalidValue(f"an extractor returned {one!r:.60}", hint=f"texts, or maps of {words}")
+        if fact.get("metadata") is not None and not isinstance(fact["metadata"], Mapping):
+            raise InvalidValue(f"metadata is a mapping, not {type(fact['metadata']).__name__}")
+        if fact.get("kind") == "working":
+            raise InvalidValue("what is consolidated is not of kind working")
+        found.append(dict(fact))
+    return found
 
 
 def reembed(memory: Memory, *, on_progress: Callable[[int, int], None] | None = None) -> int:
@@ -129,7 +153,7 @@ def reembed(memory: Memory, *, on_progress: Callable[[int, int], None] | None = 
     for at in range(0, len(todo), _STEP):
         keys = todo[at : at + _STEP]
         held = [(key, fields) for key in keys if (fields := memory.collection.get(key)) is not None]
-        vectors = embedded(memory.embedder, [fields["text"] for _, fields in held])
+        vectors = embedded(memory.embedder, [fields["text"] for _, fields in held], memory.collection)
         _submit(
             memory,
             [memory.patch_of(key, {VECTOR: vector}) for (key, _), vector in zip(held, vectors, strict=True)],
@@ -144,17 +168,13 @@ def _submit(memory: Memory, writes: Sequence[Write]) -> None:
         memory.shelf.submit(writes[at : at + _STEP])
 
 
-def _check(policy: Forgetting) -> None:
+def _check(policy: Any) -> None:
+    if not isinstance(policy, Forgetting):
+        raise InvalidValue(f"a policy is a Forgetting, not {type(policy).__name__}")
     if type(policy.min_retention) not in (int, float) or not 0 <= policy.min_retention <= 1:
         raise InvalidValue(f"min_retention is a number from 0 to 1, not {policy.min_retention!r:.40}")
     if policy.keep is not None and (type(policy.keep) is not int or policy.keep < 0):
         raise InvalidValue(f"keep is a whole number, 0 or more, not {policy.keep!r:.40}")
     if type(policy.older_than_days) not in (int, float) or not policy.older_than_days >= 0:
         raise InvalidValue(f"older_than_days is a number, 0 or more, not {policy.older_than_days!r:.40}")
-    _check_kinds(policy.kinds)
-
-
-def _check_kinds(kinds: Sequence[str]) -> None:
-    for kind in kinds:
-        if kind not in KINDS:
-            raise InvalidValue(f"not a kind of memory: {kind!r:.60}", hint=f"one of {', '.join(KINDS)}")
+    check_kinds(policy.kinds)

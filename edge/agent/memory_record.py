@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from edge.agent.scoring import KINDS
 from sync.errors import InvalidValue, TooLarge
 
 MEMORIES = "agent.memories"
 TEXT_BYTES_MAX = 64 << 10
+_LAST_MS = 253_402_300_799_999  # of the year 9999
 FIELDS: dict[str, str] = {
     "agent": "str",
     "archived_at": "int",
@@ -83,6 +85,15 @@ def check_text(text: Any) -> None:
         raise TooLarge(f"the text has {size:,} bytes; a memory has at most {TEXT_BYTES_MAX:,}", hint="documents can")
 
 
+def check_kinds(kinds: Any) -> list[str]:
+    if isinstance(kinds, str) or not isinstance(kinds, Iterable) or not (found := list(kinds)):
+        raise InvalidValue(f"kinds are a list of kinds of memory, not {kinds!r:.60}", hint=f"of {', '.join(KINDS)}")
+    for kind in found:
+        if kind not in KINDS:
+            raise InvalidValue(f"not a kind of memory: {kind!r:.60}", hint=f"one of {', '.join(KINDS)}")
+    return found
+
+
 def unit(what: str, value: Any) -> float:
     if type(value) not in (int, float) or not 0 <= value <= 1:
         raise InvalidValue(f"{what} is a number from 0 to 1, not {value!r:.40}")
@@ -92,6 +103,6 @@ def unit(what: str, value: Any) -> float:
 def moment(what: str, value: Any, default: int) -> int:
     if value is None:
         return default
-    if type(value) is not int or not 0 <= value < 1 << 53:
-        raise InvalidValue(f"{what} is a whole number of milliseconds since 1970, not {value!r:.40}")
+    if type(value) is not int or not 0 <= value <= _LAST_MS:
+        raise InvalidValue(f"{what} is a whole number of milliseconds since 1970, up to 9999, not {value!r:.40}")
     return value

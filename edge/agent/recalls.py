@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from edge.storage.transaction import Write
+from sync.errors import StorageError
 from sync.images import image_values
 from sync.operations import Kind
 from sync.schema import declare
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 RECALLS = "_recalls"
 NOTED_MAX = 256
+HELD_MAX = 10_000
 
 
 class Recalls:
@@ -31,14 +33,29 @@ class Recalls:
         self._noted: dict[str, tuple[int, int]] = {}
 
     def note(self, memories: Iterable[str], at_ms: int) -> None:
-        """An access to each. Written when there are many. Raises StorageError."""
+        """An access to each. Written when there are many; a disk that fails then is no reason for a search to fail, as
+        long as what is noted fits in memory. Raises StorageError beyond that.
+        """
         with self._lock:
             for memory in memories:
                 count, last = self._noted.get(memory, (0, 0))
                 self._noted[memory] = (count + 1, max(last, at_ms))
-            full = len(self._noted) >= NOTED_MAX
-        if full:
-            self.flush()
+            noted = len(self._noted)
+        if noted >= NOTED_MAX:
+            try:
+                self.flush()
+            except StorageError:
+                if noted >= HELD_MAX:
+                    raise
+
+    def forget(self, memories: Sequence[str]) -> None:
+        """They are deleted. Raises StorageError."""
+        with self._lock:
+            for memory in memories:
+                self._noted.pop(memory, None)
+        known = self._log.images(RECALLS, memories)
+        if known:
+            self._log.submit([Write(Kind.DELETE, RECALLS, memory, upsert=True) for memory in known])
 
     def of(self, memories: Sequence[str]) -> dict[str, tuple[int, int]]:
         """(accesses, time of the last in milliseconds) of those that were ever accessed."""

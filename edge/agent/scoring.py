@@ -41,6 +41,8 @@ class Scoring(NamedTuple):
         weights = (self.base, self.retention, self.importance)
         if any(type(weight) not in (int, float) or not 0 <= weight <= 1e6 for weight in weights) or not sum(weights):
             raise InvalidValue(f"the weights of a score are numbers from 0, one of them more, not {weights!r:.80}")
+        if not isinstance(self.stability_days, Mapping):
+            raise InvalidValue(f"stability_days is a mapping, not {type(self.stability_days).__name__}")
         for kind in KINDS:
             days: Any = self.stability_days.get(kind)
             if type(days) not in (int, float) or not 0 < days <= 1e6:

@@ -55,7 +55,7 @@ def decode(packed: bytes) -> Any:
     """Raises CorruptStore for what ``encode`` does not make."""
     try:
         return _unpack(packed, 0)
-    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+    except (ValueError, TypeError, RecursionError, OverflowError, msgpack.exceptions.UnpackException) as error:
         raise CorruptStore(f"not the value of an agent: {error or type(error).__name__}") from error
 
 
@@ -81,6 +81,10 @@ def _extension(depth: int, value: Any) -> Any:
         return msgpack.ExtType(_TUPLE, _pack(list(value), depth + 1))
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)):
+        if isinstance(value, numpy.ndarray) and type(value) is not numpy.ndarray:
+            raise InvalidValue(
+                f"a {kind.__name__} cannot be stored", hint="numpy.asarray(value) can, without what is special"
+            )
         array = numpy.asarray(value)
         if array.dtype.hasobject or array.dtype.fields is not None:
             raise InvalidValue(f"an array of {array.dtype} cannot be stored", hint="array.tolist() makes it a list")

@@ -12,6 +12,7 @@ import click
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.state import when
 from edge.cli.stores import existing, read_json, read_text, store_argument
+from sync.errors import InputError
 
 if TYPE_CHECKING:
     from edge.agent.documents import Documents, Indexed
@@ -49,7 +50,7 @@ def add(
     as_json: bool,
 ) -> None:
     """Index files, and all files of folders; - is standard input. Of what is indexed already only what has changed is
-    written.
+    written. A file that cannot be is named, and the others go on; the exit code is 2 then.
     """
     from edge.agent.loading import Splitter
 
@@ -58,6 +59,7 @@ def add(
     if name is not None and len(sources) != 1:
         raise click.UsageError(f"--id names one document, and there are {len(sources):,}")
     done: list[Indexed] = []
+    problems: list[tuple[str, InputError]] = []
     with (
         existing(store) as edge,
         click.progressbar(sources, label="documents", file=sys.stderr, hidden=as_json) as bar,
@@ -65,13 +67,23 @@ def add(
         found = _of(edge, agent, namespace)
         for source in bar:
             what: Any = read_text(source) if source == "-" else Path(source)
-            done.append(found.add(what, id=name, metadata=given, chunker=Splitter(size, overlap)))
+            try:
+                done.append(found.add(what, id=name, metadata=given, chunker=Splitter(size, overlap)))
+            except InputError as error:
+                if len(sources) == 1:
+                    raise
+                problems.append((source, error))
+    for source, problem in problems:
+        click.echo(f"{source}: {problem.message}", err=True)
     if as_json:
         print_json([one._asdict() for one in done])
-        return
+        sys.exit(2 if problems else 0)
     written, kept = sum(one.written for one in done), sum(one.kept for one in done)
     chunks = f"{counted(written, 'chunk')} written, {kept:,} kept, {sum(one.deleted for one in done):,} deleted"
     click.echo(f"{counted(len(done), 'document')}: {chunks}")
+    if problems:
+        click.echo(f"{counted(len(problems), 'file')} left out", err=True)
+        sys.exit(2)
 
 
 @documents.command()

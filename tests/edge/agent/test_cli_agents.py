@@ -94,6 +94,14 @@ def test_documents_from_the_shell(store: str, tmp_path: Path) -> None:
     assert (Path(found["document"]["id"]).name, found["document"]["title"]) == ("pump.md", "pump.md")
     assert "lamp.txt" in said("documents", "search", store, "guide", "bright")
     assert "1 document deleted" in said("documents", "delete", store, "guide", "note")
+    (folder / "empty.md").write_text("")
+    (folder / "picture.bin").write_bytes(b"\xff\x00\xff")
+    result = call("documents", "add", store, "guide", str(folder), "--metadata", '{"floor": 2}')
+    assert result.exit_code == 2
+    assert "2 kept" in result.stdout
+    assert "2 files left out" in result.stderr
+    assert "empty.md" in result.stderr
+    assert "picture.bin" in result.stderr
     listed = said("documents", "list", store, "guide")
     assert "lamp.txt" in listed
     assert "note" not in listed
@@ -116,6 +124,8 @@ def test_documents_from_the_shell(store: str, tmp_path: Path) -> None:
         (("documents", "add", "STORE", "a", "/nowhere/at/all"), "no file"),
         (("documents", "add", "STORE", "a", "/bin", "--id", "x"), "names one document"),
         (("documents", "delete", "STORE", "a", "x"), "has no document"),
+        (("documents", "add", "STORE", "a", "/etc/hostname", "--metadata", "[1]"), "metadata is a mapping"),
+        (("memory", "add", "STORE", "a", "x", "--valid-at", "1700000000000000"), "up to 9999"),
         (("memory", "search", "STORE", "a", "x", "--where", '{"a": {"$near": 1}}'), "$near"),
     ],
 )

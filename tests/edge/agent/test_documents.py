@@ -143,6 +143,71 @@ def test_filters_and_rerankers(manuals: Documents) -> None:
         manuals.search("paragraph", filter={"floor": {"$near": 1}})
 
 
+def cut(text: str) -> list[str]:
+    return text.split("|")
+
+
+def test_a_version_of_another_devices_that_took_chunks_is_healed(edge: Edge, manuals: Documents) -> None:
+    """As two devices leave it: the list of one, and chunks that the other has deleted or added."""
+    from edge.storage.transaction import Write
+    from sync.operations import Kind
+
+    manuals.add("aaa|bbb|ccc", id="x", chunker=cut)
+    keys = {fields["text"]: key for key, fields in edge.collection("agent.chunks").scan()}
+    edge.log.submit([Write(Kind.DELETE, "agent.chunks", keys["bbb"])])
+    other = keys["aaa"].rpartition("/")[0] + "/" + "0" * 24
+    known = edge.collection("agent.chunks").get(keys["aaa"]) or {}
+    edge.collection("agent.chunks").put(other, {**known, "text": "orphan aaa"})
+    assert [hit.text for hit in manuals.search("aaa")] == ["aaa"], "what no list names is no hit"
+    done = manuals.add("aaa|bbb|ccc", id="x", chunker=cut)
+    assert (done.written, done.kept, done.deleted) == (1, 2, 1)
+    assert manuals.text("x") == "aaa bbb ccc"
+    edge.log.submit([Write(Kind.DELETE, "agent.chunks", keys["ccc"])])
+    assert manuals.add("aaa|bbb", id="x", chunker=cut).deleted == 0
+    edge.log.submit([Write(Kind.DELETE, "agent.chunks", keys["bbb"])])
+    manuals.delete("x")
+    assert edge.log.count("agent.chunks") == edge.log.count("agent.documents") == 0
+
+
+def test_many_chunks_that_no_list_names_do_not_hide_the_one_that_is(edge: Edge, manuals: Documents) -> None:
+    manuals.add("the pump is loud", id="x")
+    chunks = edge.collection("agent.chunks")
+    ((key, fields),) = chunks.scan()
+    with edge.batch():
+        for number in range(80):
+            chunks.put(f"{key.rpartition('/')[0]}/{number:024}", {**fields, "text": "pump pump pump"})
+    assert [hit.text for hit in manuals.search("pump", k=3)] == ["the pump is loud"]
+
+
+def test_documents_are_not_for_batches(edge: Edge, manuals: Documents) -> None:
+    manuals.add("aaa", id="x")
+    with edge.batch():
+        for refused in (lambda: manuals.add("bbb", id="x"), lambda: manuals.delete("x")):
+            with pytest.raises(InvalidValue, match="not inside of a batch"):
+                refused()
+
+
+def test_a_list_of_many_chunks_fits_its_record(manuals: Documents) -> None:
+    text = "|".join(f"{number:07} w" for number in range(12_000))
+    assert manuals.add(text, id="long", chunker=cut, metadata={"note": "n" * 10_000}).written == 12_000
+    (hit,) = manuals.search("0011999", k=1)
+    assert text[hit.start : hit.end] == hit.text == "0011999 w"
+
+
+def test_vectors_for_a_document_that_had_none(edge: Edge) -> None:
+    edge.agent("guide").documents("v").add("the pump is loud", id="x")
+    words = CallableEmbedder(lambda texts: [[1.0, 0.0] for _ in texts], model="m", dimensions=2)
+    manuals = edge.agent("guide").documents("v", embedder=words)
+    assert manuals.search("pump", mode="vector") == []
+    assert manuals.add("the pump is loud", id="x").written == 1
+    assert len(manuals.search("pump", mode="vector")) == 1
+
+
+def test_chunks_that_look_alike_are_where_they_are(manuals: Documents) -> None:
+    manuals.add("aaaabb", id="x", chunker=lambda text: ["aa", "", "aa", "bb"])
+    assert manuals.text("x") == "aaaabb"
+
+
 # -- kinds of documents -----------------------------------------------------------------------------------------------
 
 
@@ -214,6 +279,11 @@ def test_a_pdf(manuals: Documents, tmp_path: Path) -> None:
         (Path("/nowhere/at/all.md"), {}, NotFound),
         ("text", {"id": ""}, InvalidValue),
         ("text", {"metadata": {"a": object()}}, InvalidValue),
+        ("text", {"metadata": [1]}, InvalidValue),
+        ("text", {"chunker": 5}, InvalidValue),
+        ("text", {"chunker": Splitter(measure=lambda text: "x")}, InvalidValue),  # type: ignore[arg-type, return-value]
+        ("\ud800", {}, InvalidValue),
+        (Path("a\0b"), {}, InvalidValue),
         ("text", {"chunker": Splitter(size=0)}, InvalidValue),
         ("text", {"chunker": Splitter(size=10, overlap=10)}, InvalidValue),
         ("text", {"chunker": lambda text: ["other"]}, InvalidValue),

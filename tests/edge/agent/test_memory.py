@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from edge import (
     InvalidValue,
     Memory,
     NotFound,
-    SchemaMismatch,
     Scoring,
     TooLarge,
 )
@@ -128,6 +128,103 @@ def test_to_supersede_is_to_end_and_to_begin(memory: Memory, clock: TickingClock
         memory.supersede(new.id, "Ada takes the lift")
 
 
+def test_no_period_of_a_fact_is_lost(memory: Memory, clock: TickingClock) -> None:
+    start = clock._now_ms
+    for text in ("at home", "away", "at home", "on a trip"):
+        memory.add(text, key="where")
+        clock._now_ms += DAY_MS
+    last = next(iter(memory.all()))
+    story = memory.history(last.id)
+    assert [one.text for one in story] == ["at home", "away", "at home", "on a trip"]
+    assert [one.text for one in memory.history(story[0].id)] == ["at home", "away", "at home", "on a trip"]
+    for day, text in enumerate(("at home", "away", "at home", "on a trip")):
+        at = start + day * DAY_MS + DAY_MS // 2
+        found = [one.text for one in memory.all(ended=True) if one.valid_at <= at < (one.invalid_at or at + 1)]
+        assert found == [text]
+
+
+def test_a_retracted_period_stays_what_it_was(memory: Memory, clock: TickingClock) -> None:
+    start = clock._now_ms
+    keyed = memory.add("the code is 1", key="code").id
+    plain = memory.add("the bridge is open").id
+    clock._now_ms = start + 1000
+    memory.retract(keyed)
+    memory.retract(plain)
+    clock._now_ms = start + 9000
+    memory.add("the code is 2", key="code")
+    assert not memory.add("the bridge is open").merged
+    for query in ("code", "bridge"):
+        assert len(texts(memory, query, as_of=start + 500)) == 1
+        assert texts(memory, query, as_of=start + 5000) == []
+        assert len(texts(memory, query)) == 1
+
+
+def test_a_text_that_was_changed_is_not_overwritten_by_its_old_one(memory: Memory) -> None:
+    changed = memory.add("Ada takes the stairs").id
+    memory.update(changed, text="Bob takes the lift")
+    added = memory.add("Ada takes the stairs")
+    assert (added.merged, added.id == changed) == (False, False)
+    assert {one.text for one in memory.all()} == {"Ada takes the stairs", "Bob takes the lift"}
+    assert memory.add("Ada takes the stairs") == (added.id, True)
+
+
+def test_superseding_keeps_key_and_end_and_merges_with_what_is_there(memory: Memory, clock: TickingClock) -> None:
+    home = memory.add("Rome", key="home", ttl_s=60).id
+    assert memory.supersede(home, "Paris").id == home
+    memory.add("Oslo", key="home")
+    assert [one.text for one in memory.all()] == ["Oslo"]
+    short = memory.add("soup", ttl_s=60).id
+    held = memory.get(memory.supersede(short, "stew").id)
+    assert held is not None
+    assert held.expires_at is not None
+    lift = memory.add("the lift", importance=0.9).id
+    stairs = memory.add("the stairs").id
+    assert memory.supersede(stairs, "the lift") == (lift, True)
+    kept = memory.get(lift)
+    assert kept is not None
+    assert kept.importance == 0.9
+    with pytest.raises(InvalidValue, match="superseded already"):
+        memory.supersede(stairs, "the ramp")
+
+
+def test_the_same_text_without_an_end_does_not_end(memory: Memory, clock: TickingClock) -> None:
+    memory.add("soup", ttl_s=1)
+    assert memory.add("soup").merged
+    memory.add("stew")
+    assert memory.add("stew", ttl_s=1).merged
+    clock._now_ms += 5000
+    assert {one.text for one in memory.all()} == {"soup", "stew"}
+
+
+def test_what_begins_to_hold_later_is_not_shown_yet(memory: Memory, clock: TickingClock) -> None:
+    memory.add("the fair is on", valid_at=clock._now_ms + 1000)
+    assert (list(memory.all()), texts(memory, "fair")) == ([], [])
+    clock._now_ms += 1000
+    assert len(list(memory.all())) == len(texts(memory, "fair")) == 1
+
+
+def test_threads_that_add_one_key_lose_no_text(memory: Memory) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: memory.add(f"text {number}", key="k"), range(40)))
+    assert len(list(memory.all())) == 1
+    assert {one.text for one in memory.all(ended=True)} == {f"text {number}" for number in range(40)}
+
+
+def test_what_reads_before_it_writes_is_not_for_batches(memory: Memory, edge: Edge) -> None:
+    added = memory.add("x").id
+    with edge.batch():
+        memory.add("plain")
+        for refused in (
+            lambda: memory.add("y", key="k"),
+            lambda: memory.add("y", "working"),
+            lambda: memory.supersede(added, "z"),
+            lambda: memory.forget(Forgetting()),
+        ):
+            with pytest.raises(InvalidValue, match="not inside of a batch"):
+                refused()
+    assert {one.text for one in memory.all()} == {"x", "plain"}
+
+
 def test_retracted_is_gone_from_now_on(memory: Memory, clock: TickingClock) -> None:
     added = memory.add("the bridge is open")
     clock._now_ms += 10
@@ -206,86 +303,6 @@ def test_working_memory_has_a_capacity(edge: Edge) -> None:
     assert len(list(memory.all(ended=True))) == 6
     memory.add("thought 0", "working", importance=0.1)
     assert {one.text for one in memory.all()} == {"important", "thought 0", "thought 4"}
-
-
-def test_vectors_and_words_together(edge: Edge) -> None:
-    memory = edge.agent("guide").memory("v", embedder=WORDS)
-    for text in ("the pump is loud", "the lamp is bright", "a loud bang at the pump"):
-        memory.add(text)
-    assert texts(memory, "loud pump", mode="vector", k=2) == ["the pump is loud", "a loud bang at the pump"]
-    assert set(texts(memory, "loud pump", k=2)) == {"the pump is loud", "a loud bang at the pump"}
-    assert [recall.text for recall in memory.similar(memory.search("lamp")[0].id, 1)] != ["the lamp is bright"]
-    found = memory.search("loud pump", mode="vector", explain=True)
-    assert all(recall.terms and 0 <= recall.terms.relevance <= 1.000001 for recall in found)
-
-
-def test_vectors_for_what_was_added_without(edge: Edge) -> None:
-    plain = edge.agent("guide").memory("v")
-    plain.add("the pump is loud")
-    with pytest.raises(InvalidValue, match="no embedder"):
-        plain.search("pump", mode="vector")
-    memory = edge.agent("guide").memory("v", embedder=WORDS)
-    assert texts(memory, "pump", mode="vector") == []
-    steps: list[tuple[int, int]] = []
-    assert memory.reembed(on_progress=lambda *step: steps.append(step)) == 1
-    assert steps == [(1, 1)]
-    assert memory.reembed() == 0
-    assert texts(memory, "pump", mode="vector") == ["the pump is loud"]
-    other = CallableEmbedder(words, model="other", dimensions=32)
-    with pytest.raises(SchemaMismatch, match="words-32"):
-        edge.agent("guide").memory("v", embedder=other)
-    with pytest.raises(InvalidValue, match="no embedder"):
-        edge.agent("guide").memory("v").reembed()
-
-
-def test_an_embedder_that_fails_writes_nothing(edge: Edge) -> None:
-    def broken(texts: Sequence[str]) -> list[list[float]]:
-        raise ConnectionError("no model")
-
-    memory = edge.agent("a").memory(embedder=CallableEmbedder(broken, model="m", dimensions=3))
-    with pytest.raises(ConnectionError):
-        memory.add("x")
-    few = edge.agent("a").memory(embedder=CallableEmbedder(lambda texts: [], model="m", dimensions=3))
-    with pytest.raises(InvalidValue, match="0 vectors for 1 texts"):
-        few.add("x")
-    assert list(memory.all(ended=True)) == []
-
-
-def test_consolidation_is_the_users_and_in_the_background(memory: Memory) -> None:
-    for number in range(3):
-        memory.add(f"Ada came on day {number}")
-    asked: list[list[str]] = []
-
-    def extract(found: Sequence[Any]) -> list[Any]:
-        asked.append([one.text for one in found])
-        return ["Ada comes every day", {"text": "water the plants", "kind": "procedural", "importance": 0.9}]
-
-    made = memory.consolidate(extract).result(30)
-    assert asked == [["Ada came on day 0", "Ada came on day 1", "Ada came on day 2"]]
-    held = [memory.get(one) for one in made]
-    assert [(one.kind, one.text) for one in held if one] == [
-        ("semantic", "Ada comes every day"),
-        ("procedural", "water the plants"),
-    ]
-    assert held[0] is not None
-    assert len(held[0].metadata["from"]) == 3
-    assert memory.consolidate(extract).result(30) == [], "each memory once"
-    assert len(asked) == 1
-
-
-def test_an_extractor_that_fails_changes_nothing(memory: Memory, edge: Edge) -> None:
-    memory.add("Ada came")
-    position = edge.log.position
-
-    def extract(found: Sequence[Any]) -> list[Any]:
-        raise TimeoutError("the model does not answer")
-
-    with pytest.raises(TimeoutError):
-        memory.consolidate(extract).result(30)
-    with pytest.raises(InvalidValue):
-        memory.consolidate(lambda found: ["good", ""]).result(30)
-    assert edge.log.position == position
-    assert memory.consolidate(lambda found: []).result(30) == []
 
 
 @pytest.mark.parametrize(

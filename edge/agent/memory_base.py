@@ -1,0 +1,201 @@
+"""What the calls of a memory are made of: ids, fields, and the writes that put, keep, patch and displace records.
+
+It leaves to others: what the calls mean (``memory``, ``memory_care``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from edge.agent.embedders import VECTOR, Embedder, embedded, searched
+from edge.agent.memory_record import (
+    FIELDS,
+    MEMORIES,
+    Remembered,
+    check_kinds,
+    check_text,
+    has_ended,
+    moment,
+    shown,
+    unit,
+)
+from edge.agent.names import escape
+from edge.agent.scoring import Scoring
+from edge.storage.transaction import Write
+from sync.errors import InvalidValue, NotFound
+from sync.operations import Kind
+
+if TYPE_CHECKING:
+    from edge.agent.shelf import Shelf
+
+WORKING_CAPACITY = 20
+_TTL_S_MAX = 1e10
+
+
+class MemoryBase:
+    """Of one namespace of one agent."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        agent: str,
+        namespace: str,
+        *,
+        embedder: Embedder | None = None,
+        scoring: Scoring | None = None,
+        capacity: int = WORKING_CAPACITY,
+    ) -> None:
+        if type(capacity) is not int or capacity < 1:
+            raise InvalidValue(f"capacity is a whole number, 1 or more, not {capacity!r:.40}")
+        self.agent, self.namespace = agent, namespace
+        self.scoring = (scoring or Scoring()).checked()
+        self.capacity = capacity
+        self.shelf = shelf
+        self.prefix = f"{escape('an agent', agent)}/{escape('a namespace', namespace)}/"
+        self.embedder = embedder
+        self.collection = searched(shelf, MEMORIES, FIELDS, embedder)
+
+    def __repr__(self) -> str:
+        return f"<Memory {self.namespace!r} of {self.agent!r}>"
+
+    def _place(self, kind: str, text: str, key: str | None) -> tuple[str, dict[str, Any] | None]:
+        """The id for a text, and what is there: a text that was changed since (``update``) keeps its id."""
+        made = self._id(kind, text, key)
+        held = self.collection.get(made)
+        number = 0
+        while key is None and held is not None and held["text"] != text:
+            number += 1
+            made = self._id(kind, text, None, str(number))
+            held = self.collection.get(made)
+        return made, held
+
+    def _kept(self, memory: str, old: Mapping[str, Any], new: dict[str, Any]) -> list[Write]:
+        """What was at an id, under another one, before ``new`` takes its place there; and ``new`` comes after it."""
+        kept = self._id(old["kind"], old["text"], None, f"{memory} {old['created_at']} {old['valid_at']}")
+        ends = [at for at in (old.get("invalid_at"), new["valid_at"]) if at is not None]
+        copy = {**old, "invalid_at": min(ends), "superseded_by": memory}
+        copy.pop("name", None)
+        new["supersedes"] = kept
+        writes = [self._put(kept, copy)]
+        before = old.get("supersedes")
+        if before is not None and self.collection.get(before) is not None:
+            writes.append(self.patch_of(before, {"superseded_by": kept}))
+        return writes
+
+    def _id(self, kind: str, text: str, key: str | None, of: str = "") -> str:
+        what = ("key", key) if key is not None else ("text", kind, text, of)
+        digest = blake2b("\0".join(what).encode(), digest_size=16).hexdigest()
+        return f"{self.prefix}{kind}/{digest}"
+
+    def _is_mine(self, memory: str) -> bool:
+        if type(memory) is not str:
+            raise InvalidValue(f"the id of a memory is a string, not {type(memory).__name__}")
+        return memory.startswith(self.prefix)
+
+    def held(self, memory: str) -> dict[str, Any]:
+        """Its fields. Raises NotFound."""
+        fields = self.collection.get(memory) if self._is_mine(memory) else None
+        if fields is None:
+            raise NotFound(f"namespace {self.namespace!r} of agent {self.agent!r} has no memory {memory!r:.100}")
+        return fields
+
+    def _fields(
+        self,
+        text: str,
+        kind: str,
+        importance: float,
+        now: int,
+        valid_at: int | None,
+        ttl_s: float | None,
+        key: str | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        check_text(text)
+        check_kinds([kind])
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise InvalidValue(f"metadata is a mapping, not {type(metadata).__name__}")
+        fields: dict[str, Any] = {
+            "agent": self.agent,
+            "created_at": now,
+            "importance": unit("importance", importance),
+            "kind": kind,
+            "namespace": self.namespace,
+            "text": text,
+            "valid_at": moment("valid_at", valid_at, now),
+        }
+        if metadata:
+            fields["metadata"] = dict(metadata)
+        if key is not None:
+            fields["name"] = escape("a fact", key) and key
+        if ttl_s is not None:
+            if type(ttl_s) not in (int, float) or not 0 < ttl_s <= _TTL_S_MAX:
+                raise InvalidValue(f"ttl_s is a number of seconds above 0, not {ttl_s!r:.40}")
+            fields["expires_at"] = now + int(ttl_s * 1000)
+        return fields
+
+    def _embed(self, many: Sequence[dict[str, Any]]) -> None:
+        if self.embedder is not None:
+            vectors = embedded(self.embedder, [fields["text"] for fields in many], self.collection)
+            for fields, vector in zip(many, vectors, strict=True):
+                fields[VECTOR] = vector
+
+    def _put(self, memory: str, fields: Mapping[str, Any]) -> Write:
+        return self.shelf.put_of(MEMORIES, memory, fields)
+
+    def patch_of(self, memory: str, fields: Mapping[str, Any]) -> Write:
+        schema = self.collection.schema
+        return Write(Kind.PATCH, MEMORIES, memory, schema.normalise(fields), schema=schema)
+
+    def _displaced(self, new: str, now: int) -> list[Write]:
+        """What is beyond the capacity of working memory, the least retained first."""
+        held = [
+            shown(key, fields)
+            for key, fields in self.collection.scan(f"{self.prefix}working/")
+            if key != new and not has_ended(fields, now)
+        ]
+        beyond = len(held) + 1 - self.capacity
+        if beyond <= 0:
+            return []
+        ranked = sorted(self.retentions(held, now), key=lambda pair: (pair[0], pair[1].created_at, pair[1].id))
+        return [self.patch_of(memory.id, {"archived_at": now}) for _, memory in ranked[:beyond]]
+
+    def retentions(self, memories: Sequence[Remembered], now: int) -> list[tuple[float, Remembered]]:
+        """Each with how well it is retained, weighted by its importance."""
+        recalls = self.shelf.recalls.of([memory.id for memory in memories])
+        out = []
+        for memory in memories:
+            accesses, last = recalls.get(memory.id, (0, 0))
+            retention = self.scoring.retained(memory.kind, accesses, now - max(last, memory.created_at))
+            out.append((retention * (0.5 + 0.5 * memory.importance), memory))
+        return out
+
+    def _filter(
+        self, given: Mapping[str, Any] | None, kinds: Iterable[str] | None, at: int, now: int, *, archived: bool
+    ) -> dict[str, Any]:
+        parts: list[Mapping[str, Any]] = [
+            {"agent": self.agent, "namespace": self.namespace, "valid_at": {"$lte": at}},
+            {"$or": [{"invalid_at": None}, {"invalid_at": {"$gt": at}}]},
+            {"$or": [{"expires_at": None}, {"expires_at": {"$gt": now}}]},
+        ]
+        if not archived:
+            parts.append({"archived_at": None})
+        if kinds is not None:
+            parts.append({"kind": {"$in": list(kinds)}})
+        if given is not None:
+            parts.append(given)
+        return {"$and": parts}
+
+
+def merged(held: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """What the same text, added again, changes: more importance, other metadata, a later end or none."""
+    changed: dict[str, Any] = {}
+    if new.get("metadata") is not None and new["metadata"] != held.get("metadata"):
+        changed["metadata"] = new["metadata"]
+    if new["importance"] > held["importance"]:
+        changed["importance"] = new["importance"]
+    until, known = new.get("expires_at"), held.get("expires_at")
+    if known is not None and (until is None or until > known):
+        changed["expires_at"] = until
+    return changed
