@@ -126,6 +126,7 @@ def _sweep(result: dict[str, Any]) -> str:
         "",
     ]
     if result["failed"]:
+        rows += ["Each is in the [ledger of bugs](BUGS_FOUND.md), by its seed, with the fix that came of it.", ""]
         rows += ["| seed | scenario | violation |", "|---|---|---|"]
         rows += [f"| {one['seed']} | {one['scenario']} | {one['violation']} |" for one in result["failed"]]
         rows.append("")
