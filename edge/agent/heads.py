@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _LOCKS = 64
 _KNOWN_MAX = 10_000
-_CHANCE = 1 << 16  # so that two copies of one store, that have one name, do not give out the same number
+_CHANCE = 1 << 16  # drawn once: two copies of one store, that have one name, do not give out the same number
 
 
 class Heads:
@@ -29,7 +29,7 @@ class Heads:
     def __init__(self, log: DeltaLog, open_batch: Callable[[], Batch | None], random: RandomSource) -> None:
         self._log = log
         self._open_batch = open_batch
-        self._random = random
+        self._chance = int(random.uniform() * _CHANCE)
         self._locks = [threading.RLock() for _ in range(_LOCKS)]
         self._known: dict[str, tuple[int, str | None]] = {}  # the log's position then, and the id
 
@@ -56,7 +56,7 @@ class Heads:
     def next_id(self, newest: str | None, at_ms: int) -> str:
         """Larger than the newest, whatever the clock says."""
         number = max(at_ms << TICKS, 0 if newest is None else number_of(newest) + 1)
-        return make_id(number + int(self._random.uniform() * _CHANCE), self._log.replica)
+        return make_id(number + self._chance, self._log.replica)
 
     def moved(self, prefix: str, newest: str, *, before: int, writes: int) -> None:
         """It was put, by so many writes, when the log stood at ``before``; or it is in the open batch."""

@@ -28,7 +28,8 @@ _TUPLES_MAX = 32  # in each other: each takes 40 KB of the stack to unpack
 def encode(value: Any) -> bytes:
     """Raises InvalidValue, TooLarge."""
     try:
-        packed = _pack(value, 0)
+        extended: list[int] = []
+        packed = _pack(value, 0, extended)
     except InvalidValue:
         raise
     except UnicodeEncodeError as error:
@@ -45,7 +46,8 @@ def encode(value: Any) -> bytes:
             hint="keep what is large in parts, each in a thread of its own",
         )
     try:
-        decode(packed)  # lists in the keys of a dict, or one level too many
+        if extended:
+            decode(packed)  # an array as the key of a dict, a time beyond what times can be
     except CorruptStore as error:
         raise InvalidValue(f"the value could be stored and not be read: {error.message}") from error
     return packed
@@ -64,8 +66,9 @@ def digest_of(packed: bytes) -> bytes:
     return blake2b(packed, digest_size=DIGEST_BYTES).digest()
 
 
-def _pack(value: Any, depth: int) -> bytes:
-    packed: bytes = msgpack.packb(value, default=partial(_extension, depth), strict_types=True, datetime=True)
+def _pack(value: Any, depth: int, extended: list[int]) -> bytes:
+    """``extended`` gets an entry for each extension that is used."""
+    packed: bytes = msgpack.packb(value, default=partial(_extension, depth, extended), strict_types=True)
     return packed
 
 
@@ -73,12 +76,13 @@ def _unpack(packed: bytes, depth: int) -> Any:
     return msgpack.unpackb(packed, ext_hook=partial(_extended, depth), strict_map_key=False, timestamp=3)
 
 
-def _extension(depth: int, value: Any) -> Any:
+def _extension(depth: int, extended: list[int], value: Any) -> Any:
     kind = type(value)
+    extended.append(depth)
     if kind is tuple:
         if depth == _TUPLES_MAX:
             raise InvalidValue(f"more than {_TUPLES_MAX} tuples are nested in each other")
-        return msgpack.ExtType(_TUPLE, _pack(list(value), depth + 1))
+        return msgpack.ExtType(_TUPLE, _pack(list(value), depth + 1, extended))
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)):
         if isinstance(value, numpy.ndarray) and type(value) is not numpy.ndarray:
@@ -89,7 +93,9 @@ def _extension(depth: int, value: Any) -> Any:
         if array.dtype.hasobject or array.dtype.fields is not None:
             raise InvalidValue(f"an array of {array.dtype} cannot be stored", hint="array.tolist() makes it a list")
         return msgpack.ExtType(_ARRAY, msgpack.packb([array.dtype.str, list(array.shape), array.tobytes()]))
-    if isinstance(value, datetime):
+    if kind is datetime:
+        if value.tzinfo is not None:
+            return msgpack.Timestamp.from_datetime(value)
         raise InvalidValue("a time without a zone means another moment elsewhere", hint="datetime.now(UTC)")
     if kind is int:
         raise OverflowError
