@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 
 import apsw
 
@@ -120,11 +121,11 @@ def connect(path: str, *, vfs: str | None = None, read_only: bool = False) -> ap
         # What a process had written and not synced when it died is answered from now on: it must stay.
         db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         return db
-    except apsw.Error as error:
-        db.close(True)
-        raise translate(error, path) from error
-    except BaseException:
-        db.close(True)
+    except BaseException as error:
+        with suppress(apsw.Error):  # what it failed with before is the reason
+            db.close(True)
+        if isinstance(error, apsw.Error):
+            raise translate(error, path) from error
         raise
 
 

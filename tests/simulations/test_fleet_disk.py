@@ -108,6 +108,23 @@ def test_what_a_control_plane_knew_after_a_death_survives_too(disk: Disk) -> Non
     assert number > 60
 
 
+@pytest.mark.parametrize("fault", [FULL, IO, SYNC])
+def test_a_control_plane_that_cannot_be_opened_says_so_in_our_words(disk: Disk, fault: str) -> None:
+    """Closing fails as well, then: the first failure is the reason."""
+    store = SqliteStore.open(disk.root / "cloud.db")
+    with store.writing() as tx:
+        tx.advance_nonce(b"device-12345", 1)
+    disk.kill()
+    with suppress(apsw.Error):
+        store.close()
+    disk.revive(power_cut=False)
+    disk.fault, disk.fault_share = fault, 1.0
+    with pytest.raises(StorageError):
+        SqliteStore.open(disk.root / "cloud.db")
+    disk.fault = ""
+    SqliteStore.open(disk.root / "cloud.db").close()
+
+
 def test_a_power_cut_takes_what_was_not_synced(disk: Disk) -> None:
     lost = 0
     for life in range(30):
