@@ -126,13 +126,11 @@ class Collection:
 
     def get(self, key: str) -> Fields | None:
         """The record's fields in order of name, or None. The vector comes as ``array('f')``, sets as sorted lists."""
-        image = self._log.image(self.name, check_key(key))
-        values = None if image is None else image_values(image)
+        values = self._log.values(self.name, check_key(key))
         return None if values is None else self._shown(values)
 
     def __contains__(self, key: object) -> bool:
-        image = self._log.image(self.name, check_key(key))
-        return image is not None and image_values(image) is not None
+        return self._log.values(self.name, check_key(key)) is not None
 
     def scan(
         self,

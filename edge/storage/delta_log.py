@@ -27,7 +27,7 @@ from edge.storage.log_schema import close, connect, index_anew, translate
 from edge.storage.log_writer import Transact
 from edge.storage.transaction import Write
 from sync.errors import CorruptStore, StorageError
-from sync.images import split_image
+from sync.images import image_values, split_image
 from sync.limits import OPERATION_BYTES_MAX
 from sync.operations import Kind, Operation, Shape
 from sync.ports import Clock, RandomSource
@@ -232,6 +232,11 @@ class DeltaLog(LogCore):
     def image(self, collection: str, key: str) -> bytes | None:
         """The record's image, tombstones included; None for a record never heard of."""
         return self.reader.image(collection, key)
+
+    def values(self, collection: str, key: str) -> dict[str, Any] | None:
+        """The fields of a living record, as they are stored; None for any other."""
+        image = self.reader.image(collection, key)
+        return None if image is None else image_values(image)
 
     def images(self, collection: str, keys: Sequence[str]) -> dict[str, bytes]:
         return self.reader.images(collection, keys)

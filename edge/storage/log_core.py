@@ -58,7 +58,6 @@ class LogCore:
         self.took_back = False  # whether the last page had consequences that only state can carry (``renaming``)
         self.position = 0  # written last: up to here, all that readers may look for is there
         self._settled = False  # whether memory is known to say what the disk says
-        self.applied = 0  # rises with whatever may have changed records but writes of this process that went well
         self._expect_new = True
         self._group = GroupCommit(self._commit_one, self._commit_all)
         self._shapes = ShapeCache()
@@ -73,7 +72,6 @@ class LogCore:
         """Read from the disk where the log stands: at the start, and after a commit of which nobody knows whether
         it was (a failed disk, an interrupt between the commit and what follows it in memory). Raises StorageError.
         """
-        self.applied += 1
         try:
             self._read_where_it_stands()
         except apsw.Error as error:
@@ -303,7 +301,6 @@ class LogCore:
             self.baseline = notes.get("baseline", self.baseline)
             self.renamed = unpacked(notes[RENAMED]) if RENAMED in notes else self.renamed
             self.took_back = "repair" in notes
-            self.applied += 1
         self._notify()
         return changed
 

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sync.errors import AgentDBError, InvalidValue, SchemaMismatch, StorageError
-from sync.images import image_values
 from sync.schema import CollectionSchema, pack_vector
 
 if TYPE_CHECKING:
@@ -117,8 +116,7 @@ class Projections:
         """The filter as a function of the key, for candidates that the exact tier proposes."""
 
         def allowed(key: str) -> bool:
-            image = self._log.image(name, key)
-            values = None if image is None else image_values(image)
+            values = self._log.values(name, key)
             return values is not None and where.matches(values)
 
         return allowed

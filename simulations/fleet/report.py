@@ -101,6 +101,11 @@ def _read(name: str) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def _share(part: int, whole: int) -> str:
+    """100% is all of them, and nothing less."""
+    return "100%" if part == whole else f"{part / whole:.2%}"
+
+
 def _missing(title: str, name: str) -> str:
     return f"## {title}\n\nNot measured for this page: `python -m simulations {name}`.\n"
 
@@ -110,7 +115,7 @@ def _sweep(result: dict[str, Any]) -> str:
     said = (
         f"`python -m simulations sweep --seeds {result['range']} --jobs {result['jobs']}`: "
         f"{result['violations']} violations; {result['converged']:,} of {seeds:,} runs converged "
-        f"({result['converged'] / seeds:.0%}), the slowest {result['heal_ms_max'] / 60_000:.0f} virtual minutes after "
+        f"({_share(result['converged'], seeds)}), the slowest {result['heal_ms_max'] / 60_000:.0f} virtual minutes after "
         f"the last repair; {result['device_years']:.2f} virtual device-years in {result['seconds'] / 60:.0f} minutes.\n"
     )
     rows = [

@@ -60,7 +60,8 @@ def test_the_transcript_can_be_followed() -> None:
     assert result.output.splitlines()[-1].startswith("everything held")
 
 
-def test_a_violation_says_how_to_replay_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_violation_says_how_to_replay_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("simulations.fleet.report.RESULTS", tmp_path)
     monkeypatch.setattr("simulations.fleet.checks.check_cloud", _broken)
     result = CliRunner().invoke(main, ["sweep", "--seeds", "3..4", "--jobs", "1"])
     assert result.exit_code == 1
