@@ -25,7 +25,7 @@ def make_directory(path: str) -> None:
     """Raises InvalidValue where a file is in the way, StorageError."""
     try:
         if not os.path.isdir(path):
-            os.makedirs(path, mode=0o700)
+            os.makedirs(path, mode=0o700, exist_ok=True)  # another may make it at the same moment
             sync_directory(os.path.dirname(path))
     except (NotADirectoryError, FileExistsError) as error:
         raise InvalidValue(

@@ -115,8 +115,9 @@ def _sweep(result: dict[str, Any]) -> str:
     said = (
         f"`python -m simulations sweep --seeds {result['range']} --jobs {result['jobs']}`: "
         f"{result['violations']} violations; {result['converged']:,} of {seeds:,} runs converged "
-        f"({_share(result['converged'], seeds)}), the slowest {result['heal_ms_max'] / 60_000:.0f} virtual minutes after "
-        f"the last repair; {result['device_years']:.2f} virtual device-years in {result['seconds'] / 60:.0f} minutes.\n"
+        f"({_share(result['converged'], seeds)}), the slowest {result['heal_ms_max'] / 60_000:.0f} virtual minutes "
+        f"after the last repair; {result['device_years']:.2f} virtual device-years in "
+        f"{result['seconds'] / 60:.0f} minutes.\n"
     )
     rows = [
         f"## A sweep of {seeds:,} seeds\n",

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -292,3 +294,16 @@ def test_a_fork_that_lives_on_does_not_keep_the_store(tmp_path: Path) -> None:
     finally:
         here.send("go")
         child.join()
+
+
+def test_two_that_open_a_new_store_at_the_same_moment(tmp_path: Path) -> None:
+    """One makes it, the other waits for it: nobody finds a directory in its way."""
+
+    def opened(number: int) -> None:
+        barrier.wait()
+        Edge.open(tmp_path / "above" / f"store{number}", wait_s=30.0).close()
+
+    barrier = Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(40):
+            list(pool.map(opened, [number, number]))
