@@ -165,11 +165,10 @@ class Snapshots:
         self._shelf.submit((Write(Kind.DELETE, SNAPSHOTS, escape("a snapshot", name)),))
 
     def _fields(self, name: str) -> dict[str, Any]:
-        key = escape("a snapshot", name)
-        for found, fields in self._shelf.records(SNAPSHOTS, key):
-            if found == key:
-                return fields
-        raise NotFound(f"there is no snapshot {name!r}", hint="edge.snapshots.all() lists them")
+        fields = self._shelf.log.values(SNAPSHOTS, escape("a snapshot", name))
+        if fields is None:
+            raise NotFound(f"there is no snapshot {name!r}", hint="edge.snapshots.all() lists them")
+        return fields
 
 
 def threads(shelf: Shelf, agent: str | None) -> Iterator[Thread]:

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.agent.embedders import VECTOR, Embedder, embedded, searched
+from edge.agent.embedders import VECTOR, Embedder, asked, embedded, searched
 from edge.agent.loading import Chunk, Chunker, Splitter, chunked, load
-from edge.agent.memory_record import check_text
 from edge.agent.names import escape
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, NotFound, TooLarge
@@ -24,9 +23,9 @@ from sync.operations import Kind
 
 if TYPE_CHECKING:
     from edge.agent.shelf import Shelf
+    from edge.storage.collection import Hit
 
 DOCUMENTS, CHUNKS = "agent.documents", "agent.chunks"
-K_MAX = 1_000
 _EMBEDDED_AT_ONCE = 64
 _FETCH_MAX = 10_000
 _PLACES_PER_RECORD = 5_000
@@ -128,7 +127,7 @@ class Documents:
             "namespace": self.namespace,
             "title": title or loaded.name or _first_line(loaded.text),
         }
-        with self._shelf.heads.lock(key):
+        with self._shelf.lock(key):
             return self._replace(key, name, fields, found, on_progress)
 
     def _replace(
@@ -161,7 +160,7 @@ class Documents:
         """Raises NotFound, StorageError."""
         self._shelf.check_alone("deleting a document")
         key = self._key(document)
-        with self._shelf.heads.lock(key):
+        with self._shelf.lock(key):
             fields = self._held(document)
             writes = [Write(Kind.DELETE, CHUNKS, at, upsert=True) for at, _ in self._chunks.scan(f"{key}/")]
             parts = range(_parts(fields["chunks"]))
@@ -209,15 +208,7 @@ class Documents:
         metadata, and its id, title, media_type and updated_at. ``reranker`` gives each of 4k candidates a score, higher
         is better. Raises InvalidValue, InvalidFilter, StorageError.
         """
-        check_text(query)
-        if type(k) is not int or not 1 <= k <= K_MAX:
-            raise InvalidValue(f"k is a whole number from 1 to {K_MAX}, not {k!r:.40}")
-        mode = mode or ("text" if self._embedder is None else "hybrid")
-        vector = None
-        if mode != "text":
-            if self._embedder is None:
-                raise InvalidValue(f"there is no embedder for a {mode} search", hint="agent.documents(embedder=…)")
-            (vector,) = embedded(self._embedder, [query], self._chunks)
+        question = asked(query, k, mode, self._embedder, self._chunks)
         where: dict[str, Any] = {"agent": self.agent, "namespace": self.namespace}
         if filter is not None:
             chosen = self._matching(filter)
@@ -227,10 +218,8 @@ class Documents:
         wanted = k if reranker is None else 4 * k
         fetch = wanted
         while True:
-            hits = self._chunks.search(
-                text=None if mode == "vector" else query, vector=vector, k=fetch, filter=where, mode=mode
-            )
-            found = [one for hit in hits if (one := self._passage(hit.key, hit.score)) is not None]
+            hits = self._chunks.search(**question._asdict(), k=fetch, filter=where)
+            found = self._passages(hits)
             # What no list names, because another device's version of its document stands, is no hit.
             if len(found) >= wanted or len(hits) < fetch or fetch >= _FETCH_MAX:
                 break
@@ -311,21 +300,30 @@ class Documents:
             )
         return chosen
 
-    def _passage(self, chunk: str, score: float) -> Passage | None:
-        key, _, digest = chunk.rpartition("/")
-        fields = self._documents.get(key)
-        places = self._places(key, fields)
-        at = next((number for number, place in enumerate(places) if place[0] == digest), None)
-        if fields is None or at is None:
-            return None
-        around = [
-            self._chunks.get(f"{key}/{places[near][0]}") if 0 <= near < len(places) else None
-            for near in (at, at - 1, at + 1)
-        ]
-        text, before, after = (None if found is None else found["text"] for found in around)
-        if text is None:
-            return None
-        return Passage(text, score, _shown(fields), places[at][1], places[at][2], before, after)
+    def _passages(self, hits: Sequence[Hit]) -> list[Passage]:
+        """What the hits are parts of; a document is read once for all of its chunks."""
+        held: dict[str, tuple[Document, list[list[Any]], dict[str, int]]] = {}
+        found = []
+        for hit in hits:
+            key, _, digest = hit.key.rpartition("/")
+            if key not in held:
+                fields = self._documents.get(key)
+                if fields is None:
+                    continue
+                places = self._places(key, fields)
+                held[key] = (_shown(fields), places, {place[0]: at for at, place in enumerate(places)})
+            document, places, order = held[key]
+            at = order.get(digest)
+            text = None if at is None else self._text_at(key, places, at)
+            if at is None or text is None:
+                continue
+            before, after = self._text_at(key, places, at - 1), self._text_at(key, places, at + 1)
+            found.append(Passage(text, hit.score, document, places[at][1], places[at][2], before, after))
+        return found
+
+    def _text_at(self, key: str, places: Sequence[Sequence[Any]], at: int) -> str | None:
+        found = self._chunks.get(f"{key}/{places[at][0]}") if 0 <= at < len(places) else None
+        return None if found is None else found["text"]
 
 
 def _reranked(reranker: Reranker, query: str, found: list[Passage]) -> list[Passage]:

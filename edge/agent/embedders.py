@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from edge.agent.names import check_text
 from sync.errors import InvalidValue, SchemaMismatch
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sync.schema import CollectionSchema
 
 VECTOR = "embedding"
+K_MAX = 1_000
 
 
 class Embedder(Protocol):
@@ -42,6 +44,14 @@ class CallableEmbedder:
         return self._function(texts)
 
 
+class Question(NamedTuple):
+    """As ``Collection.search`` takes it."""
+
+    text: str | None
+    vector: Any
+    mode: str
+
+
 def embedded(embedder: Embedder, texts: Sequence[str], into: Collection) -> list[Any]:
     """One vector for each text. Raises InvalidValue if the embedder returns another number, and SchemaMismatch if the
     collection has another model's by now; what the embedder raises passes.
@@ -65,6 +75,22 @@ def _check_model(schema: CollectionSchema, embedder: Embedder) -> None:
             f"{embedder.model!r} with {embedder.dimensions}",
             hint="give the embedder of that model, or none",
         )
+
+
+def asked(query: str, k: int, mode: str | None, embedder: Embedder | None, collection: Collection) -> Question:
+    """A search of texts, checked; the ``mode`` is text, or with an embedder hybrid, if none is asked for. Raises
+    InvalidValue, SchemaMismatch, and what the embedder does.
+    """
+    check_text("a query", query)
+    if type(k) is not int or not 1 <= k <= K_MAX:
+        raise InvalidValue(f"k is a whole number from 1 to {K_MAX}, not {k!r:.40}")
+    mode = mode or ("text" if embedder is None else "hybrid")
+    if mode == "text":
+        return Question(query, None, mode)
+    if embedder is None:
+        raise InvalidValue(f"there is no embedder for a {mode} search", hint="embedder=, where the store is got")
+    (vector,) = embedded(embedder, [query], collection)
+    return Question(None if mode == "vector" else query, vector, mode)
 
 
 def searched(shelf: Shelf, name: str, fields: Mapping[str, str], embedder: Embedder | None) -> Collection:

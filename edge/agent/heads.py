@@ -6,10 +6,8 @@ when that was so.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from zlib import crc32
 
 from edge.agent.names import TICKS, make_id, number_of
 
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
     from sync.ports import RandomSource
 
-_LOCKS = 64
 _KNOWN_MAX = 10_000
 _CHANCE = 1 << 16  # drawn once: two copies of one store, that have one name, do not give out the same number
 
@@ -30,12 +27,7 @@ class Heads:
         self._log = log
         self._open_batch = open_batch
         self._chance = int(random.uniform() * _CHANCE)
-        self._locks = [threading.RLock() for _ in range(_LOCKS)]
         self._known: dict[str, tuple[int, str | None]] = {}  # the log's position then, and the id
-
-    def lock(self, name: str) -> threading.RLock:
-        """For whoever reads something of that name and writes what follows from it."""
-        return self._locks[crc32(name.encode()) % _LOCKS]
 
     def newest(self, prefix: str, find: Callable[[], str | None]) -> str | None:
         """The id; ``find`` asks the store."""
@@ -58,13 +50,13 @@ class Heads:
         number = max(at_ms << TICKS, 0 if newest is None else number_of(newest) + 1)
         return make_id(number + self._chance, self._log.replica)
 
-    def moved(self, prefix: str, newest: str, *, before: int, writes: int) -> None:
-        """It was put, by so many writes, when the log stood at ``before``; or it is in the open batch."""
+    def moved(self, prefix: str, newest: str, before: int) -> None:
+        """It was put when the log stood at ``before``, by one write; or it is in the open batch."""
         batch = self._open_batch()
         if batch is not None:
             batch.notes[prefix] = newest
-        elif self._log.position == before + writes:  # and nobody else has written meanwhile
-            self._keep(prefix, before + writes, newest)
+        elif self._log.position == before + 1:  # and nobody else has written meanwhile
+            self._keep(prefix, before + 1, newest)
 
     def _keep(self, prefix: str, position: int, newest: str | None) -> None:
         while len(self._known) >= _KNOWN_MAX:

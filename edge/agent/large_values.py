@@ -3,8 +3,9 @@
 A patch is zstd with the base as its raw-content dictionary (RFC 8878, section 5), so what was changed anywhere in the
 value costs little more than itself. A chain is bounded in length and in bytes.
 
-What always holds: a replica makes patches of values that it wrote itself, and nobody else deletes those; so what a
-patch needs is there for as long as the patch is.
+What always holds: a replica makes patches of values that it wrote itself, and nobody else deletes those; what nothing
+needs any more is deleted with all its parts at once, and patches before what they are patches of. So what a patch needs
+is there for as long as the patch is, whenever anything is interrupted.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edge.agent.values import DIGEST_BYTES, VALUE_BYTES_MAX, digest_of
 from edge.storage.transaction import Write
 from sync.errors import CorruptStore, NotFound
-from sync.images import image_values
 from sync.operations import Kind
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class LargeValues:
         digest = digest_of(packed)
         ref = Ref(self._log.replica, digest_of(digest + alone.encode()) if alone else digest)
         with self._lock:
-            known = not alone and self._is_whole(ref)
+            known = not alone and self._head(ref) is not None
             writes = [] if known else self._writes(ref, packed, None if alone else before)
             self._submit([*writes, finish(ref)])
             if not alone:
@@ -158,7 +158,7 @@ class LargeValues:
         base, depth, chain = b"", 0, 0
         data = b""
         held = self._head(before) if before is not None and before.replica == ref.replica else None
-        if before is not None and held is not None and self._is_whole(before):
+        if before is not None and held is not None:
             data = _patch(packed, self.load(before))
             base, depth, chain = before.name, held.depth + 1, held.chain + len(data)
         if not base or depth > CHAIN_MAX or chain > CHAIN_BYTES * len(packed):
@@ -179,17 +179,6 @@ class LargeValues:
         except KeyError as error:
             raise CorruptStore(f"the value {ref.name.hex()} has no {error}") from error
 
-    def _is_whole(self, ref: Ref) -> bool:
-        """Whether it can be read: all parts of it, and of what it is a patch of, are there."""
-        for _ in range(CHAIN_MAX + 1):
-            stored = self._head(ref)
-            if stored is None or any(self._fields(ref, number) is None for number in range(1, stored.parts)):
-                return False
-            if not stored.base:
-                return True
-            ref = Ref(ref.replica, stored.base)
-        return False
-
     def _whole(self, ref: Ref, first: _Stored) -> bytes:
         parts = [first.data]
         for number in range(1, first.parts):
@@ -203,8 +192,7 @@ class LargeValues:
         return b"".join(parts)
 
     def _fields(self, ref: Ref, number: int) -> dict[str, Any] | None:
-        image = self._log.image(VALUES, _key(ref, number))
-        return None if image is None else image_values(image)
+        return self._log.values(VALUES, _key(ref, number))
 
     # -- a few plain values, for the next patch -----------------------------------------------------------------------
 

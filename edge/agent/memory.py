@@ -12,17 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.agent.embedders import VECTOR, embedded
+from edge.agent.embedders import VECTOR, asked
 from edge.agent.memory_base import MemoryBase, merged
 from edge.agent.memory_record import (
     Remembered,
     check_kinds,
-    check_text,
     has_ended,
     moment,
     shown,
     unit,
 )
+from edge.agent.names import check_text
 from edge.agent.scoring import Terms
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from edge.agent.memory_care import Extractor, Forgetting, Forgotten
 
-K_MAX = 1_000
 _CANDIDATES, _CANDIDATES_MIN = 4, 50
 
 
@@ -76,69 +75,74 @@ class Memory(MemoryBase):
         what it replaces is in ``history``. Raises InvalidValue, TooLarge, SchemaMismatch, StorageError.
         """
         now = self.shelf.clock.wall_ms()
-        fields = self._fields(text, kind, importance, now, valid_at, ttl_s, key, metadata)
+        fields = self.fields_of(
+            text, kind, now=now, importance=importance, valid_at=valid_at, ttl_s=ttl_s, key=key, metadata=metadata
+        )
         if key is not None or kind == "working":
             self.shelf.check_alone("a memory with a key, or of kind working,")
-        with self.shelf.heads.lock(self._id(kind, text, key)):
-            return self._add(fields, text, kind, key, now)
+        with self.shelf.lock(f"{self.prefix}working/" if kind == "working" else self._id(kind, text, key)):
+            added, writes = self.prepared(fields, key)
+            self.shelf.submit(writes)
+        return added
 
-    def _add(self, fields: dict[str, Any], text: str, kind: str, key: str | None, now: int) -> Added:
+    def prepared(self, fields: dict[str, Any], key: str | None = None) -> tuple[Added, list[Write]]:
+        """What adding these fields comes to, and the writes that do it."""
+        text, kind, now = fields["text"], fields["kind"], fields["created_at"]
         made, held = self._place(kind, text, key)
-        if held is not None and held["text"] == text and not has_ended(held, now) and not self.shelf.in_batch():
+        if held is not None and held["text"] == text and not has_ended(held, now):
             changed = merged(held, fields)
             self.shelf.recalls.note([made], now)
-            if changed:
-                self.collection.patch(made, changed)
-            return Added(made, merged=True)
+            if self.shelf.in_batch():  # which may have ended it before: then it is there again, and as it was
+                return Added(made, merged=True), [self._put(made, {**held, **changed})]
+            return Added(made, merged=True), [self.patch_of(made, changed)] if changed else []
         writes: list[Write] = []
-        if held is not None and not self.shelf.in_batch():
-            writes += self._kept(made, held, fields)
+        if held is not None:
+            kept, writes = self._kept(made, held, fields["valid_at"])
+            fields = {**fields, "supersedes": kept}
         self._embed([fields])
         writes.append(self._put(made, fields))
         if kind == "working":
             writes += self._displaced(made, now)
-        self.shelf.submit(writes)
-        return Added(made, merged=False)
+        return Added(made, merged=False), writes
 
     def supersede(self, memory: str, text: str, /, *, valid_at: int | None = None, **changes: Any) -> Added:
         """A new memory in the place of one that does not hold any more, since ``valid_at`` (now). ``changes`` are as
         for ``add``; what is not said is as it was, its key among it. Raises NotFound, and what ``add`` does.
         """
         self.shelf.check_alone("supersede")
-        old = self.held(memory)
+        unknown = changes.keys() - {"importance", "kind", "metadata", "ttl_s"}
+        if unknown:
+            raise InvalidValue(f"there is nothing called {min(unknown)!r} to change")
+        with self.shelf.lock(memory):
+            added, writes = self._superseding(memory, self.held(memory), text, valid_at, changes)
+            self.shelf.submit(writes)
+        return added
+
+    def _superseding(
+        self, memory: str, old: dict[str, Any], text: str, valid_at: int | None, changes: Mapping[str, Any]
+    ) -> tuple[Added, list[Write]]:
         if old.get("superseded_by"):
             raise InvalidValue(f"memory {memory!r} was superseded already", hint=f"supersede {old['superseded_by']}")
         now = self.shelf.clock.wall_ms()
-        kind = changes.pop("kind", old["kind"])
-        unknown = changes.keys() - {"importance", "metadata", "ttl_s"}
-        if unknown:
-            raise InvalidValue(f"there is nothing called {min(unknown)!r} to change")
-        given: dict[str, Any] = {"importance": old["importance"], "metadata": old.get("metadata"), **changes}
-        ttl_s = given.get("ttl_s")
-        fields = self._fields(text, kind, given["importance"], now, valid_at, ttl_s, None, given["metadata"])
-        if ttl_s is None and old.get("expires_at") is not None:
+        given: dict[str, Any] = {name: old.get(name) for name in ("importance", "kind", "metadata")} | dict(changes)
+        kind = given["kind"]
+        fields = self.fields_of(text, now=now, valid_at=valid_at, **given)
+        if given.get("ttl_s") is None and old.get("expires_at") is not None:
             fields["expires_at"] = old["expires_at"]
         name = old.get("name")
         if name is not None and kind == old["kind"]:
-            fields["name"] = name
-            with self.shelf.heads.lock(memory):
-                return self._add(fields, text, kind, name, now)
+            return self.prepared({**fields, "name": name}, name)
         made, there = self._place(kind, text, None)
         if made == memory:
             raise InvalidValue("a memory does not supersede itself: the text and the kind are the same")
         # The old text is written again, so that who changed it meanwhile is in the conflict record.
-        end = {"invalid_at": fields["valid_at"], "superseded_by": made, "text": old["text"]}
-        writes = [self.patch_of(memory, end)]
+        end = self.patch_of(memory, {"invalid_at": fields["valid_at"], "superseded_by": made, "text": old["text"]})
         if there is not None and there["text"] == text and not has_ended(there, now):
-            self.shelf.submit(writes)
-            return Added(made, merged=True)
+            return Added(made, merged=True), [end]
+        writes = [end] if there is None else [end, *self._kept(made, there, fields["valid_at"])[1]]
         fields["supersedes"] = memory
-        if there is not None:
-            writes += self._kept(made, there, fields)
-            fields["supersedes"] = memory
         self._embed([fields])
-        self.shelf.submit([*writes, self._put(made, fields)])
-        return Added(made, merged=False)
+        return Added(made, merged=False), [*writes, self._put(made, fields)]
 
     def retract(self, memory: str, *, invalid_at: int | None = None) -> None:
         """It does not hold any more, since ``invalid_at`` (now). Raises NotFound, InvalidValue, StorageError."""
@@ -157,7 +161,7 @@ class Memory(MemoryBase):
         if changes.get("metadata") is not None and not isinstance(changes["metadata"], Mapping):
             raise InvalidValue(f"metadata is a mapping, not {type(changes['metadata']).__name__}")
         if "text" in changes:
-            check_text(changes["text"])
+            check_text("a memory", changes["text"])
             if self.collection.schema.vector is not None:
                 changes[VECTOR] = None  # that of the old text; ``reembed`` makes a new one where there is no embedder
             self._embed([changes])
@@ -206,32 +210,22 @@ class Memory(MemoryBase):
         collections. ``archived``: what was forgotten, too. ``touch``: what is returned counts as accessed. Raises
         InvalidValue, InvalidFilter, StorageError.
         """
-        check_text(query)
         if kinds is not None:
             kinds = check_kinds(kinds)
-        if type(k) is not int or not 1 <= k <= K_MAX:
-            raise InvalidValue(f"k is a whole number from 1 to {K_MAX}, not {k!r:.40}")
         now = self.shelf.clock.wall_ms()
         at = moment("as_of", as_of, now)
-        mode = mode or ("text" if self.embedder is None else "hybrid")
-        vector = None
-        if mode != "text":
-            if self.embedder is None:
-                raise InvalidValue(f"there is no embedder for a {mode} search", hint="agent.memory(embedder=…)")
-            (vector,) = embedded(self.embedder, [query], self.collection)
+        question = asked(query, k, mode, self.embedder, self.collection)
         hits = self.collection.search(
-            text=None if mode == "vector" else query,
-            vector=vector,
+            **question._asdict(),
             k=max(_CANDIDATES_MIN, _CANDIDATES * k),
             filter=self._filter(filter, kinds, at, now, archived=archived),
-            mode=mode,
         )
         recalls = self.shelf.recalls.of([hit.key for hit in hits])
         best = max((hit.score for hit in hits), default=0.0)
         found = []
         for hit in hits:
             memory = shown(hit.key, hit.fields)
-            relevance = max(hit.score, 0.0) if mode == "vector" or best <= 0 else hit.score / best
+            relevance = max(hit.score, 0.0) if question.mode == "vector" or best <= 0 else hit.score / best
             accesses, last = recalls.get(hit.key, (0, 0))
             retention = self.scoring.retained(memory.kind, accesses, at - max(last, memory.created_at))
             terms = self.scoring.score(relevance, retention, memory.importance)

@@ -15,13 +15,12 @@ from edge.agent.memory_record import (
     MEMORIES,
     Remembered,
     check_kinds,
-    check_text,
     has_ended,
     moment,
     shown,
     unit,
 )
-from edge.agent.names import escape
+from edge.agent.names import check_text, escape
 from edge.agent.scoring import Scoring
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, NotFound
@@ -71,18 +70,16 @@ class MemoryBase:
             held = self.collection.get(made)
         return made, held
 
-    def _kept(self, memory: str, old: Mapping[str, Any], new: dict[str, Any]) -> list[Write]:
-        """What was at an id, under another one, before ``new`` takes its place there; and ``new`` comes after it."""
+    def _kept(self, memory: str, old: Mapping[str, Any], until: int) -> tuple[str, list[Write]]:
+        """What was at an id, under another one, before something else takes its place there."""
         kept = self._id(old["kind"], old["text"], None, f"{memory} {old['created_at']} {old['valid_at']}")
-        ends = [at for at in (old.get("invalid_at"), new["valid_at"]) if at is not None]
-        copy = {**old, "invalid_at": min(ends), "superseded_by": memory}
+        copy = {**old, "invalid_at": min(old.get("invalid_at", until), until), "superseded_by": memory}
         copy.pop("name", None)
-        new["supersedes"] = kept
         writes = [self._put(kept, copy)]
         before = old.get("supersedes")
         if before is not None and self.collection.get(before) is not None:
             writes.append(self.patch_of(before, {"superseded_by": kept}))
-        return writes
+        return kept, writes
 
     def _id(self, kind: str, text: str, key: str | None, of: str = "") -> str:
         what = ("key", key) if key is not None else ("text", kind, text, of)
@@ -101,18 +98,20 @@ class MemoryBase:
             raise NotFound(f"namespace {self.namespace!r} of agent {self.agent!r} has no memory {memory!r:.100}")
         return fields
 
-    def _fields(
+    def fields_of(
         self,
         text: str,
         kind: str,
-        importance: float,
+        *,
         now: int,
-        valid_at: int | None,
-        ttl_s: float | None,
-        key: str | None,
-        metadata: Mapping[str, Any] | None,
+        importance: float = 0.5,
+        valid_at: int | None = None,
+        ttl_s: float | None = None,
+        key: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        check_text(text)
+        """Of a new memory, from the arguments of ``add``. Raises InvalidValue, TooLarge."""
+        check_text("a memory", text)
         check_kinds([kind])
         if metadata is not None and not isinstance(metadata, Mapping):
             raise InvalidValue(f"metadata is a mapping, not {type(metadata).__name__}")
@@ -128,7 +127,8 @@ class MemoryBase:
         if metadata:
             fields["metadata"] = dict(metadata)
         if key is not None:
-            fields["name"] = escape("a fact", key) and key
+            escape("a fact", key)
+            fields["name"] = key
         if ttl_s is not None:
             if type(ttl_s) not in (int, float) or not 0 < ttl_s <= _TTL_S_MAX:
                 raise InvalidValue(f"ttl_s is a number of seconds above 0, not {ttl_s!r:.40}")
@@ -158,18 +158,17 @@ class MemoryBase:
         beyond = len(held) + 1 - self.capacity
         if beyond <= 0:
             return []
-        ranked = sorted(self.retentions(held, now), key=lambda pair: (pair[0], pair[1].created_at, pair[1].id))
-        return [self.patch_of(memory.id, {"archived_at": now}) for _, memory in ranked[:beyond]]
+        return [self.patch_of(memory.id, {"archived_at": now}) for _, memory in self.ranked(held, now)[:beyond]]
 
-    def retentions(self, memories: Sequence[Remembered], now: int) -> list[tuple[float, Remembered]]:
-        """Each with how well it is retained, weighted by its importance."""
+    def ranked(self, memories: Sequence[Remembered], now: int) -> list[tuple[float, Remembered]]:
+        """Each with how well it is retained, weighted by its importance; the least retained first."""
         recalls = self.shelf.recalls.of([memory.id for memory in memories])
         out = []
         for memory in memories:
             accesses, last = recalls.get(memory.id, (0, 0))
             retention = self.scoring.retained(memory.kind, accesses, now - max(last, memory.created_at))
             out.append((retention * (0.5 + 0.5 * memory.importance), memory))
-        return out
+        return sorted(out, key=lambda pair: (pair[0], pair[1].created_at, pair[1].id))
 
     def _filter(
         self, given: Mapping[str, Any] | None, kinds: Iterable[str] | None, at: int, now: int, *, archived: bool

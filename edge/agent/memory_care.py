@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _STEP = 500
 CONSOLIDATED_MAX = 1_000
+_SOURCES_NAMED = 50
 _FACT_WORDS = {"importance", "kind", "metadata", "text", "ttl_s", "valid_at"}
 
 Extractor = Callable[[Sequence[Remembered]], Iterable[str | Mapping[str, Any]]]
@@ -53,7 +54,7 @@ def forget(memory: Memory, policy: Forgetting, *, dry_run: bool = False) -> Forg
     every = list(memory.all(ended=True))
     expired = [one.id for one in every if one.expires_at is not None and one.expires_at <= now]
     living = [one for one in every if not has_ended(one._asdict(), now) and one.kind in policy.kinds]
-    ranked = sorted(memory.retentions(living, now), key=lambda pair: (pair[0], pair[1].created_at, pair[1].id))
+    ranked = memory.ranked(living, now)
     oldest = now - policy.older_than_days * DAY_MS
     archived = [one.id for kept, one in ranked if kept < policy.min_retention and one.created_at <= oldest]
     if policy.keep is not None:
@@ -115,13 +116,15 @@ def _consolidated(memory: Memory, extractor: Extractor, kinds: Sequence[str], li
     chosen = [one for one in sources if one is not None]
     if not chosen:
         return []
+    sources_named = [source.id for source in chosen][:_SOURCES_NAMED]
     made: list[str] = []
-    found = _facts(extractor(chosen))
-    with memory.shelf.batch():
-        for one in found:
-            metadata = {**(one.pop("metadata", None) or {}), "from": [source.id for source in chosen][:50]}
-            made.append(memory.add(**{"kind": "semantic", **one, "metadata": metadata}).id)
-        memory.shelf.submit([memory.patch_of(source.id, {"consolidated_at": now}) for source in chosen])
+    writes = [memory.patch_of(source.id, {"consolidated_at": now}) for source in chosen]
+    for fact in _facts(extractor(chosen)):
+        metadata = {**(fact.pop("metadata", None) or {}), "from": sources_named}
+        added, more = memory.prepared(memory.fields_of(**{"kind": "semantic", **fact}, now=now, metadata=metadata))
+        made.append(added.id)
+        writes += more
+    memory.shelf.submit(writes)
     return made
 
 

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from edge.agent.scoring import KINDS
-from sync.errors import InvalidValue, TooLarge
+from sync.errors import InvalidValue
 
 MEMORIES = "agent.memories"
-TEXT_BYTES_MAX = 64 << 10
 _LAST_MS = 253_402_300_799_999  # of the year 9999
 FIELDS: dict[str, str] = {
     "agent": "str",
@@ -72,17 +71,6 @@ def has_ended(fields: Mapping[str, Any], now: int) -> bool:
     return fields.get("archived_at") is not None or any(
         fields.get(name) is not None and fields[name] <= now for name in ("invalid_at", "expires_at")
     )
-
-
-def check_text(text: Any) -> None:
-    if type(text) is not str or not text.strip():
-        raise InvalidValue(f"a text is a string with something in it, not {text!r:.40}")
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError as error:
-        raise InvalidValue(f"the text is not valid Unicode: {error.reason}") from error
-    if size > TEXT_BYTES_MAX:
-        raise TooLarge(f"the text has {size:,} bytes; a memory has at most {TEXT_BYTES_MAX:,}", hint="documents can")
 
 
 def check_kinds(kinds: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Names of agents and threads, and ids of checkpoints, as parts of keys.
+"""Names of agents and threads, and ids of checkpoints, as parts of keys; texts.
 
 A checkpoint's id is a number that rises within its thread, and who made it: 16 and 12 hexadecimal digits. In its key
 every digit is inverted, so that the newest, which is the greatest, comes first in the order of keys.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from hashlib import blake2b
+from typing import Any
 
 from sync.errors import InvalidValue, TooLarge
 
 NAME_BYTES_MAX = 128
+TEXT_BYTES_MAX = 64 << 10  # of a memory, of a query
 TICKS = 20  # bits of the number below the milliseconds
 _INVERTED = str.maketrans("0123456789abcdef", "fedcba9876543210")
 _ID = re.compile(r"([0-9a-f]{16})-([0-9a-f]{12})")
@@ -29,6 +31,20 @@ def escape(what: str, name: str) -> str:
     if size > NAME_BYTES_MAX:
         raise TooLarge(f"the name of {what}, {name[:20]!r}…, is over {NAME_BYTES_MAX} bytes")
     return out
+
+
+def check_text(what: str, text: Any) -> None:
+    """Raises InvalidValue, TooLarge."""
+    if type(text) is not str or not text.strip():
+        raise InvalidValue(f"{what} is a string with something in it, not {text!r:.40}")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidValue(f"{what} is not valid Unicode: {error.reason}") from error
+    if size > TEXT_BYTES_MAX:
+        raise TooLarge(
+            f"{what} has {size:,} bytes; the most are {TEXT_BYTES_MAX:,}", hint="agent.documents() takes long texts"
+        )
 
 
 def unescape(part: str) -> str:

@@ -5,8 +5,10 @@ It leaves to others: what a thread is (``thread``), which agents there are (``ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from edge.agent.heads import Heads
 from edge.agent.large_values import VALUES, LargeValues, Ref
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
     from edge.storage.transaction import Write
     from sync.ports import Clock, RandomSource
+    from sync.schema import CollectionSchema
 
 CHECKPOINTS, SNAPSHOTS = "_checkpoints", "_snapshots"
 _PAGE = 500
+_LOCKS = 64
 
 
 class Shelf:
@@ -46,19 +50,26 @@ class Shelf:
         self.heads = Heads(log, open_batch, random)
         self.large = LargeValues(log, self.submit, self.put_of)
         self.recalls = Recalls(log)
-        self.declared_at = 0  # where the log stood when a collection was declared here
+        self._locks = [threading.RLock() for _ in range(_LOCKS)]
         self._submit = submit
         self._open_batch = open_batch
 
     def submit(self, writes: Sequence[Write]) -> None:
         self._submit(writes)
 
-    def put_of(self, collection: str, key: str, fields: Mapping[str, Any]) -> Write:
-        """Raises InvalidValue, TooLarge."""
+    def lock(self, name: str) -> threading.RLock:
+        """For whoever reads something of that name and writes what follows from it."""
+        return self._locks[crc32(name.encode()) % _LOCKS]
+
+    def ensure(self, collection: str) -> CollectionSchema:
+        """The schema of one of the collections here, declared with its first use. Raises StorageError."""
         if collection not in self.log.schemas:
             self.log.declare(declare(collection))
-            self.declared_at = self.log.position
-        schema = self.log.schemas[collection]
+        return self.log.schemas[collection]
+
+    def put_of(self, collection: str, key: str, fields: Mapping[str, Any]) -> Write:
+        """Raises InvalidValue, TooLarge."""
+        schema = self.ensure(collection)
         return self.log.put_of(collection, key, schema.normalise(fields), schema)
 
     def in_batch(self) -> bool:
@@ -76,7 +87,6 @@ class Shelf:
 
     def store(self, key: str, fields: Mapping[str, Any], packed: bytes, before: Ref | None) -> None:
         """A checkpoint with a large value. Raises InvalidValue, TooLarge, StorageError."""
-        self.put_of(CHECKPOINTS, key, fields)  # declares what both are in
         self.large.store(
             packed,
             before,
@@ -111,9 +121,8 @@ class Shelf:
             if "ref" in fields:
                 yield Ref.unpack(fields["ref"])
 
-    def records(self, collection: str, prefix: str = "") -> Iterable[tuple[str, dict[str, Any]]]:
-        """Of one of the collections here, in order of key."""
-        after = ""
+    def records(self, collection: str, prefix: str = "", after: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+        """Of one of the collections here, in order of key, beginning after ``after``."""
         while page := self.log.scan(collection, after=after, prefix=prefix, limit=_PAGE):
             for key, image in page:
                 fields = image_values(image)

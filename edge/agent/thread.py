@@ -18,7 +18,6 @@ from edge.agent.shelf import CHECKPOINTS
 from edge.agent.values import decode, digest_of, encode
 from edge.storage.transaction import Write
 from sync.errors import CorruptStore, InvalidValue, NotFound, StaleWrite
-from sync.images import image_values
 from sync.operations import Kind
 
 if TYPE_CHECKING:
@@ -128,14 +127,13 @@ class Thread:
         """The value of a checkpoint, by default of the newest; None if the thread has none yet. Its checksum is
         verified. Raises NotFound (no such checkpoint), CorruptStore, StorageError.
         """
-        for attempt in range(_ATTEMPTS):
-            at = self._head() if checkpoint is None else checkpoint
-            if at is None:
-                return None
+        attempts = _ATTEMPTS
+        while (at := self._head() if checkpoint is None else checkpoint) is not None:
             try:
                 return decode(self._found(at)[1])
             except NotFound:
-                if checkpoint is not None or attempt == _ATTEMPTS - 1:
+                attempts -= 1
+                if checkpoint is not None or not attempts:
                     raise  # else somebody has put and pruned meanwhile
         return None
 
@@ -149,7 +147,8 @@ class Thread:
         if limit is not None and (type(limit) is not int or limit < 1):
             raise InvalidValue(f"limit is a whole number, 1 or more, not {limit!r:.40}")
         after = "" if before is None else key_of(self.prefix, before)
-        return islice(self._walk(after), limit)
+        found = self._shelf.records(CHECKPOINTS, self.prefix, after)
+        return (_shown(id_of(self.prefix, key), fields) for key, fields in islice(found, limit))
 
     def heads(self) -> list[Checkpoint]:
         """The ends of the branches, newest first: more than one where devices went on from one checkpoint offline."""
@@ -157,17 +156,18 @@ class Thread:
         parents = {found.parent for found in every}
         return [found for found in every if found.id not in parents]
 
-    def put_again(self, checkpoint: str, metadata: Mapping[str, Any]) -> Checkpoint:
+    def put_again(self, checkpoint: str, metadata: dict[str, Any]) -> Checkpoint:
         """A new checkpoint with the value of an old one. Raises what ``get`` and ``put`` do."""
         return self._put(self._found(checkpoint)[1], ANY, metadata)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _put(self, packed: bytes, expected: str | object | None, metadata: Mapping[str, Any]) -> Checkpoint:
+    def _put(self, packed: bytes, expected: str | object | None, metadata: dict[str, Any]) -> Checkpoint:
         shelf, prefix = self._shelf, self.prefix
         if expected is not ANY:
             shelf.check_alone("put with expected=")
-        with shelf.heads.lock(prefix):
+        shelf.ensure(CHECKPOINTS)
+        with shelf.lock(prefix):
             before = shelf.log.position
             head = shelf.heads.following(prefix, self._newest)
             if expected is not ANY and expected != head:
@@ -178,25 +178,20 @@ class Thread:
             fields = {
                 "at": at_ms,
                 "digest": digest_of(packed),
-                "metadata": dict(metadata),
+                "metadata": metadata,
                 "parent": head or "",
                 "size": len(packed),
             }
             if len(packed) <= INLINE_BYTES_MAX:
-                fields["value"] = packed
-                write = shelf.put_of(CHECKPOINTS, key, fields)
-                before = max(before, shelf.declared_at)
-                shelf.submit((write,))
-                shelf.heads.moved(prefix, new, before=before, writes=1)
+                shelf.submit((shelf.put_of(CHECKPOINTS, key, {**fields, "value": packed}),))
             else:
                 shelf.store(key, fields, packed, self._resembling(head))
-                shelf.heads.moved(prefix, new, before=before, writes=-1)
-        return Checkpoint(new, head or "", at_ms, len(packed), dict(metadata))
+            shelf.heads.moved(prefix, new, before)
+        return Checkpoint(new, head or "", at_ms, len(packed), metadata)
 
     def _resembling(self, head: str | None) -> Ref | None:
         """Where the value before is, if it is a large one and in the log already."""
-        image = None if head is None else self._shelf.log.image(CHECKPOINTS, key_of(self.prefix, head))
-        fields = None if image is None else image_values(image)
+        fields = None if head is None else self._shelf.log.values(CHECKPOINTS, key_of(self.prefix, head))
         return None if fields is None else _ref(fields)
 
     def _stale(self, expected: object, head: str | None) -> None:
@@ -230,21 +225,13 @@ class Thread:
         return _shown(at, fields), packed
 
     def _fields(self, checkpoint: str) -> dict[str, Any]:
-        image = self._shelf.log.image(CHECKPOINTS, key_of(self.prefix, checkpoint))
-        fields = None if image is None else image_values(image)
+        fields = self._shelf.log.values(CHECKPOINTS, key_of(self.prefix, checkpoint))
         if fields is None:
             raise NotFound(
                 f"thread {self.name!r} of agent {self.agent!r} has no checkpoint {checkpoint}",
                 hint="thread.history() lists them",
             )
         return fields
-
-    def _walk(self, after: str) -> Iterator[Checkpoint]:
-        while page := self._shelf.log.scan(CHECKPOINTS, after=after, prefix=self.prefix, limit=_PAGE):
-            for after, image in page:  # noqa: PLR1704 - where the next page begins
-                fields = image_values(image)
-                if fields is not None:
-                    yield _shown(id_of(self.prefix, after), fields)
 
 
 def _checked(metadata: Any) -> dict[str, Any]:

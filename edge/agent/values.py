@@ -9,10 +9,13 @@ order]; 2 a tuple, as its elements; -1 a time with a zone.
 
 from __future__ import annotations
 
+import base64
 import sys
+from array import array
 from datetime import datetime
 from functools import partial
 from hashlib import blake2b
+from math import isfinite
 from typing import Any
 
 import msgpack
@@ -64,6 +67,34 @@ def decode(packed: bytes) -> Any:
 def digest_of(packed: bytes) -> bytes:
     """BLAKE2b (RFC 7693), 16 bytes."""
     return blake2b(packed, digest_size=DIGEST_BYTES).digest()
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it, with nothing lost.
+
+    Bytes are ``{"$base64": …}``, an array ``{"$array": [dtype, shape, numbers]}``, a tuple ``{"$tuple": […]}``, a time
+    ``{"$time": ISO 8601}``, NaN and the infinities ``{"$float": "nan"}``; a dict with other keys than strings, or with
+    one that begins with ``$``, is ``{"$dict": [[key, value], …]}``.
+    """
+    if isinstance(value, dict):
+        if all(isinstance(name, str) and not name.startswith("$") for name in value):
+            return {name: plain(item) for name, item in value.items()}
+        return {"$dict": [[plain(name), plain(item)] for name, item in value.items()]}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, tuple):
+        return {"$tuple": [plain(item) for item in value]}
+    if isinstance(value, bytes):
+        return {"$base64": base64.b64encode(value).decode()}
+    if isinstance(value, datetime):
+        return {"$time": value.isoformat()}
+    if isinstance(value, array):
+        return value.tolist()
+    if type(value).__module__ == "numpy":
+        return {"$array": [value.dtype.str, list(value.shape), plain(value.ravel().tolist())]}
+    if isinstance(value, float) and not isfinite(value):
+        return {"$float": str(value)}
+    return value
 
 
 def _pack(value: Any, depth: int, extended: list[int]) -> bytes:

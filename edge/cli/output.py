@@ -7,7 +7,6 @@ import json
 import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import click
@@ -40,10 +39,6 @@ def print_json(value: Any) -> None:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, array):
-        return value.tolist()
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if type(value).__module__ == "numpy":
         return value.tolist()
     if isinstance(value, bytes):
         return {"$base64": base64.b64encode(value).decode()}

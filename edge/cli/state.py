@@ -59,13 +59,15 @@ def put(store: str, agent: str, thread: str, value: str, expected: str | None, k
 @json_option
 def get(store: str, agent: str, thread: str, checkpoint: str | None, kind: str, as_json: bool) -> None:
     """Print a checkpoint's value as JSON, by default the newest's."""
+    from edge.agent.values import plain
+
     with existing(store) as edge:
         found = _threads(edge, agent, thread, kind)
         at = checkpoint or (head.id if (head := found.head()) else None)
         if at is None:
             raise NotFound(f"thread {thread!r} of agent {agent!r} has no checkpoint yet", hint="state list shows all")
         value = found.get(at)
-    print_json({"id": at, "value": value} if as_json else value)
+    print_json({"id": at, "value": plain(value)} if as_json else plain(value))
 
 
 @state.command("list")

@@ -41,7 +41,7 @@ PAIRS = [
     (Memory, AsyncMemory),
     (Snapshots, AsyncSnapshots),
 ]
-INNER = {"held", "patch_of", "retentions"}  # of Memory, for what is done to many at once
+INNER = {"held", "patch_of", "fields_of", "prepared", "ranked"}  # of Memory, for what is done to many at once
 
 
 @pytest.mark.parametrize(("sync", "awaited"), PAIRS)

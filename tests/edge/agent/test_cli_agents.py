@@ -117,7 +117,7 @@ def test_documents_from_the_shell(store: str, tmp_path: Path) -> None:
         (("state", "get", "STORE", "a", "t", "--checkpoint", "zzz"), "not the id"),
         (("state", "restore", "STORE", "never"), "no snapshot"),
         (("state", "prune", "STORE", "a", "t"), "say what to keep"),
-        (("memory", "add", "STORE", "a", ""), "a text is"),
+        (("memory", "add", "STORE", "a", ""), "a memory is a string"),
         (("memory", "add", "STORE", "a", "x", "--importance", "2"), "from 0 to 1"),
         (("memory", "add", "STORE", "a", "x", "--kind", "mood"), "not a kind"),
         (("memory", "history", "STORE", "a", "none"), "has no memory"),
@@ -141,4 +141,8 @@ def test_values_that_json_has_not(store: str) -> None:
 
     with Edge.open(store) as edge:
         edge.agent("a").thread("t").put({"v": np.array([1.5, 2]), "b": b"\x00", "t": (1, 2)})
-    assert json.loads(said("state", "get", store, "a", "t")) == {"v": [1.5, 2.0], "b": {"$base64": "AA=="}, "t": [1, 2]}
+    assert json.loads(said("state", "get", store, "a", "t")) == {
+        "v": {"$array": ["<f8", [2], [1.5, 2.0]]},
+        "b": {"$base64": "AA=="},
+        "t": {"$tuple": [1, 2]},
+    }

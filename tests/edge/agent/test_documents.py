@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pydoc
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,23 +21,11 @@ from edge import (
     Splitter,
     TooLarge,
 )
-from tests.edge.stores import TickingClock
 
 PARAGRAPHS = [f"Paragraph {number} is about the {word} in hall {number}." for number, word in enumerate(
     ["pump", "valve", "lamp", "door", "gate", "stair", "lift", "roof", "tank", "wire", "fuse", "pipe"]
 )]  # fmt: skip
 SMALL = Splitter(size=60, overlap=0)
-
-
-@pytest.fixture
-def edge(tmp_path: Path) -> Iterator[Edge]:
-    with Edge.open(tmp_path / "store", clock=TickingClock()) as edge:
-        yield edge
-
-
-@pytest.fixture
-def manuals(edge: Edge) -> Documents:
-    return edge.agent("guide").documents("manuals")
 
 
 def test_a_hit_says_where_it_stands(manuals: Documents) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 from datetime import UTC, datetime
@@ -96,3 +97,19 @@ def test_the_file_is_there_whole_or_not_at_all(edge: Edge, tmp_path: Path) -> No
     with pytest.raises(CorruptStore):
         edge.agent("cook").export(tmp_path / "y.jsonl")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "x.jsonl"]
+
+
+def test_a_file_system_without_links(edge: Edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vfat answers link(2) with EPERM."""
+    (tmp_path / "x.jsonl.part").write_text("mine")
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr("os.link", refused)
+    edge.agent("guide").export(tmp_path / "x.jsonl")
+    with pytest.raises(InvalidValue, match="there already"):
+        edge.agent("guide").export(tmp_path / "x.jsonl")
+    assert len(read(tmp_path / "x.jsonl")) == 5
+    assert (tmp_path / "x.jsonl.part").read_text() == "mine"
+    assert stat.S_IMODE((tmp_path / "x.jsonl").stat().st_mode) == 0o600

@@ -11,9 +11,7 @@ import pytest
 from edge import Edge, NotFound, Thread
 from edge.agent.thread import INLINE_BYTES_MAX
 from sync.errors import CorruptStore
-from tests.edge.agent.test_thread import edge, large, thread
-
-__all__ = ["edge", "thread"]  # fixtures
+from tests.edge.agent.test_thread import large
 
 
 def test_a_collection_that_is_interrupted_leaves_nothing_unreadable(

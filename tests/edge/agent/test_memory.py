@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,22 +23,6 @@ from edge import (
 )
 from edge.agent.scoring import DAY_MS, KINDS
 from tests.edge.stores import TickingClock
-
-
-@pytest.fixture
-def clock() -> TickingClock:
-    return TickingClock()
-
-
-@pytest.fixture
-def edge(tmp_path: Path, clock: TickingClock) -> Iterator[Edge]:
-    with Edge.open(tmp_path / "store", clock=clock) as edge:
-        yield edge
-
-
-@pytest.fixture
-def memory(edge: Edge) -> Memory:
-    return edge.agent("guide").memory("visitors")
 
 
 def words(texts: Sequence[str]) -> list[list[float]]:

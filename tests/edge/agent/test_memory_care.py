@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from edge import CallableEmbedder, Edge, InvalidValue, Memory, SchemaMismatch
-from tests.edge.agent.test_memory import WORDS, clock, edge, memory, texts, words
-
-__all__ = ["clock", "edge", "memory"]  # fixtures
+from tests.edge.agent.test_memory import WORDS, texts, words
 
 
 def test_vectors_and_words_together(edge: Edge) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,17 +14,6 @@ from edge import Edge, InvalidValue, NotFound, StaleWrite, Thread, TooLarge
 from tests.edge.stores import TickingClock
 
 DAY_MS = 86_400_000
-
-
-@pytest.fixture
-def edge(tmp_path: Path) -> Iterator[Edge]:
-    with Edge.open(tmp_path / "store", clock=TickingClock()) as edge:
-        yield edge
-
-
-@pytest.fixture
-def thread(edge: Edge) -> Thread:
-    return edge.agent("guide").thread("tour")
 
 
 def large(seed: int, size: int = 300_000) -> dict[str, Any]:
