@@ -100,7 +100,7 @@ def test_the_file_is_there_whole_or_not_at_all(edge: Edge, tmp_path: Path) -> No
 
 
 def test_a_file_system_without_links(edge: Edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """vfat answers link(2) with EPERM."""
+    """FAT answers link(2) with EPERM."""
     (tmp_path / "x.jsonl.part").write_text("mine")
 
     def refused(*_: object) -> None:
