@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edge.agent.embedders import Embedder
 from edge.agent.memory import Memory
 from edge.agent.memory_base import WORKING_CAPACITY
-from edge.agent.names import escape, unescape
+from edge.agent.names import TYPES, escape, unescape
 from edge.agent.scoring import Scoring
 from edge.agent.shelf import CHECKPOINTS, SNAPSHOTS
-from edge.agent.thread import TYPES, Thread
+from edge.agent.thread import Thread
 from edge.storage.transaction import Write
 from sync.errors import NotFound, TooLarge
 from sync.operations import Kind

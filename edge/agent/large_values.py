@@ -3,9 +3,9 @@
 A patch is zstd with the base as its raw-content dictionary (RFC 8878, section 5), so what was changed anywhere in the
 value costs little more than itself. A chain is bounded in length and in bytes.
 
-What always holds: a replica makes patches of values that it wrote itself, and nobody else deletes those; what nothing
-needs any more is deleted with all its parts at once, and patches before what they are patches of. So what a patch needs
-is there for as long as the patch is, whenever anything is interrupted.
+What always holds: a replica makes patches of values that it wrote itself for the same agent, and nobody else deletes
+those, unless the agent is erased; what nothing needs any more is deleted with all its parts at once, and patches before
+what they are patches of. So what a patch needs is there for as long as the patch is, whenever anything is interrupted.
 """
 
 from __future__ import annotations
@@ -36,17 +36,21 @@ _WINDOW_LOG_MIN, _WINDOW_LOG_MAX = 17, 27
 
 
 class Ref(NamedTuple):
-    """Where a large value is: the replica that wrote it, and its name there: its digest, but for those of batches."""
+    """Where a large value is: whose it is (as in keys), the replica that wrote it, and its name there: its digest, but
+    for those of batches. No agent's value needs another agent's: each can be erased.
+    """
 
+    agent: str
     replica: bytes
     name: bytes
 
     def pack(self) -> bytes:
+        """As an agent's checkpoint has it."""
         return self.replica + self.name
 
     @staticmethod
-    def unpack(packed: bytes) -> Ref:
-        return Ref(packed[:-DIGEST_BYTES], packed[-DIGEST_BYTES:])
+    def unpack(agent: str, packed: bytes) -> Ref:
+        return Ref(agent, packed[:-DIGEST_BYTES], packed[-DIGEST_BYTES:])
 
 
 class _Stored(NamedTuple):
@@ -75,17 +79,19 @@ class LargeValues:
         self._submit = submit
         self._put_of = put_of
         self._lock = threading.RLock()
-        self._cache: OrderedDict[bytes, bytes] = OrderedDict()
+        self._cache: OrderedDict[Ref, bytes] = OrderedDict()
         self._cached_bytes = 0
 
-    def store(self, packed: bytes, before: Ref | None, finish: Callable[[Ref], Write], *, alone: str = "") -> Ref:
-        """Write the value, unless this replica has it, and what ``finish`` makes of its place, in one transaction.
+    def store(
+        self, agent: str, packed: bytes, before: Ref | None, finish: Callable[[Ref], Write], *, alone: str = ""
+    ) -> Ref:
+        """Write the agent's value, unless this replica has it, and what ``finish`` makes of its place, in one transaction.
 
         ``before`` is the value that it probably resembles. ``alone``, a name that nobody else uses, makes it a value of
         its own: what a batch will write much later must not need what is collected meanwhile.
         """
         digest = digest_of(packed)
-        ref = Ref(self._log.replica, digest_of(digest + alone.encode()) if alone else digest)
+        ref = Ref(agent, self._log.replica, digest_of(digest + alone.encode()) if alone else digest)
         with self._lock:
             known = not alone and self._head(ref) is not None
             writes = [] if known else self._writes(ref, packed, None if alone else before)
@@ -109,7 +115,7 @@ class LargeValues:
             chain.append(stored._replace(data=self._whole(at, stored)))
             if len(chain) > CHAIN_MAX + 1:
                 raise CorruptStore(f"the value {ref.name.hex()} is a patch of a patch without end")
-            at = Ref(ref.replica, stored.base)
+            at = ref._replace(name=stored.base)
             packed = self._remembered(at) if stored.base else b""
         for stored in reversed(chain):
             packed = _unpatch(stored, packed)
@@ -117,34 +123,37 @@ class LargeValues:
             self._remember(ref, packed)
         return packed
 
-    def collect(self, needed: Callable[[], Iterable[Ref]]) -> int:
-        """Delete the values of this replica that no checkpoint needs, nor a value that one needs. Returns how many."""
+    def collect(self, agent: str, needed: Callable[[], Iterable[Ref]]) -> int:
+        """Delete the agent's values of this replica that no checkpoint needs, nor a value that one needs. Returns how
+        many.
+        """
         with self._lock:
-            mine = self._log.replica
-            prefix = f"{mine.hex()}/"
+            mine = Ref(agent, self._log.replica, b"")
             # First what there is: what is committed from here on is not in the list.
             listed: list[str] = []
+            prefix = _prefix(mine)
             while page := self._log.scan(VALUES, after=listed[-1] if listed else "", prefix=prefix, limit=_DELETES):
                 listed += [key for key, _ in page]
             keep: set[bytes] = set()
             for ref in needed():
-                name = ref.name if ref.replica == mine else b""
+                name = ref.name if ref.replica == mine.replica else b""
                 while name and name not in keep:
                     keep.add(name)
-                    stored = self._head(Ref(mine, name))
+                    stored = self._head(mine._replace(name=name))
                     name = stored.base if stored is not None else b""
             parts: dict[bytes, list[str]] = {}
             for key in listed:
-                name = bytes.fromhex(key.split("/")[1])
+                name = bytes.fromhex(key.split("/")[2])
                 if name not in keep:
                     parts.setdefault(name, []).append(key)
             # A patch goes before its base, and a value with all its parts: whenever this is interrupted, what is left
             # can be read.
-            depths = {name: stored.depth if (stored := self._head(Ref(mine, name))) else 0 for name in parts}
+            heads = {name: self._head(mine._replace(name=name)) for name in parts}
+            depths = {name: 0 if held is None else held.depth for name, held in heads.items()}
             writes: list[Write] = []
             for name in sorted(parts, key=lambda name: (-depths[name], name)):
                 writes += [Write(Kind.DELETE, VALUES, key, upsert=True) for key in parts[name]]
-                self._forget(Ref(mine, name))
+                self._forget(mine._replace(name=name))
                 if len(writes) >= _DELETES:
                     self._submit(writes)
                     writes = []
@@ -152,12 +161,19 @@ class LargeValues:
                 self._submit(writes)
         return len(parts)
 
+    def forget_all(self) -> None:
+        """What is in memory."""
+        with self._lock:
+            self._cache.clear()
+            self._cached_bytes = 0
+
     # -- one value ----------------------------------------------------------------------------------------------------
 
     def _writes(self, ref: Ref, packed: bytes, before: Ref | None) -> list[Write]:
         base, depth, chain = b"", 0, 0
         data = b""
-        held = self._head(before) if before is not None and before.replica == ref.replica else None
+        same = before is not None and before[:2] == ref[:2]
+        held = self._head(before) if before is not None and same else None
         if before is not None and held is not None:
             data = _patch(packed, self.load(before))
             base, depth, chain = before.name, held.depth + 1, held.chain + len(data)
@@ -198,22 +214,26 @@ class LargeValues:
 
     def _remembered(self, ref: Ref) -> bytes | None:
         with self._lock:
-            return self._cache.get(ref.pack())
+            return self._cache.get(ref)
 
     def _remember(self, ref: Ref, packed: bytes) -> None:
         self._forget(ref)
-        self._cache[ref.pack()] = packed
+        self._cache[ref] = packed
         self._cached_bytes += len(packed)
         while self._cached_bytes > _CACHED_BYTES_MAX:
             _, dropped = self._cache.popitem(last=False)
             self._cached_bytes -= len(dropped)
 
     def _forget(self, ref: Ref) -> None:
-        self._cached_bytes -= len(self._cache.pop(ref.pack(), b""))
+        self._cached_bytes -= len(self._cache.pop(ref, b""))
 
 
 def _key(ref: Ref, number: int) -> str:
-    return f"{ref.replica.hex()}/{ref.name.hex()}/{number:03d}"
+    return f"{_prefix(ref)}{ref.name.hex()}/{number:03d}"
+
+
+def _prefix(ref: Ref) -> str:
+    return f"{ref.agent}/{ref.replica.hex()}/"
 
 
 def _patch(packed: bytes, base: bytes) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 from sync.errors import InvalidValue, TooLarge
 
 NAME_BYTES_MAX = 128
+TYPES = ("context", "working", "long-term", "task", "relationship", "embedding")  # of threads
 TEXT_BYTES_MAX = 64 << 10  # of a memory, of a query
 TICKS = 20  # bits of the number below the milliseconds
 _INVERTED = str.maketrans("0123456789abcdef", "fedcba9876543210")

@@ -12,6 +12,7 @@ from zlib import crc32
 
 from edge.agent.heads import Heads
 from edge.agent.large_values import VALUES, LargeValues, Ref
+from edge.agent.names import TYPES
 from edge.agent.recalls import Recalls
 from sync.errors import InvalidValue
 from sync.images import image_values
@@ -85,9 +86,10 @@ class Shelf:
         """Write what is still to be written. Raises StorageError."""
         self.recalls.flush()
 
-    def store(self, key: str, fields: Mapping[str, Any], packed: bytes, before: Ref | None) -> None:
+    def store(self, agent: str, key: str, fields: Mapping[str, Any], packed: bytes, before: Ref | None) -> None:
         """A checkpoint with a large value. Raises InvalidValue, TooLarge, StorageError."""
         self.large.store(
+            agent,
             packed,
             before,
             lambda ref: self.put_of(CHECKPOINTS, key, {**fields, "ref": ref.pack()}),
@@ -110,16 +112,19 @@ class Shelf:
                 found.add(at)
         return found
 
-    def collect(self) -> int:
-        """Delete large values of this replica that nothing needs any more. Returns how many."""
-        if not self.log.scan(VALUES, prefix=self.log.replica.hex(), limit=1):
+    def collect(self, agent: str) -> int:
+        """Delete large values of this replica that no checkpoint of the agent (as in keys) needs any more. Returns how
+        many.
+        """
+        if not self.log.scan(VALUES, prefix=f"{agent}/{self.log.replica.hex()}/", limit=1):
             return 0
-        return self.large.collect(self._needed)
+        return self.large.collect(agent, lambda: self._needed(agent))
 
-    def _needed(self) -> Iterable[Ref]:
-        for _, fields in self.records(CHECKPOINTS):
-            if "ref" in fields:
-                yield Ref.unpack(fields["ref"])
+    def _needed(self, agent: str) -> Iterable[Ref]:
+        for kind in sorted(TYPES):
+            for _, fields in self.records(CHECKPOINTS, f"{kind}/{agent}/"):
+                if "ref" in fields:
+                    yield Ref.unpack(agent, fields["ref"])
 
     def records(self, collection: str, prefix: str = "", after: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         """Of one of the collections here, in order of key, beginning after ``after``."""

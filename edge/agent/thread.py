@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from edge.agent.large_values import Ref
-from edge.agent.names import escape, id_of, key_of
+from edge.agent.names import TYPES, escape, id_of, key_of
 from edge.agent.shelf import CHECKPOINTS
 from edge.agent.values import decode, digest_of, encode
 from edge.storage.transaction import Write
@@ -23,7 +23,6 @@ from sync.operations import Kind
 if TYPE_CHECKING:
     from edge.agent.shelf import Shelf
 
-TYPES = ("context", "working", "long-term", "task", "relationship", "embedding")
 INLINE_BYTES_MAX = 16 << 10
 _DAY_MS = 86_400_000
 _PAGE = 500
@@ -51,7 +50,8 @@ class Thread:
             raise InvalidValue(f"not a type of state: {kind!r:.60}", hint=f"one of {', '.join(TYPES)}")
         self.agent, self.name, self.type = agent, name, kind
         self._shelf = shelf
-        self.prefix = f"{kind}/{escape('an agent', agent)}/{escape('a thread', name)}/"
+        self._owner = escape("an agent", agent)
+        self.prefix = f"{kind}/{self._owner}/{escape('a thread', name)}/"
 
     def __repr__(self) -> str:
         return f"<Thread {self.name!r} of {self.agent!r}, {self.type}>"
@@ -118,7 +118,7 @@ class Thread:
                 ]
             )
         if gone:
-            self._shelf.collect()
+            self._shelf.collect(self._owner)
         return len(gone)
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -185,14 +185,14 @@ class Thread:
             if len(packed) <= INLINE_BYTES_MAX:
                 shelf.submit((shelf.put_of(CHECKPOINTS, key, {**fields, "value": packed}),))
             else:
-                shelf.store(key, fields, packed, self._resembling(head))
+                shelf.store(self._owner, key, fields, packed, self._resembling(head))
             shelf.heads.moved(prefix, new, before)
         return Checkpoint(new, head or "", at_ms, len(packed), metadata)
 
     def _resembling(self, head: str | None) -> Ref | None:
         """Where the value before is, if it is a large one and in the log already."""
         fields = None if head is None else self._shelf.log.values(CHECKPOINTS, key_of(self.prefix, head))
-        return None if fields is None else _ref(fields)
+        return None if fields is None else self._ref(fields)
 
     def _stale(self, expected: object, head: str | None) -> None:
         if expected is not None and type(expected) is not str:
@@ -219,7 +219,7 @@ class Thread:
         fields = self._fields(at)
         packed = fields.get("value")
         if packed is None:
-            packed = self._shelf.large.load(_ref(fields) or _damaged(at))
+            packed = self._shelf.large.load(self._ref(fields) or _damaged(at))
         if digest_of(packed) != fields.get("digest"):
             _damaged(at)
         return _shown(at, fields), packed
@@ -233,16 +233,15 @@ class Thread:
             )
         return fields
 
+    def _ref(self, fields: Mapping[str, Any]) -> Ref | None:
+        packed = fields.get("ref")
+        return None if packed is None else Ref.unpack(self._owner, packed)
+
 
 def _checked(metadata: Any) -> dict[str, Any]:
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidValue(f"metadata is a mapping, not {type(metadata).__name__}")
     return dict(metadata or {})
-
-
-def _ref(fields: Mapping[str, Any]) -> Ref | None:
-    packed = fields.get("ref")
-    return None if packed is None else Ref.unpack(packed)
 
 
 def _shown(checkpoint: str, fields: Mapping[str, Any]) -> Checkpoint:

@@ -38,14 +38,14 @@ def test_a_collection_that_is_interrupted_leaves_nothing_unreadable(
         monkeypatch.setattr(shelf.large, "_submit", failing)
         with suppress(OSError):
             thread.prune(keep_latest=1)
-            shelf.collect()
+            shelf.collect("guide")
         monkeypatch.setattr(shelf.large, "_submit", submit)
         for held in values:
             shelf.large._cache.clear()
-            made = edge.agent("other").thread(f"t{fails_at}").put(held)
+            made = edge.agent("guide").thread(f"t{fails_at}").put(held)
             shelf.large._cache.clear()
-            assert edge.agent("other").thread(f"t{fails_at}").get(made.id) == held
-        edge.agent("other").thread(f"t{fails_at}").delete()
+            assert edge.agent("guide").thread(f"t{fails_at}").get(made.id) == held
+        edge.agent("guide").thread(f"t{fails_at}").delete()
     assert edge.log.count("_values") == 0
 
 
@@ -73,9 +73,11 @@ def test_the_same_value_is_stored_once(edge: Edge, thread: Thread) -> None:
     thread.put(large(1))
     parts = edge.log.count("_values")
     for name in ("a", "b"):
-        edge.agent("other").thread(name).put(large(1))
+        edge.agent("guide").thread(name).put(large(1))
     thread.put(large(1))
     assert edge.log.count("_values") == parts
+    edge.agent("other").thread().put(large(1))
+    assert edge.log.count("_values") == 2 * parts, "an agent that is erased takes all of its values along"
 
 
 def test_chains_are_bounded_and_pruning_leaves_what_the_rest_needs(
