@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edge.agent.agents import Agent, Restored, Snapshot, Snapshots
     from edge.agent.documents import Document, Documents, Indexed, Passage
     from edge.agent.embedders import CallableEmbedder, Embedder
+    from edge.agent.erase import Erasure, Receipt
     from edge.agent.loading import Chunk, Splitter
     from edge.agent.memory import Added, Memory, Recall
     from edge.agent.memory_care import Forgetting, Forgotten
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         DataError,
         DecryptionFailed,
         DiskFull,
+        Erased,
         FutureStamp,
         InputError,
         InvalidConfig,
@@ -89,6 +91,8 @@ __all__ = [
     "Edge",
     "EdgeConfig",
     "Embedder",
+    "Erased",
+    "Erasure",
     "FieldRule",
     "Forgetting",
     "Forgotten",
@@ -105,6 +109,7 @@ __all__ = [
     "Passage",
     "ProtocolError",
     "Recall",
+    "Receipt",
     "Refused",
     "Remembered",
     "Restored",
@@ -148,6 +153,7 @@ _HOMES = {
     "Edge": "edge.node",
     "EdgeConfig": "edge.config",
     "Embedder": "edge.agent.embedders",
+    "Erasure": "edge.agent.erase",
     "FieldRule": "sync.schema",
     "Forgetting": "edge.agent.memory_care",
     "Forgotten": "edge.agent.memory_care",
@@ -156,6 +162,7 @@ _HOMES = {
     "Memory": "edge.agent.memory",
     "Passage": "edge.agent.documents",
     "Recall": "edge.agent.memory",
+    "Receipt": "edge.agent.erase",
     "Remembered": "edge.agent.memory_record",
     "Restored": "edge.agent.agents",
     "Scoring": "edge.agent.scoring",

@@ -226,6 +226,8 @@ class AsyncAgent(_Wrapper[Agent]):
     """``Agent``, awaited."""
 
     export = _Awaited(Agent.export)
+    erase = _Awaited(Agent.erase)
+    lift_erasure = _Awaited(Agent.lift_erasure)
 
     def thread(self, *args: Any, **options: Any) -> AsyncThread:
         """See ``Agent.thread``; nothing is read yet, so nothing is awaited."""
@@ -305,6 +307,7 @@ class AsyncEdge(_Wrapper[Edge]):
     """``Edge``, awaited. Build it with ``open``; close it, or use it with ``async with``."""
 
     agents = _Awaited(Edge.agents)
+    erasures = _Awaited(Edge.erasures)
     join = _Awaited(Edge.join)
     sync = _Awaited(Edge.sync)
     start_sync = _Awaited(Edge.start_sync)

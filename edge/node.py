@@ -25,6 +25,7 @@ from edge.ports import SystemClock, SystemRandom
 from edge.storage.batch import Batch, Open, open_batch
 from edge.storage.collection import Collection
 from edge.storage.delta_log import DeltaLog
+from edge.storage.erasures import pending
 from edge.storage.projections import TRIM_ROWS, Projections
 from edge.storage.store_lock import StoreLock
 from edge.storage.store_making import (
@@ -44,6 +45,7 @@ from sync.stamps import device_of
 
 if TYPE_CHECKING:
     from edge.agent.agents import Agent, Snapshots
+    from edge.agent.erase import Erasure, Receipt
     from edge.agent.shelf import Shelf
     from edge.config import EdgeConfig
     from edge.link.replicator import Progress
@@ -64,7 +66,11 @@ class Edge:
         self.config = config
         self.log = log
         self.projections = Projections(
-            log, path, exact_bytes_max=config.exact_mib_max << 20, flush_interval_ms=config.flush_interval_ms
+            log,
+            path,
+            exact_bytes_max=config.exact_mib_max << 20,
+            flush_interval_ms=config.flush_interval_ms,
+            besides=self._carry_out_erasures,
         )
         self._clock = clock
         self._random = random
@@ -122,6 +128,8 @@ class Edge:
             raise
         try:
             made(store)
+            if pending(log):
+                edge.projections.start()  # its first round carries out what was interrupted
         except BaseException:
             edge.close()
             raise
@@ -227,7 +235,32 @@ class Edge:
             self._clock,
             self._random,
             self.collection,
+            self._erase,
         )
+
+    def erasures(self) -> list[Erasure]:
+        """What was erased in this fleet (``Agent.erase``), as digests, oldest first."""
+        from edge.agent.erase import shown
+
+        return shown(self._shelf)
+
+    def _erase(self, agent: str, namespace: str | None) -> Receipt:
+        from edge.agent.erase import erase
+
+        return erase(self._shelf, agent, namespace, self._purge, self.path)
+
+    def _purge(self, scope: str, collections: Sequence[str]) -> None:
+        from edge.storage.erasures import purge, vacuum
+
+        purge(self.log, scope)
+        self.projections.renew(collections)
+        vacuum(self.log)
+
+    def _carry_out_erasures(self) -> None:
+        if self.log.erasures.at:
+            from edge.agent.erase import carry_out_pending
+
+            carry_out_pending(self._shelf, self._purge)
 
     # -- the fleet ----------------------------------------------------------------------------------------------------
 
@@ -261,12 +294,15 @@ class Edge:
 
         timeout_ms = milliseconds(timeout_s)
         if self._live is not None:
-            return self._live.wait_idle(timeout_ms, self._clock)
+            done = self._live.wait_idle(timeout_ms, self._clock)
+            self._carry_out_erasures()
+            return done
         self._syncing += 1
         try:
             done = self._link().sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
         finally:
             self._syncing -= 1
+        self._carry_out_erasures()
         self.projections.trim(TRIM_ROWS)
         return done
 
@@ -338,56 +374,9 @@ class Edge:
 
     def status(self) -> dict[str, Any]:
         """What there is to know, as plain values: the store, its log, its link to the cloud, its projections."""
-        from edge.storage.keystore import key_problems
-        from edge.versions import versions
+        from edge.status import status_of
 
-        log = self.log
-        return {
-            "store": self.path,
-            "device": self.device.hex(),
-            "replica": log.replica.hex(),
-            "durability": self.config.durability,
-            "collections": {name: {"records": log.count(name)} for name in self.collections()},
-            "log": {
-                "head_seq": log.head_seq,
-                "acked_seq": log.acked_seq,
-                "pending": log.head_seq - log.acked_seq,
-                "position": log.position,
-                "bytes": log.size_bytes(),
-            },
-            "cursor": log.cursor,
-            "dead_letters": [
-                {
-                    "seq": letter.seq,
-                    "collection": letter.collection,
-                    "key": letter.key,
-                    "code": letter.code,
-                    "reason": letter.reason,
-                    "at_ms": letter.at_ms,
-                }
-                for letter in log.dead_letters()
-            ],
-            "schema_problems": dict(log.schema_problems),
-            "key_problems": key_problems(self.path),
-            "projections": self.projections.status(),
-            "fleet": self._fleet(),
-            "sync": self._link_state(),
-            "versions": versions(),
-        }
-
-    def _fleet(self) -> dict[str, Any] | None:
-        """The fleet that was joined, and where its control plane is (``edge.link.membership`` keeps it)."""
-        kept = self.log.meta_get("fleet")
-        if kept is None:
-            return None
-        return {"id": kept[0].hex(), "url": self.config.sync_url or kept[3], "name": kept[4]}
-
-    def _link_state(self) -> dict[str, Any] | None:
-        """What the link noted last; it is connected only as long as somebody here is syncing."""
-        noted = self.log.meta_get("sync")
-        if noted is None:
-            return None
-        return {**noted, "connected": noted["connected"] and (self._live is not None or self._syncing > 0)}
+        return status_of(self, connected=self._live is not None or self._syncing > 0)
 
     def _check_declared(self, name: str) -> None:
         if name not in self.log.schemas:

@@ -10,6 +10,7 @@
     │   ├── UnknownCollection   no such collection has been declared
     │   ├── NotFound            no such record, device, conflict, baseline …
     │   ├── StaleWrite          what the caller had read is not the newest any more
+    │   ├── Erased              what it belongs to was erased, and is shut
     │   ├── InvalidFilter       a filter expression that is not understood
     │   └── InvalidConfig       a configuration file or option that is not understood
     ├── DataError               bytes from outside are not what they claim to be; nothing changed
@@ -82,6 +83,10 @@ class NotFound(InputError):
 
 class StaleWrite(InputError):
     code = "stale-write"
+
+
+class Erased(InputError):
+    code = "erased"
 
 
 class InvalidFilter(InputError):

@@ -25,7 +25,7 @@ from sync.limits import (
 
 COLLECTIONS = "_collections"
 # Ours: not projected into search tables, and only reached through what they are for.
-SYSTEM_COLLECTIONS = frozenset({COLLECTIONS, "_checkpoints", "_recalls", "_snapshots", "_values"})
+SYSTEM_COLLECTIONS = frozenset({COLLECTIONS, "_checkpoints", "_erasures", "_recalls", "_snapshots", "_values"})
 _NUMBERS = frozenset("fdehHiIlLqQ")  # what a buffer of numbers calls its elements; those of bytes may mean anything
 _NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 

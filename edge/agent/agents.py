@@ -19,6 +19,7 @@ from sync.operations import Kind
 
 if TYPE_CHECKING:
     from edge.agent.documents import Documents
+    from edge.agent.erase import Receipt
     from edge.agent.shelf import Shelf
 
 _LAST = "\U0010ffff"
@@ -72,6 +73,19 @@ class Agent:
         from edge.agent.export import export
 
         return export(self._shelf, self.name, path, namespace=namespace)
+
+    def erase(self, namespace: str | None = None) -> Receipt:
+        """Make the agent, or one of its namespaces, gone from every byte of the store, and from the fleet's other
+        devices with their next sync (ADR 19). What is written to it later is refused, by ``lift_erasure`` no more.
+        Raises InvalidValue, StorageError: then it is carried out later, see ``edge.erasures``.
+        """
+        return self._shelf.erase(self.name, namespace)
+
+    def lift_erasure(self, namespace: str | None = None) -> None:
+        """Let in what is written from now on; what is older stays out. Raises NotFound, StorageError."""
+        from edge.agent.erase import lift
+
+        lift(self._shelf, self.name, namespace)
 
     def threads(self, *, type: str | None = None) -> list[Thread]:  # noqa: A002 - as in thread
         """All threads that have a checkpoint, by type and name."""

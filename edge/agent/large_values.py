@@ -85,7 +85,7 @@ class LargeValues:
     def store(
         self, agent: str, packed: bytes, before: Ref | None, finish: Callable[[Ref], Write], *, alone: str = ""
     ) -> Ref:
-        """Write the agent's value, unless this replica has it, and what ``finish`` makes of its place, in one transaction.
+        """Write an agent's value, unless this replica has it, and what ``finish`` makes of its place: one transaction.
 
         ``before`` is the value that it probably resembles. ``alone``, a name that nobody else uses, makes it a value of
         its own: what a batch will write much later must not need what is collected meanwhile.

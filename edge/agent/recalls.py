@@ -7,7 +7,7 @@ The count is a counter and the time a maximum, so those of several devices add u
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from edge.storage.transaction import Write
@@ -56,6 +56,11 @@ class Recalls:
         known = self._log.images(RECALLS, memories)
         if known:
             self._log.submit([Write(Kind.DELETE, RECALLS, memory, upsert=True) for memory in known])
+
+    def drop(self, concerned: Callable[[str], bool]) -> None:
+        """What is noted of memories that are being erased."""
+        with self._lock:
+            self._noted = {memory: noted for memory, noted in self._noted.items() if not concerned(memory)}
 
     def of(self, memories: Sequence[str]) -> dict[str, tuple[int, int]]:
         """(accesses, time of the last in milliseconds) of those that were ever accessed."""

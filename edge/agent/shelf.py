@@ -19,6 +19,7 @@ from sync.images import image_values
 from sync.schema import declare
 
 if TYPE_CHECKING:
+    from edge.agent.erase import Receipt
     from edge.storage.batch import Batch
     from edge.storage.collection import Collection
     from edge.storage.delta_log import DeltaLog
@@ -43,9 +44,11 @@ class Shelf:
         clock: Clock,
         random: RandomSource,
         collection: Callable[..., Collection],
+        erase: Callable[[str, str | None], Receipt],
     ) -> None:
         self.log = log
         self.collection = collection
+        self.erase = erase
         self.batch = batch
         self.clock = clock
         self.heads = Heads(log, open_batch, random)

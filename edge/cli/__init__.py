@@ -17,6 +17,7 @@ import click
 from edge.cli.care import snapshot, status, verify
 from edge.cli.collections import collection
 from edge.cli.documents import documents
+from edge.cli.erasing import erase, erasures
 from edge.cli.fleet import init, run, sync
 from edge.cli.hints import for_the_shell
 from edge.cli.memory import memory
@@ -56,7 +57,7 @@ def main() -> None:
 
 for command in (
     *(init, collection, put, patch, increment, add, remove, delete, get, scan, search),
-    *(state, memory, documents, export),
+    *(state, memory, documents, export, erase, erasures),
     *(sync, run, status, verify, snapshot),
 ):
     main.add_command(command)

@@ -16,6 +16,7 @@ _NO_KEYS = (
 )
 # What an error's hint begins with -> what to type instead.
 _INSTEAD = {
+    "another name, or edge.agent": "another name, or open it again: agentdb-edge erasures STORE --lift AGENT",
     "put a snapshot in its place": "move the directory away; put a copy made by `agentdb-edge snapshot` in its place, "
     "or begin with `agentdb-edge init STORE --join TOKEN`: what had been synced comes back from the fleet",
     "restore the keys directory": _NO_KEYS,

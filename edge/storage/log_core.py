@@ -20,6 +20,7 @@ from typing import Any
 import apsw
 import msgpack
 
+from edge.storage.erasures import ERASURES, Erasures
 from edge.storage.group_commit import GroupCommit, Job
 from edge.storage.log_reader import LogReader
 from edge.storage.log_rows import ROWS_MAX
@@ -49,6 +50,7 @@ class LogCore:
         self.listeners: list[Callable[[], None]] = []
         self.schemas: dict[str, CollectionSchema] = {}
         self.schema_problems: dict[str, str] = {}
+        self.erasures = Erasures()
         self.clock = HybridClock(clock)
         self._wall = clock
         self._random = random
@@ -93,12 +95,12 @@ class LogCore:
         self.acked_seq, self.acked_segment = meta.get("acked", (0, b""))
         self.baseline: bytes | None = meta.get("baseline")
         self.renamed = unpacked(meta.get(RENAMED))
-        self.clock.observe(ts)
-        self.clock.offset_ms = meta.get("offset_ms", 0)
-        self.clock.beyond, self.clock.shifted = meta.get("beyond", 0), meta.get("shifted", 0)
-        self._shift = self.clock.shifted
-        self.clock.ahead = bool(meta.get("drifts"))
-        self.clock.keep_pace()
+        clock = self.clock
+        clock.observe(ts)
+        clock.offset_ms, clock.ahead = meta.get("offset_ms", 0), bool(meta.get("drifts"))
+        clock.beyond, clock.shifted = meta.get("beyond", 0), meta.get("shifted", 0)
+        clock.keep_pace()
+        self._shift = clock.shifted
         self.heard: int = meta.get("heard", 0)
         folded = meta.get("folded", 0)
         if folded != writer.folded_seq:
@@ -108,6 +110,7 @@ class LogCore:
             self._replay()
         for name, image in self.reader.all_images(db, COLLECTIONS).items():
             self._learn_schema(name, image)
+        self.erasures.learn(self.reader.all_images(db, ERASURES).items())
         self.head_seq, self.position = seq, max(position, marked or 0)
         self._settled = True  # last: whatever interrupts this, it is done again
 
@@ -131,13 +134,14 @@ class LogCore:
         if not writes:
             return self.head_seq
         schemas = self.schemas
+        if self.erasures.at:
+            self.erasures.check(writes)
         for write in writes:
             if write[1] not in schemas and write[1] != COLLECTIONS:
                 raise UnknownCollection(
                     f"collection {write[1]!r} has not been declared", hint="edge.collection(name) declares it"
                 )
-        last: int = self._group.run(writes)
-        return last
+        return int(self._group.run(writes))
 
     def put_of(self, collection: str, key: str, payload: Mapping[str, Any], schema: CollectionSchema) -> Write:
         """A PUT of what the schema has normalised. What can be done of it before its commit, is. Raises InvalidValue or
@@ -153,8 +157,7 @@ class LogCore:
         """
         _, collection, _, _, _, schema, put = writes[0]
         if put is not None and self._expect_new and len(writes) == 1:
-            writer = self.writer
-            ref = put[0]
+            writer, ref = self.writer, put[0]
             with writer.lock:
                 writer.check_open()
                 as_checked = self._plain_schemas.get(collection) is schema
@@ -173,8 +176,7 @@ class LogCore:
         self._commit_all((job,))
         if job.error is not None:
             raise job.error
-        last: int = job.result
-        return last
+        return int(job.result)
 
     def _commit_all(self, jobs: Sequence[Job]) -> None:
         """One transaction for all these jobs; a job whose writes cannot be composed fails by itself."""
@@ -275,11 +277,12 @@ class LogCore:
             if pristine and self.head_seq:
                 return None
             operations, notes = taken_back(self.renamed, operations)
+            admitted = self.erasures.admitted(operations)
             try:
                 writer.begin()
                 transaction = self._transaction()
-                transaction.prefetch([(operation[4][1], operation[5]) for operation in operations])
-                changed = transaction.remote(operations)
+                transaction.prefetch([(operation[4][1], operation[5]) for operation in admitted])
+                changed = transaction.remote(admitted)
                 newest, beyond = heard_in(operations, self.clock.reading(FUTURE_MS_MAX))
                 if newest > self.heard:
                     notes["heard"] = newest
@@ -295,8 +298,7 @@ class LogCore:
             finally:
                 writer.abandon()  # nothing, after a commit
             self.clock.observe(newest)
-            self.clock.beyond = max(self.clock.beyond, beyond)
-            self.heard = max(self.heard, newest)
+            self.clock.beyond, self.heard = max(self.clock.beyond, beyond), max(self.heard, newest)
             self.cursor = self.cursor if cursor is None else cursor
             self.baseline = notes.get("baseline", self.baseline)
             self.renamed = unpacked(notes[RENAMED]) if RENAMED in notes else self.renamed
@@ -351,8 +353,9 @@ class LogCore:
             if transaction.new_collections:
                 self._collections.update(transaction.new_collections)
                 self._note_plain()
-            for name, image in transaction.declared():
+            for name, image in transaction.touched_in(COLLECTIONS):
                 self._learn_schema(name, image)
+            self.erasures.learn(transaction.touched_in(ERASURES))
             self.head_seq, self.position = transaction.seq, transaction.position
         self._settled = True
         return done
@@ -373,8 +376,9 @@ class LogCore:
         self._note_plain()
 
     def _note_plain(self) -> None:
-        numbers = self._collections
-        self._plain = {name: numbers[name] for name, it in self.schemas.items() if name in numbers and it.all_lww()}
+        ids = self._collections
+        plain = [name for name, it in self.schemas.items() if name in ids and it.all_lww() and name != ERASURES]
+        self._plain = {name: ids[name] for name in plain}
         self._plain_schemas = {name: self.schemas[name] for name in self._plain}
 
     def _notify(self) -> None:

@@ -13,7 +13,7 @@ log is never trimmed beyond what a projection still has to read from it.
 from __future__ import annotations
 
 from _thread import allocate_lock
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sync.errors import AgentDBError, InvalidValue, SchemaMismatch, StorageError
@@ -42,9 +42,20 @@ class Found(NamedTuple):
 
 
 class Projections:
-    """``directory`` holds ``lance/`` and ``exact/``. ``exact_bytes_max`` is the budget of one collection's matrix."""
+    """``directory`` holds ``lance/`` and ``exact/``. ``exact_bytes_max`` is the budget of one collection's matrix.
+    ``besides`` is what else is to be done in a round of care.
+    """
 
-    def __init__(self, log: DeltaLog, directory: str, *, exact_bytes_max: int, flush_interval_ms: int) -> None:
+    def __init__(
+        self,
+        log: DeltaLog,
+        directory: str,
+        *,
+        exact_bytes_max: int,
+        flush_interval_ms: int,
+        besides: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._besides = besides
         self._log = log
         self._directory = directory
         self._exact_bytes_max = exact_bytes_max
@@ -188,6 +199,7 @@ class Projections:
 
     def _attend(self) -> None:
         """One round of care."""
+        self._besides()
         tables = self._tables
         if tables is not None:
             tables.flush()
@@ -205,6 +217,35 @@ class Projections:
             return 0
         self._trimmed = reached
         return self._log.trim(position)
+
+    def renew(self, names: Iterable[str]) -> None:
+        """Write what is derived of these collections anew, so that nothing is left of what they do not have any more.
+        Raises StorageError.
+        """
+        for name in names:
+            schema = self._log.schemas[name]
+            if schema.vector is not None and self._log.checkpoint(f"{_EXACT}:{name}") is not None:
+                self.exact(schema).rebuild()
+            else:
+                self._discard(_EXACT, name)
+            if self._log.checkpoint(f"{_LANCE}:{name}") is not None:
+                self.tables().rebuild(name)
+            else:
+                self._discard(_LANCE, f"{name}.lance")
+
+    def _discard(self, *names: str) -> None:
+        """What no note of the log describes."""
+        import shutil
+        from pathlib import Path
+
+        try:
+            shutil.rmtree(Path(self._directory, *names))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            from edge.storage.durable import storage_error
+
+            raise storage_error(f"removing the files of {names[-1]}", error) from error
 
     def verify(self) -> list[str]:
         """Check every projection that exists against the records; what fails is rebuilt. Returns what was wrong."""

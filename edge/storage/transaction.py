@@ -316,9 +316,9 @@ class Transaction:
         inserts.sort(key=_place)
         return inserts, updates
 
-    def declared(self) -> Iterator[tuple[str, bytes]]:
-        """(name, image) of touched records of ``_collections``."""
-        system = self._collections.get(COLLECTIONS) or self.new_collections.get(COLLECTIONS)
+    def touched_in(self, name: str) -> Iterator[tuple[str, bytes]]:
+        """(key, image) of touched records of a collection, one of the system's."""
+        system = self._collections.get(name) or self.new_collections.get(name)
         if system is not None:
             for (collection, key), image in self.touched.items():
                 if collection == system:

@@ -146,3 +146,27 @@ def test_values_that_json_has_not(store: str) -> None:
         "b": {"$base64": "AA=="},
         "t": {"$tuple": [1, 2]},
     }
+
+
+def test_erase(store: str) -> None:
+    told("memory", "add", store, "a", "a secret")
+    declined = call("erase", store, "a", given="n\n")
+    assert declined.exit_code == 1
+    assert told("memory", "list", store, "a")[0]["text"] == "a secret"
+    receipt = told("erase", store, "a", "--yes")
+    assert receipt["deleted"] == {"agent.memories": 1}
+    refused = call("memory", "add", store, "a", "again")
+    assert refused.exit_code == 2
+    assert "was erased" in refused.stderr
+    assert "agentdb-edge erasures" in refused.stderr
+    assert [(one["scope"], one["shut"], one["here"]) for one in told("erasures", store)] == [
+        (receipt["scope"], True, True)
+    ]
+    assert "shut" in said("erasures", store)
+    assert told("erasures", store, "--lift", "a")[0]["shut"] is False
+    told("memory", "add", store, "a", "again")
+    table = said("erase", store, "a", "--namespace", "default", "--yes")
+    assert "agent.memories" in table
+    assert "not reached" in table
+    assert call("erasures", store, "--namespace", "default").exit_code == 2
+    assert call("erasures", store, "--lift", "nobody").exit_code == 2

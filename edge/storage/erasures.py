@@ -1,0 +1,186 @@
+"""Erasures: which agents and namespaces are shut, by digest, and how the log is rid of what it says of them (ADR 19).
+
+A record of ``_erasures`` has the digest of a scope as its key; ``at`` is when it was erased (milliseconds since 1970),
+``until`` the hybrid timestamp up to which it stays shut once the erasure is lifted, or None. Keys of what agents have
+begin with the agent and the namespace; ``_PLACES`` says where those do not.
+
+What always holds: within a scope that is shut nothing is written here but deletes, and nothing of it is merged that
+comes from elsewhere, nor what is older than its opening.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import msgpack
+
+from edge.storage.log_schema import translate
+from sync.errors import Erased, StoreLocked
+from sync.images import image_values
+from sync.operations import Kind, Operation
+from sync.records import Record
+
+if TYPE_CHECKING:
+    from edge.storage.delta_log import DeltaLog
+    from edge.storage.transaction import Write
+
+ERASURES = "_erasures"
+DONE = "erased"  # the note of those that this device has carried out: scope -> ``at``
+_OURS = "agent."
+# Where in a key the agent's name is; behind it comes the namespace, in the collections of agents only.
+_PLACES = {"_checkpoints": 1, "_recalls": 0, "_values": 0}
+_WITH_NAMESPACES = frozenset({"_recalls"})
+_EMPTY = msgpack.packb({})
+_CHUNK = 1_000
+_SAYING = (
+    "SELECT o.seq, c.name, o.key FROM operations o JOIN collections c ON c.id = o.collection "
+    "WHERE o.fields <> X'80' AND (? IS NULL OR o.ts <= ?)"
+)
+_SAY_NOTHING = "UPDATE operations SET kind = ?, rules = '', fields = ? WHERE seq = ?"
+
+Covers = Callable[[str, str], bool]
+
+
+def scope_of(agent: str, namespace: str | None) -> str:
+    """The digest of an agent, or of one of its namespaces; both as keys have them."""
+    name = agent if namespace is None else f"{agent}/{namespace}"
+    return blake2b(name.encode(), digest_size=16, person=b"agentdb.erased").hexdigest()
+
+
+def scopes_of(collection: str, key: str) -> tuple[str, ...]:
+    """The scopes that a record is in."""
+    ours = collection.startswith(_OURS)
+    place = 0 if ours else _PLACES.get(collection)
+    if place is None:
+        return ()
+    parts = key.split("/")
+    if len(parts) < place + 2:
+        return ()
+    agent = scope_of(parts[place], None)
+    if ours or collection in _WITH_NAMESPACES:
+        return (agent, scope_of(parts[0], parts[1]))
+    return (agent,)
+
+
+class Erasures:
+    """``at`` and ``until`` map the scopes that were erased. The delta log's; it changes them as it follows its disk."""
+
+    def __init__(self) -> None:
+        self.at: dict[str, int] = {}
+        self.until: dict[str, int | None] = {}
+
+    def learn(self, records: Iterable[tuple[str, bytes]]) -> None:
+        """(scope, image) of records that are new or have changed."""
+        for scope, image in records:
+            fields = image_values(image) or {}
+            at, until = fields.get("at"), fields.get("until")
+            if type(at) is int and (until is None or type(until) is int):  # else somebody wrote it by hand
+                self.at[scope], self.until[scope] = at, until
+
+    def check(self, writes: Sequence[Write]) -> None:
+        """Before they are committed. Raises Erased."""
+        for kind, collection, key, *_ in writes:
+            shut = any(self.until.get(scope, 0) is None for scope in scopes_of(collection, key))
+            if shut and kind != Kind.DELETE:
+                raise Erased(
+                    f"what {key!r:.100} of {collection!r} belongs to was erased, and is shut",
+                    hint="another name, or edge.agent(name).lift_erasure()",
+                )
+
+    def admitted(self, operations: Sequence[Operation]) -> Sequence[Operation]:
+        """What may be merged of what comes from elsewhere."""
+        if not self.at:
+            return operations
+        return [one for one in operations if one.shape.kind == Kind.DELETE or not self._denies(one)]
+
+    def _denies(self, operation: Operation) -> bool:
+        for scope in scopes_of(operation.shape.collection, operation.key):
+            if scope in self.until:
+                until = self.until[scope]
+                if until is None or operation.ts <= until:
+                    return True
+        return False
+
+
+def pending(log: DeltaLog) -> list[str]:
+    """The scopes that this device has still to rid itself of."""
+    if not log.erasures.at:
+        return []
+    done = log.meta_get(DONE) or {}
+    return sorted(scope for scope, at in log.erasures.at.items() if done.get(scope) != at)
+
+
+def note_done(log: DeltaLog, scope: str, at: int) -> None:
+    """Raises StorageError."""
+    with log.writer.lock, log.transact():
+        log.writer.put_meta(DONE, {**(log.meta_get(DONE) or {}), scope: at})
+
+
+def living(log: DeltaLog, collections: Iterable[str], scope: str) -> dict[str, list[str]]:
+    """The keys of living records within a scope that nobody has written to since it was opened again, by collection."""
+    until = log.erasures.until[scope]
+    found: dict[str, list[str]] = {}
+    for name in sorted(collections):
+        after = ""
+        while page := log.scan(name, after=after, limit=_CHUNK):
+            keys = [key for key, image in page if scope in scopes_of(name, key) and not _is_newer(image, until)]
+            if keys:
+                found.setdefault(name, []).extend(keys)
+            after = page[-1][0]
+    return found
+
+
+def _is_newer(image: bytes, until: int | None) -> bool:
+    return until is not None and Record.decode(image).newest_ts > until
+
+
+def concerned(log: DeltaLog) -> list[str]:
+    """The collections whose records belong to agents."""
+    return sorted(name for name in log.schemas if name.startswith(_OURS) or name in _PLACES)
+
+
+def purge(log: DeltaLog, scope: str) -> int:
+    """Take what the log says of a scope out of it: its operations become deletes, its dead letters go. What lives is
+    to be deleted before. Returns how many operations changed. Raises StorageError.
+    """
+    with log.writer.lock:
+        log.fold()
+        try:
+            with log.transact() as db:
+                return _rewrite(db, log, scope)
+        except apsw.Error as error:
+            raise translate(error, log.path) from error
+
+
+def _rewrite(db: apsw.Connection, log: DeltaLog, scope: str) -> int:
+    names = frozenset(concerned(log))
+    until = log.erasures.until[scope]
+    rows: list[Any] = db.execute(_SAYING, (until, until)).fetchall()
+    found = [seq for seq, name, key in rows if name in names and scope in scopes_of(name, key)]
+    db.executemany(_SAY_NOTHING, [(int(Kind.DELETE), _EMPTY, seq) for seq in found])
+    letters: list[Any] = db.execute("SELECT replica, seq, collection, key FROM dead_letters").fetchall()
+    gone = [(replica, seq) for replica, seq, name, key in letters if scope in scopes_of(name, key)]
+    db.executemany("DELETE FROM dead_letters WHERE replica = ? AND seq = ?", gone)
+    return len(found)
+
+
+def vacuum(log: DeltaLog) -> None:
+    """Leave nothing in the database's files but what it holds. Raises StoreLocked (a reader of another process keeps
+    the write-ahead log), DiskFull (it needs the space once more), StorageError.
+    """
+    with log.writer.lock:
+        log.writer.check_open()
+        db = log.writer.db
+        try:
+            db.execute("VACUUM")
+            busy = any(row[0] for row in db.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
+        except apsw.Error as error:
+            raise translate(error, log.path) from error
+    if busy:
+        raise StoreLocked(
+            f"{log.path} is being read by another process, which keeps what was erased in its write-ahead log",
+            hint="it is tried again with the next sync or round of care; or close the other process",
+        )
