@@ -99,8 +99,8 @@ class LogCore:
         clock.observe(ts)
         clock.offset_ms, clock.ahead = meta.get("offset_ms", 0), bool(meta.get("drifts"))
         clock.beyond, clock.shifted = meta.get("beyond", 0), meta.get("shifted", 0)
-        clock.keep_pace()
         self._shift = clock.shifted
+        clock.keep_pace()
         self.heard: int = meta.get("heard", 0)
         folded = meta.get("folded", 0)
         if folded != writer.folded_seq:
