@@ -308,6 +308,7 @@ class AsyncEdge(_Wrapper[Edge]):
 
     agents = _Awaited(Edge.agents)
     erasures = _Awaited(Edge.erasures)
+    carry_out_erasures = _Awaited(Edge.carry_out_erasures)
     join = _Awaited(Edge.join)
     sync = _Awaited(Edge.sync)
     start_sync = _Awaited(Edge.start_sync)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 from _contextvars import ContextVar
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -38,7 +38,7 @@ from edge.storage.store_making import (
     new_device,
 )
 from edge.storage.transaction import Write
-from sync.errors import InvalidValue, NotFound, UnknownCollection
+from sync.errors import InvalidValue, NotFound, StorageError, UnknownCollection
 from sync.ports import Clock, RandomSource
 from sync.schema import SYSTEM_COLLECTIONS, check_collection_name, declare
 from sync.stamps import device_of
@@ -70,7 +70,7 @@ class Edge:
             path,
             exact_bytes_max=config.exact_mib_max << 20,
             flush_interval_ms=config.flush_interval_ms,
-            besides=self._carry_out_erasures,
+            besides=self.carry_out_erasures,
         )
         self._clock = clock
         self._random = random
@@ -129,7 +129,8 @@ class Edge:
         try:
             made(store)
             if pending(log):
-                edge.projections.start()  # its first round carries out what was interrupted
+                with suppress(StorageError):  # then it stays pending, as ``erasures`` says
+                    edge.carry_out_erasures()
         except BaseException:
             edge.close()
             raise
@@ -256,7 +257,10 @@ class Edge:
         self.projections.renew(collections)
         vacuum(self.log)
 
-    def _carry_out_erasures(self) -> None:
+    def carry_out_erasures(self) -> None:
+        """Rid this store of what was erased elsewhere, or here and was interrupted: ``sync`` and the background work do
+        it as well. Raises StorageError.
+        """
         if self.log.erasures.at:
             from edge.agent.erase import carry_out_pending
 
@@ -295,14 +299,14 @@ class Edge:
         timeout_ms = milliseconds(timeout_s)
         if self._live is not None:
             done = self._live.wait_idle(timeout_ms, self._clock)
-            self._carry_out_erasures()
+            self.carry_out_erasures()
             return done
         self._syncing += 1
         try:
             done = self._link().sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
         finally:
             self._syncing -= 1
-        self._carry_out_erasures()
+        self.carry_out_erasures()
         self.projections.trim(TRIM_ROWS)
         return done
 

@@ -78,8 +78,10 @@ class Recalls:
 
     def flush(self) -> None:
         """Write what is noted, in one transaction. Raises StorageError; it is noted still, then."""
+        shut = self._log.erasures.is_shut
         with self._lock:
             noted, self._noted = self._noted, {}
+        noted = {memory: count for memory, count in noted.items() if not shut(RECALLS, memory)}
         if not noted:
             return
         try:

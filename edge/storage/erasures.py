@@ -80,21 +80,33 @@ class Erasures:
             if type(at) is int and (until is None or type(until) is int):  # else somebody wrote it by hand
                 self.at[scope], self.until[scope] = at, until
 
+    def is_shut(self, collection: str, key: str) -> bool:
+        return any(self.until.get(scope, 0) is None for scope in scopes_of(collection, key))
+
     def check(self, writes: Sequence[Write]) -> None:
         """Before they are committed. Raises Erased."""
         for kind, collection, key, *_ in writes:
-            shut = any(self.until.get(scope, 0) is None for scope in scopes_of(collection, key))
-            if shut and kind != Kind.DELETE:
+            if kind != Kind.DELETE and self.is_shut(collection, key):
                 raise Erased(
                     f"what {key!r:.100} of {collection!r} belongs to was erased, and is shut",
                     hint="another name, or edge.agent(name).lift_erasure()",
                 )
 
-    def admitted(self, operations: Sequence[Operation]) -> Sequence[Operation]:
-        """What may be merged of what comes from elsewhere."""
+    def sorted(self, operations: Sequence[Operation]) -> tuple[Sequence[Operation], dict[tuple[str, str], int]]:
+        """What may be merged of what comes from elsewhere; and the places (collection, key) of what may not, with the
+        newest timestamp there: whoever drops something answers with a delete, lest nobody else does.
+        """
+        denied: dict[tuple[str, str], int] = {}
         if not self.at:
-            return operations
-        return [one for one in operations if one.shape.kind == Kind.DELETE or not self._denies(one)]
+            return operations, denied
+        admitted = []
+        for one in operations:
+            if one.shape.kind == Kind.DELETE or not self._denies(one):
+                admitted.append(one)
+            else:
+                place = (one.shape.collection, one.key)
+                denied[place] = max(one.ts, denied.get(place, 0))
+        return admitted, denied
 
     def _denies(self, operation: Operation) -> bool:
         for scope in scopes_of(operation.shape.collection, operation.key):

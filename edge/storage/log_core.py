@@ -28,7 +28,8 @@ from edge.storage.log_schema import translate
 from edge.storage.log_writer import LogWriter
 from edge.storage.own_slots import Run
 from edge.storage.renaming import RENAMED, taken_back, unpacked
-from edge.storage.transaction import PackedPut, ShapeCache, Transaction, Write, pack_put, plain_put
+from edge.storage.shapes import ShapeCache
+from edge.storage.transaction import PackedPut, Transaction, Write, pack_put, plain_put
 from sync.errors import Malformed, SchemaMismatch, StorageError, UnknownCollection
 from sync.images import image_values
 from sync.limits import FUTURE_MS_MAX
@@ -206,17 +207,14 @@ class LogCore:
         seen, replica = self.cursor, self.replica
         seq, position, ts = self.head_seq, self.position, self.clock.take(count) - 1
         rows, images = [], {}
-        for job, put in zip(jobs, puts, strict=True):
-            seq += 1
-            position += 1
-            ts += 1
-            row, images[put[0]] = plain_put(seq, position, ts, seen, put, replica)
+        for number, (job, put) in enumerate(zip(jobs, puts, strict=True), 1):
+            row, images[put[0]] = plain_put(seq + number, position + number, ts + number, seen, put, replica)
             rows.append(row)
-            job.result = seq
+            job.result = seq + number
         self._settled = False
         self._expect_new = writer.commit_new(rows, images)
         if self._expect_new:
-            self.head_seq, self.position = seq, position
+            self.head_seq, self.position = seq + count, position + count
         self._settled = True
         return self._expect_new
 
@@ -277,19 +275,22 @@ class LogCore:
             if pristine and self.head_seq:
                 return None
             operations, notes = taken_back(self.renamed, operations)
-            admitted = self.erasures.admitted(operations)
+            newest, beyond = heard_in(operations, self.clock.reading(FUTURE_MS_MAX))
+            admitted, denied = self.erasures.sorted(operations)
             try:
                 writer.begin()
                 transaction = self._transaction()
-                transaction.prefetch([(operation[4][1], operation[5]) for operation in admitted])
+                transaction.prefetch([*((operation[4][1], operation[5]) for operation in admitted), *denied])
                 changed = transaction.remote(admitted)
-                newest, beyond = heard_in(operations, self.clock.reading(FUTURE_MS_MAX))
                 if newest > self.heard:
                     notes["heard"] = newest
                 if beyond > self.clock.beyond:
                     notes["beyond"] = beyond
-                if newest > self.clock.last or changed:
-                    notes["head"] = (self.head_seq, transaction.position, max(newest, self.clock.last))
+                if denied:
+                    self.clock.observe(newest)
+                    transaction.delete(denied)
+                if newest > self.clock.last or changed or denied:
+                    notes["head"] = (transaction.seq, transaction.position, max(newest, self.clock.last))
                 if cursor is not None:
                     notes["cursor"] = cursor
                 if cursor is not None or baseline is not None:
@@ -376,9 +377,8 @@ class LogCore:
         self._note_plain()
 
     def _note_plain(self) -> None:
-        ids = self._collections
-        plain = [name for name, it in self.schemas.items() if name in ids and it.all_lww() and name != ERASURES]
-        self._plain = {name: ids[name] for name in plain}
+        plain = [name for name, it in self.schemas.items() if name in self._collections and it.all_lww()]
+        self._plain = {name: self._collections[name] for name in plain if name != ERASURES}
         self._plain_schemas = {name: self.schemas[name] for name in self._plain}
 
     def _notify(self) -> None:

@@ -20,7 +20,8 @@ import msgpack
 from edge.storage.log_rows import select_held
 from edge.storage.log_schema import close, connect, translate
 from edge.storage.own_slots import HIDDEN
-from edge.storage.transaction import Held, Ref, ShapeCache
+from edge.storage.shapes import ShapeCache
+from edge.storage.transaction import Held, Ref
 from sync.errors import CorruptStore, StorageError
 from sync.images import is_alive
 from sync.operations import Operation, Shape

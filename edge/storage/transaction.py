@@ -11,11 +11,13 @@ until ``DeltaLog`` has committed the rows. So a failed disk leaves no state to u
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
+from edge.storage.shapes import ShapeCache
 from sync.errors import AgentDBError, FutureStamp, InvalidValue, NotFound, SchemaMismatch, TooLarge, UnknownCollection
 from sync.images import PLAIN, fold, is_alive, plain_image, replaced_fields
 from sync.limits import OPERATION_BYTES_MAX
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 _PUT, _PATCH, _INCREMENT, _ADD, _REMOVE, _DELETE = 1, 2, 3, 4, 5, 6  # an IntEnum costs 4 times as much to compare
 _OVERHEAD_BYTES = 128  # stamps, ids, kind and rules of an operation
-_SHAPES_MAX = 4096
 
 Ref = tuple[int, str]  # (collection id, key)
 # What is known of a record: its row in the table, if it has one, its image, and whether the row lives (0 or 1).
@@ -69,34 +70,6 @@ class Write(NamedTuple):
     upsert: bool = False
     schema: CollectionSchema | None = None
     put: PackedPut | None = None
-
-
-class ShapeCache:
-    """Interns shapes, so that operations of one shape share one tuple and composing costs a dict lookup."""
-
-    def __init__(self) -> None:
-        self.orders: dict[tuple[str, ...], tuple[tuple[str, ...], str, bool]] = {}
-        self._any: dict[Shape, Shape] = {}
-
-    def order(self, names: tuple[str, ...]) -> tuple[tuple[str, ...], str, bool]:
-        """The names in order, the rules of as many last-writer fields, and whether they were in order already."""
-        found = self.orders.get(names)
-        if found is None:
-            if len(self.orders) >= _SHAPES_MAX:
-                self.orders.clear()
-            ordered = tuple(sorted(names))
-            found = self.orders[names] = (ordered, "l" * len(ordered), ordered == names)
-        return found
-
-    def plain(self, collection: str, names: tuple[str, ...]) -> Shape:
-        """The shape of a PUT of these last-writer fields."""
-        ordered, rules, _ = self.order(names)
-        return self.intern(Shape(_PUT, collection, ordered, rules))
-
-    def intern(self, shape: Shape) -> Shape:
-        if len(self._any) >= _SHAPES_MAX:
-            self._any.clear()
-        return self._any.setdefault(shape, shape)
 
 
 class Transaction:
@@ -270,6 +243,18 @@ class Transaction:
         self.marks = [(position, *ref) for position, ref in enumerate(touched, self.position + 1)]
         self.position += len(touched)
         return len(touched)
+
+    def delete(self, places: Mapping[tuple[str, str], int]) -> None:
+        """Of these records, which were written elsewhere at these timestamps and not merged, delete those that do not
+        live here and that nobody is known to have deleted since. They must have been prefetched.
+        """
+        for (collection, key), ts in places.items():
+            ref = (self._collection_id(collection), key)
+            image = self.touched.get(ref) or self.held.get(ref, _UNKNOWN)[1]
+            unknown = image is None or not (is_alive(image) or Record.decode(image).newest_ts >= ts)
+            if unknown and collection in self._schemas:
+                with suppress(FutureStamp):  # then it waits until somebody whose clock is right does it
+                    self._local(Write(_DELETE, collection, key, upsert=True), self._clock.now())
 
     def replay(self, operations: Sequence[Operation]) -> None:
         """Merge operations that are in the log already: the images they lead to were not written when a process

@@ -12,6 +12,7 @@ from cloud.storage.archive.snapshots import state_digest
 from cloud.storage.archive.verify import verify
 from cloud.storage.sqlite_store import SqliteStore
 from simulations.fleet.agent import CANARY, TALLIES
+from simulations.fleet.erasing import told_places
 from simulations.fleet.oracle import Oracle, Place, Written, contains
 from simulations.fleet.violation import Violation
 from sync.digest import living_image
@@ -101,6 +102,7 @@ def check_all(fleet: Fleet) -> None:
 
 def check_oracle(fleet: Fleet, oracle: Oracle, images: dict[Place, bytes]) -> None:
     """No acknowledged operation lost, none invented, each effective once."""
+    images = told_places(images)
     oracle.check_nothing_lost(images)
     oracle.check_nothing_invented(images)
     # Open (docs/BUGS_FOUND.md): what a copy and its original both had may be counted twice; less is only counted where

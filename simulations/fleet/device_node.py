@@ -16,6 +16,7 @@ from simulations.fleet.agent import DECLARED, Agent, carry_out, read_back
 from simulations.fleet.cloud_node import CloudNode
 from simulations.fleet.device_link import DeviceLink
 from simulations.fleet.disk import Disk
+from simulations.fleet.erasing import told
 from simulations.fleet.oracle import Oracle, show
 from simulations.fleet.violation import Violation
 from simulations.fleet.world import MachineClock, SeededRandom, World
@@ -161,7 +162,7 @@ class DeviceNode:
         """All operations that the log still has."""
         log = self.opened.log
         first = log.reader.one("SELECT min(seq) FROM operations") or 1
-        return log.pending(first - 1, _ALL, _ALL)
+        return told(log.pending(first - 1, _ALL, _ALL))
 
     def crash(self, *, power_cut: bool, down_ms: int, why: str = "crashes") -> None:
         """The process is killed, or the machine loses power; it starts again after ``down_ms``."""

@@ -8,6 +8,7 @@ from simulations.fleet.agent import CHANGED, RIVAL, RIVALS
 from simulations.fleet.checks import check_damaged_archive, check_search
 from simulations.fleet.disasters import HOUR_MS, MINUTE_MS, Disasters
 from simulations.fleet.disk import FULL, IO, SYNC, Disk
+from simulations.fleet.erasing import attend, remember
 from simulations.fleet.violation import Violation
 from sync.errors import AgentDBError, StorageError
 
@@ -262,6 +263,14 @@ class Faults(Disasters):
         self._world.note(device.name, "clears up", count="clearings")
         for number in range(6):
             self._world.at(number, lambda: device.work(clear=True))
+
+    def remembers(self) -> None:
+        """An agent whose memories are erased now and then."""
+        remember(self._device(), self._dice)
+
+    def attends(self) -> None:
+        """A runtime's round of care."""
+        attend(self._device())
 
     def schema_change(self) -> None:
         self._device().redeclare("memories", CHANGED["memories"])

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from simulations.fleet import checks, scenario
+from simulations.fleet import checks, erasing, scenario
 from simulations.fleet.agent import CANARY, LARGE, SMALL_LARGE
 from simulations.fleet.cloud_node import CloudNode
 from simulations.fleet.device_node import DeviceNode
@@ -164,10 +164,11 @@ class Fleet:
         unequal = "nobody has tried"
         for _ in range(HEAL_ROUNDS_MAX):
             for device in self.devices:
+                erasing.attend(device)
                 device.link.connect(live=False)
             world.run_until(world.now_ms + HEAL_ROUND_MS)
             self.cloud.follow()
-            unequal = checks.difference(self)
+            unequal = checks.difference(self) or erasing.unattended(self)
             if not unequal:
                 return world.now_ms - begun
         raise Violation("convergence", f"not equal {HEAL_ROUNDS_MAX * HEAL_ROUND_MS // MINUTE_MS} min after: {unequal}")
@@ -222,6 +223,7 @@ class Fleet:
 
     def _committed(self, fleet: bytes, operations: list[Operation]) -> None:
         oracle, service = self.oracles[fleet], self.cloud.keys.service_key.device_id
+        operations = erasing.told(operations)
         if not oracle.knows(operations, service):
             self.look_at_logs()  # they may be in a log, of a write that nobody acknowledged
         oracle.committed(operations, service, self.cloud.clock.wall_ms())
@@ -266,6 +268,7 @@ def run(
             world.run_until(int(plan.hours * HOUR_MS))
             heal_ms = fleet.converge()
             checks.check_all(fleet)
+            erasing.check(fleet)
     except Violation as error:
         violation = str(error)
     except Exception as error:  # noqa: BLE001 - an error of any kind is a finding, with its seed
