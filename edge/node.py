@@ -250,10 +250,10 @@ class Edge:
 
         return erase(self._shelf, agent, namespace, self._purge, self.path)
 
-    def _purge(self, scope: str, collections: Sequence[str]) -> None:
+    def _purge(self, erasure: str, collections: Sequence[str]) -> None:
         from edge.storage.erasures import purge, vacuum
 
-        purge(self.log, scope)
+        purge(self.log, erasure)
         self.projections.renew(collections)
         vacuum(self.log)
 

@@ -20,6 +20,7 @@ from edge.storage.erasures import ERASURES
 from edge.storage.transaction import Write
 from sync.errors import NotFound, StorageError
 from sync.operations import Kind
+from sync.schema import declare
 from sync.stamps import device_of
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ Purge = Callable[[str, Sequence[str]], None]
 
 
 class Receipt(NamedTuple):
-    """``scope`` is the digest that stands for what was erased; ``deleted`` counts living records by collection;
+    """``erasure`` is the key of the record that shuts it; ``deleted`` counts living records by collection;
     ``elsewhere`` says where copies may be that this store does not reach. Times in milliseconds since 1970.
     """
 
-    scope: str
+    erasure: str
     agent: str
     namespace: str | None
     at_ms: int
@@ -55,7 +56,7 @@ class Receipt(NamedTuple):
 class Erasure(NamedTuple):
     """``shut``: it was not lifted. ``here``: this device has carried it out."""
 
-    scope: str
+    erasure: str
     at_ms: int
     shut: bool
     here: bool
@@ -64,56 +65,57 @@ class Erasure(NamedTuple):
 def erase(shelf: Shelf, agent: str, namespace: str | None, purge: Purge, folder: str) -> Receipt:
     """Raises InvalidValue, StorageError: then it is shut, and carried out later."""
     shelf.check_alone("erase")
-    scope = _scope(agent, namespace)
+    log, scope = shelf.log, _scope(agent, namespace)
     before = _bytes_in(folder)
-    at = shelf.clock.wall_ms()
     with shelf.lock(ERASURES):
-        shelf.submit((shelf.put_of(ERASURES, scope, {"at": at, "until": None}),))
-        deleted = carry_out(shelf, scope, purge)
-    device = device_of(shelf.log.replica).hex()
-    return Receipt(scope, agent, namespace, at, device, deleted, before, _bytes_in(folder))
+        key = next(iter(log.erasures.shut(scope)), "")
+        if not key:
+            if ERASURES not in log.schemas:
+                log.declare(declare(ERASURES, fields={"at": ("int", "min"), "until": ("int", "min")}))
+            key = erasures.new_key(scope, log.clock.now())
+            shelf.submit((shelf.put_of(ERASURES, key, {"at": shelf.clock.wall_ms()}),))
+        deleted = carry_out(shelf, key, purge)
+    device = device_of(log.replica).hex()
+    return Receipt(key, agent, namespace, log.erasures.at[key], device, deleted, before, _bytes_in(folder))
 
 
 def lift(shelf: Shelf, agent: str, namespace: str | None) -> None:
     """Raises NotFound, StorageError."""
-    scope = _scope(agent, namespace)
-    at = shelf.log.erasures.at.get(scope)
-    if at is None:
-        raise NotFound("there is no erasure of that", hint="edge.erasures() lists them")
-    shelf.submit((shelf.put_of(ERASURES, scope, {"at": at, "until": shelf.log.clock.now()}),))
+    log = shelf.log
+    shut = log.erasures.shut(_scope(agent, namespace))
+    if not shut:
+        raise NotFound("there is no erasure of that, or it is lifted", hint="edge.erasures() lists them")
+    schema, now = log.schemas[ERASURES], log.clock.now()
+    shelf.submit([Write(Kind.PATCH, ERASURES, key, {"until": now}, schema=schema) for key in shut])
 
 
-def carry_out_pending(shelf: Shelf, purge: Purge) -> list[str]:
-    """What was erased, here or elsewhere, and is not gone from this store. Returns the scopes. Raises StorageError."""
+def carry_out_pending(shelf: Shelf, purge: Purge) -> None:
+    """What was erased, here or elsewhere, and is not gone from this store. Raises StorageError."""
     with shelf.lock(ERASURES):
-        waiting = erasures.pending(shelf.log)
-        for scope in waiting:
-            carry_out(shelf, scope, purge)
-    return waiting
+        for key in erasures.pending(shelf.log):
+            carry_out(shelf, key, purge)
 
 
-def carry_out(shelf: Shelf, scope: str, purge: Purge) -> dict[str, int]:
+def carry_out(shelf: Shelf, erasure: str, purge: Purge) -> dict[str, int]:
     """Returns how many living records were deleted, by collection. Raises StorageError."""
     log = shelf.log
-    at = log.erasures.at[scope]
     deleted: dict[str, int] = {}
     for _ in range(_ROUNDS_MAX):
-        found = _delete_living(shelf, scope)
-        for name, keys in found.items():
+        for name, keys in _delete_living(shelf, erasure).items():
             deleted[name] = deleted.get(name, 0) + len(keys)
-        purge(scope, erasures.concerned(log))
-        if not erasures.living(log, erasures.concerned(log), scope):
-            erasures.note_done(log, scope, at)
+        purge(erasure, erasures.concerned(log))
+        if not erasures.living(log, erasure):
+            erasures.note_done(log, erasure)
             return deleted
     raise StorageError("something goes on writing what is being erased", hint="stop it; the erasure is tried again")
 
 
 def shown(shelf: Shelf) -> list[Erasure]:
     log = shelf.log
-    waiting = set(erasures.pending(log))
+    waiting = {*erasures.pending(log)}
     return [
-        Erasure(scope, at, log.erasures.until[scope] is None, scope not in waiting)
-        for scope, at in sorted(log.erasures.at.items(), key=lambda entry: entry[1])
+        Erasure(key, at, log.erasures.until[key] is None, key not in waiting)
+        for key, at in sorted(log.erasures.at.items(), key=lambda entry: (entry[1], entry[0]))
     ]
 
 
@@ -122,12 +124,12 @@ def _scope(agent: str, namespace: str | None) -> str:
     return erasures.scope_of(escape("an agent", agent), name)
 
 
-def _delete_living(shelf: Shelf, scope: str) -> dict[str, list[str]]:
-    log = shelf.log
+def _delete_living(shelf: Shelf, erasure: str) -> dict[str, list[str]]:
+    scope = erasures.scope_in(erasure)
     shelf.recalls.drop(lambda key: scope in erasures.scopes_of(RECALLS, key))
     shelf.large.forget_all()
     writes = _snapshot_writes(shelf, scope)
-    found = erasures.living(log, erasures.concerned(log), scope)
+    found = erasures.living(shelf.log, erasure)
     writes += [Write(Kind.DELETE, name, key, upsert=True) for name, keys in found.items() for key in keys]
     for at in range(0, len(writes), _STEP):
         shelf.submit(writes[at : at + _STEP])

@@ -54,7 +54,7 @@ def erasures(store: str, lift: str | None, namespace: str | None, as_json: bool)
     if as_json:
         print_json([one._asdict() for one in found])
         return
-    rows = [(one.scope, when(one.at_ms), "shut" if one.shut else "open", "yes" if one.here else "not yet")
+    rows = [(one.erasure, when(one.at_ms), "shut" if one.shut else "open", "yes" if one.here else "not yet")
             for one in found]  # fmt: skip
     print_table(("erasure", "when", "is", "carried out here"), rows)
 
@@ -63,7 +63,7 @@ def _print_receipt(receipt: Receipt, what: str) -> None:
     click.echo(f"erased: {what}")
     rows = [(name, counted(number, "record")) for name, number in sorted(receipt.deleted.items())]
     rows += [
-        ("erasure", receipt.scope),
+        ("erasure", receipt.erasure),
         ("when", when(receipt.at_ms)),
         ("by device", receipt.device),
         ("directory", f"{receipt.bytes_before:,} bytes before, {receipt.bytes_after:,} after"),

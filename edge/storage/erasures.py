@@ -1,8 +1,9 @@
 """Erasures: which agents and namespaces are shut, by digest, and how the log is rid of what it says of them (ADR 19).
 
-A record of ``_erasures`` has the digest of a scope as its key; ``at`` is when it was erased (milliseconds since 1970),
-``until`` the hybrid timestamp up to which it stays shut once the erasure is lifted, or None. Keys of what agents have
-begin with the agent and the namespace; ``_PLACES`` says where those do not.
+An erasure is a record of ``_erasures``. Its key is the digest of a scope and its timestamp; ``at`` is when it was, in
+milliseconds since 1970; ``until``, once it is lifted, is the hybrid timestamp up to which its scope stays shut. Of
+several lifts the first one counts (``until`` is a minimum). Keys of what agents have begin with the agent and the
+namespace; ``_PLACES`` says where those do not.
 
 What always holds: within a scope that is shut nothing is written here but deletes, and nothing of it is merged that
 comes from elsewhere, nor what is older than its opening.
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from edge.storage.transaction import Write
 
 ERASURES = "_erasures"
-DONE = "erased"  # the note of those that this device has carried out: scope -> ``at``
+DONE = "erased"  # the note of those that this device has carried out: a list of keys
 _OURS = "agent."
 # Where in a key the agent's name is; behind it comes the namespace, in the collections of agents only.
 _PLACES = {"_checkpoints": 1, "_recalls": 0, "_values": 0}
@@ -66,22 +67,28 @@ def scopes_of(collection: str, key: str) -> tuple[str, ...]:
 
 
 class Erasures:
-    """``at`` and ``until`` map the scopes that were erased. The delta log's; it changes them as it follows its disk."""
+    """``at`` and ``until`` map the keys of erasures. The delta log's; it changes them as it follows its disk."""
 
     def __init__(self) -> None:
         self.at: dict[str, int] = {}
         self.until: dict[str, int | None] = {}
+        self._of: dict[str, set[str]] = {}  # scope -> its erasures
 
     def learn(self, records: Iterable[tuple[str, bytes]]) -> None:
-        """(scope, image) of records that are new or have changed."""
-        for scope, image in records:
+        """(key, image) of records that are new or have changed."""
+        for key, image in records:
             fields = image_values(image) or {}
             at, until = fields.get("at"), fields.get("until")
             if type(at) is int and (until is None or type(until) is int):  # else somebody wrote it by hand
-                self.at[scope], self.until[scope] = at, until
+                self.at[key], self.until[key] = at, until
+                self._of.setdefault(scope_in(key), set()).add(key)
+
+    def shut(self, scope: str) -> list[str]:
+        """The erasures of a scope that were not lifted."""
+        return sorted(key for key in self._of.get(scope, ()) if self.until[key] is None)
 
     def is_shut(self, collection: str, key: str) -> bool:
-        return any(self.until.get(scope, 0) is None for scope in scopes_of(collection, key))
+        return any(self.shut(scope) for scope in scopes_of(collection, key))
 
     def check(self, writes: Sequence[Write]) -> None:
         """Before they are committed. Raises Erased."""
@@ -109,33 +116,40 @@ class Erasures:
         return admitted, denied
 
     def _denies(self, operation: Operation) -> bool:
-        for scope in scopes_of(operation.shape.collection, operation.key):
-            if scope in self.until:
-                until = self.until[scope]
-                if until is None or operation.ts <= until:
-                    return True
-        return False
+        untils = [
+            self.until[erasure]
+            for scope in scopes_of(operation.shape.collection, operation.key)
+            for erasure in self._of.get(scope, ())
+        ]
+        return any(until is None or operation.ts <= until for until in untils)
+
+
+def new_key(scope: str, ts: int) -> str:
+    return f"{scope}-{ts:016x}"
+
+
+def scope_in(key: str) -> str:
+    return key.partition("-")[0]
 
 
 def pending(log: DeltaLog) -> list[str]:
-    """The scopes that this device has still to rid itself of."""
+    """The erasures that this device has still to carry out."""
     if not log.erasures.at:
         return []
-    done = log.meta_get(DONE) or {}
-    return sorted(scope for scope, at in log.erasures.at.items() if done.get(scope) != at)
+    return sorted(log.erasures.at.keys() - {*(log.meta_get(DONE) or ())})
 
 
-def note_done(log: DeltaLog, scope: str, at: int) -> None:
+def note_done(log: DeltaLog, erasure: str) -> None:
     """Raises StorageError."""
     with log.writer.lock, log.transact():
-        log.writer.put_meta(DONE, {**(log.meta_get(DONE) or {}), scope: at})
+        log.writer.put_meta(DONE, sorted({*(log.meta_get(DONE) or ()), erasure}))
 
 
-def living(log: DeltaLog, collections: Iterable[str], scope: str) -> dict[str, list[str]]:
-    """The keys of living records within a scope that nobody has written to since it was opened again, by collection."""
-    until = log.erasures.until[scope]
+def living(log: DeltaLog, erasure: str) -> dict[str, list[str]]:
+    """The keys of living records in its scope that nobody has written to since it was lifted, by collection."""
+    scope, until = scope_in(erasure), log.erasures.until[erasure]
     found: dict[str, list[str]] = {}
-    for name in sorted(collections):
+    for name in concerned(log):
         after = ""
         while page := log.scan(name, after=after, limit=_CHUNK):
             keys = [key for key, image in page if scope in scopes_of(name, key) and not _is_newer(image, until)]
@@ -154,22 +168,22 @@ def concerned(log: DeltaLog) -> list[str]:
     return sorted(name for name in log.schemas if name.startswith(_OURS) or name in _PLACES)
 
 
-def purge(log: DeltaLog, scope: str) -> int:
-    """Take what the log says of a scope out of it: its operations become deletes, its dead letters go. What lives is
-    to be deleted before. Returns how many operations changed. Raises StorageError.
+def purge(log: DeltaLog, erasure: str) -> int:
+    """Take what the log says of an erasure's scope out of it: its operations become deletes, its dead letters go. What
+    lives is to be deleted before. Returns how many operations changed. Raises StorageError.
     """
     with log.writer.lock:
         log.fold()
         try:
             with log.transact() as db:
-                return _rewrite(db, log, scope)
+                return _rewrite(db, log, erasure)
         except apsw.Error as error:
             raise translate(error, log.path) from error
 
 
-def _rewrite(db: apsw.Connection, log: DeltaLog, scope: str) -> int:
+def _rewrite(db: apsw.Connection, log: DeltaLog, erasure: str) -> int:
     names = frozenset(concerned(log))
-    until = log.erasures.until[scope]
+    scope, until = scope_in(erasure), log.erasures.until[erasure]
     rows: list[Any] = db.execute(_SAYING, (until, until)).fetchall()
     found = [seq for seq, name, key in rows if name in names and scope in scopes_of(name, key)]
     db.executemany(_SAY_NOTHING, [(int(Kind.DELETE), _EMPTY, seq) for seq in found])

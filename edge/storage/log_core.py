@@ -377,8 +377,8 @@ class LogCore:
         self._note_plain()
 
     def _note_plain(self) -> None:
-        plain = [name for name, it in self.schemas.items() if name in self._collections and it.all_lww()]
-        self._plain = {name: self._collections[name] for name in plain if name != ERASURES}
+        numbers = self._collections
+        self._plain = {name: numbers[name] for name, it in self.schemas.items() if name in numbers and it.all_lww()}
         self._plain_schemas = {name: self.schemas[name] for name in self._plain}
 
     def _notify(self) -> None:

@@ -245,14 +245,14 @@ class Transaction:
         return len(touched)
 
     def delete(self, places: Mapping[tuple[str, str], int]) -> None:
-        """Of these records, which were written elsewhere at these timestamps and not merged, delete those that do not
-        live here and that nobody is known to have deleted since. They must have been prefetched.
+        """Delete these records, which were written elsewhere at these timestamps and not merged, unless something newer
+        is known of them. They must have been prefetched.
         """
         for (collection, key), ts in places.items():
             ref = (self._collection_id(collection), key)
             image = self.touched.get(ref) or self.held.get(ref, _UNKNOWN)[1]
-            unknown = image is None or not (is_alive(image) or Record.decode(image).newest_ts >= ts)
-            if unknown and collection in self._schemas:
+            older = image is None or Record.decode(image).newest_ts < ts
+            if older and collection in self._schemas:
                 with suppress(FutureStamp):  # then it waits until somebody whose clock is right does it
                     self._local(Write(_DELETE, collection, key, upsert=True), self._clock.now())
 

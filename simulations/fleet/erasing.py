@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from edge.storage.erasures import DONE, ERASURES, pending, scope_of, scopes_of
+from edge.storage.erasures import DONE, ERASURES, pending, scope_in, scope_of, scopes_of
 from simulations.fleet.agent import CANARY
 from simulations.fleet.oracle import Place
 from simulations.fleet.violation import Violation
@@ -91,7 +91,7 @@ def check(fleet: Fleet) -> None:
     """Nothing lives, anywhere, in what is shut; and no device's files have a text of it."""
     for owner in fleet.cloud.fleets:
         images = fleet.cloud.images(owner)
-        shut = {key for (name, key), image in images.items() if name == ERASURES and _is_shut(image)}
+        shut = {scope_in(key) for (name, key), image in images.items() if name == ERASURES and _is_shut(image)}
         for (name, key), image in images.items():
             if is_alive(image) and shut & set(scopes_of(name, key)):
                 raise Violation("erased", f"{name}/{key} lives in the cloud, and was erased")
@@ -102,7 +102,7 @@ def check(fleet: Fleet) -> None:
 
 def _check_device(device: DeviceNode, shut: set[str]) -> None:
     log = device.opened.log
-    if shut - {*(log.meta_get(DONE) or {})}:
+    if shut - {scope_in(key) for key in log.meta_get(DONE) or ()}:
         raise Violation("erased", f"{device.name} has not carried out {shut}")
     letter = device.name[0]
     for namespace in _NAMESPACES:

@@ -159,8 +159,8 @@ def test_erase(store: str) -> None:
     assert refused.exit_code == 2
     assert "was erased" in refused.stderr
     assert "agentdb-edge erasures" in refused.stderr
-    assert [(one["scope"], one["shut"], one["here"]) for one in told("erasures", store)] == [
-        (receipt["scope"], True, True)
+    assert [(one["erasure"], one["shut"], one["here"]) for one in told("erasures", store)] == [
+        (receipt["erasure"], True, True)
     ]
     assert "shut" in said("erasures", store)
     assert told("erasures", store, "--lift", "a")[0]["shut"] is False

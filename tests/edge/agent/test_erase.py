@@ -79,7 +79,7 @@ def test_no_byte_is_left(filled: Edge) -> None:
     assert holding(folder) == []
     with Edge.open(folder) as opened:
         assert opened.agent("guide").memory("visitors").search("visitor") == []
-        assert opened.erasures() == [(receipt.scope, receipt.at_ms, True, True)]
+        assert opened.erasures() == [(receipt.erasure, receipt.at_ms, True, True)]
 
 
 def test_a_namespace_alone(filled: Edge) -> None:
