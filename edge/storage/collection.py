@@ -184,14 +184,11 @@ class Collection:
         """
         _check_limit("k", k, SEARCH_MAX)
         found = self._projections.search(self.schema, text, vector, k, filter, mode)
-        images = self._log.images(self.name, [key for key, _ in found.hits])
         why = found.why if explain else ""
-        hits = []
-        for key, score in found.hits:
-            values = image_values(images[key]) if key in images else None
-            if values is not None:
-                hits.append(Hit(key, score, self._shown(values), found.tier, why))
-        return hits
+        fields = found.fields
+        return [
+            Hit(key, score, self._shown(fields[key]), found.tier, why) for key, score in found.hits if key in fields
+        ]
 
     def to_arrow(self) -> Any:
         """The collection as a ``pyarrow.Table``: every acknowledged record, one typed column for each declared

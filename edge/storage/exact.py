@@ -17,7 +17,7 @@ numpy is imported with the first use, not with the module. One lock: searches of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING
@@ -91,22 +91,25 @@ class ExactIndex:
                 self.fold()
             return len(changed)
 
-    def search(self, query: bytes, k: int, allowed: Callable[[str], bool] | None = None) -> list[Scored]:
-        """The best ``k`` records of those that are ``allowed``, best first, ties in order of key.
+    def search(
+        self, query: bytes, k: int, passing: Callable[[Sequence[str]], Collection[str]] | None = None
+    ) -> list[Scored]:
+        """The best ``k`` records of those that are ``passing``, best first, ties in order of key.
 
-        ``query`` is packed as ``sync.schema.pack_vector`` does. ``allowed`` is asked in order of score, until ``k``
-        have passed. Raises InvalidValue for a query of zeros under cosine.
+        ``query`` is packed as ``sync.schema.pack_vector`` does. ``passing`` returns those of some keys that pass,
+        and is asked in order of score, until ``k`` have. Raises InvalidValue for a query of zeros under cosine.
         """
         prepared = Query(self.spec, query)
         with self._lock:
             self.refresh()
             found: list[Scored] = []
             for group in self._groups(prepared, k):
-                for hit in group:
-                    if allowed is None or allowed(hit.key):
-                        found.append(hit)
-                        if len(found) == k:
-                            return found
+                for at in range(0, len(group), k):
+                    some = group[at : at + k]
+                    passed = None if passing is None else passing([hit.key for hit in some])
+                    found += some if passed is None else [hit for hit in some if hit.key in passed]
+                    if len(found) >= k:
+                        return found[:k]
             return found
 
     def fold(self) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sync.errors import AgentDBError, InvalidValue, SchemaMismatch, StorageError
 from sync.schema import CollectionSchema, pack_vector
@@ -24,19 +24,25 @@ if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
     from edge.storage.exact import ExactIndex
     from edge.storage.filters import Filter
-    from edge.storage.search import Scored
+    from edge.storage.search import Candidates, Scored
     from edge.storage.tables import LanceTables
 
 MODES = ("vector", "text", "hybrid")
 FLOAT_BYTES = 4
 TRIM_ROWS = 1_000  # fewer are not worth the commits of a trim
 _EXACT, _LANCE = "exact", "lance"
+_ASIDE_BYTES_MIN = 4 << 20  # of vectors: from here on a hybrid search scans them while the text is searched
+
+Nearest = tuple[list["Scored"], str, str]  # and the tier, and why it answered
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Found(NamedTuple):
-    """(key, score) best first, the tier that answered, and why it did."""
+    """(key, score) best first, the fields of those that live still, the tier that answered, and why it did."""
 
     hits: list[Scored]
+    fields: Mapping[str, dict[str, Any]]
     tier: str
     why: str
 
@@ -81,33 +87,45 @@ class Projections:
     ) -> Found:
         """Raises InvalidValue, SchemaMismatch, InvalidFilter, StorageError."""
         mode = _mode_of(schema, text, vector, mode)
-        where = self._filter(schema, expression)
+        from edge.storage.search import Candidates, depth_for, fuse
+
+        candidates = Candidates(self._log, schema.name, self._filter(schema, expression))
         query = b""
         if mode != "text":
             assert schema.vector is not None
             query = pack_vector(vector, schema.vector.dimensions, schema.vector.field)
         if mode == "vector":
-            return self._nearest(schema, query, k, where)
+            hits, tier, why = self._nearest(schema, query, k, candidates)
+            return _found(hits, candidates, tier, why)
         assert text is not None
         why = f"BM25 over {', '.join(schema.text)}"
         if mode == "text":
-            return Found(self.tables().search_text(schema.name, text, k, where), _LANCE, why)
-        from edge.storage.search import depth_for, fuse
-
+            return _found(
+                self.tables().search_text(schema.name, text, k, candidates=candidates), candidates, _LANCE, why
+            )
         assert schema.vector is not None
         depth = depth_for(k)
-        by_text = self.tables().search_text(schema.name, text, depth, where)
-        nearest = self._nearest(schema, query, depth, where)
-        why += f" and the vectors of {schema.vector.field} in the {nearest.tier} tier, fused by reciprocal rank"
-        return Found(fuse([nearest.hits, by_text], k), _LANCE, why)
 
-    def _nearest(self, schema: CollectionSchema, query: bytes, k: int, where: Filter | None) -> Found:
+        def nearest() -> Nearest:
+            return self._nearest(schema, query, depth, candidates)
+
+        def by_text() -> list[Scored]:
+            return self.tables().search_text(schema.name, text, depth, candidates=candidates)
+
+        if self._matrix_bytes(schema) < _ASIDE_BYTES_MIN:
+            ranked, (hits, tier, _) = by_text(), nearest()
+        else:
+            ranked, (hits, tier, _) = _at_once(by_text, nearest)
+        why += f" and the vectors of {schema.vector.field} in the {tier} tier, fused by reciprocal rank"
+        return _found(fuse([hits, ranked], k), candidates, _LANCE, why)
+
+    def _nearest(self, schema: CollectionSchema, query: bytes, k: int, candidates: Candidates) -> Nearest:
         size = self._matrix_bytes(schema)
         why = f"the vectors take {size} bytes, the budget is {self._exact_bytes_max}"
         if size <= self._exact_bytes_max:
-            allowed = None if where is None else self._allowed(schema.name, where)
-            return Found(self.exact(schema).search(query, k, allowed), _EXACT, why)
-        return Found(self.tables().search_vector(schema.name, query, k, where), _LANCE, why)
+            passing = None if candidates.where is None else candidates.of
+            return self.exact(schema).search(query, k, passing), _EXACT, why
+        return self.tables().search_vector(schema.name, query, k, candidates=candidates), _LANCE, why
 
     def matcher(
         self, schema: CollectionSchema, expression: Mapping[str, Any] | None
@@ -122,15 +140,6 @@ class Projections:
         from edge.storage.filters import parse
 
         return parse(expression, schema)
-
-    def _allowed(self, name: str, where: Filter) -> Callable[[str], bool]:
-        """The filter as a function of the key, for candidates that the exact tier proposes."""
-
-        def allowed(key: str) -> bool:
-            values = self._log.values(name, key)
-            return values is not None and where.matches(values)
-
-        return allowed
 
     def _matrix_bytes(self, schema: CollectionSchema) -> int:
         """What the collection's vectors take, to about 1 %: counting costs a millisecond at 20,000 records, so it is
@@ -307,3 +316,31 @@ def _mode_of(schema: CollectionSchema, text: Any, vector: Any, mode: str | None)
     if mode != "text" and schema.vector is None:
         raise SchemaMismatch(f"collection {schema.name!r} has no vector field", hint="declare vector=(field, dim)")
     return mode
+
+
+def _found(hits: list[Scored], candidates: Candidates, tier: str, why: str) -> Found:
+    return Found(hits, candidates.of([hit.key for hit in hits]), tier, why)
+
+
+def _at_once(here: Callable[[], T], aside: Callable[[], U]) -> tuple[T, U]:
+    """The results of both, of which one runs in a thread of its own. Neither outlives the call."""
+    from concurrent.futures import Future
+    from threading import Thread
+
+    done: Future[U] = Future()
+
+    def run() -> None:
+        try:
+            result = aside()
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            done.set_exception(error)
+        else:
+            done.set_result(result)
+
+    thread = Thread(target=run, name="agentdb-search", daemon=True)
+    thread.start()
+    try:
+        first = here()
+    finally:
+        thread.join()
+    return first, done.result()

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge.storage.filters import Filter
 from edge.storage.overlay import LogTrimmed, Overlay, changes_after
-from edge.storage.search import Scored
+from edge.storage.search import Candidates, Scored
 from edge.storage.tables_errors import Unreadable, reading
 from edge.storage.tables_schema import KEY
 from edge.storage.tables_search import TableSearch
@@ -165,8 +165,11 @@ class LanceTables:
 
     # -- searching --------------------------------------------------------------------------------------------------
 
-    def search_vector(self, collection: str, query: bytes, k: int, where: Filter | None = None) -> list[Scored]:
-        """The exact best ``k`` by the schema's metric; ``query`` as ``sync.schema.pack_vector`` packs it.
+    def search_vector(
+        self, collection: str, query: bytes, k: int, where: Filter | None = None, candidates: Candidates | None = None
+    ) -> list[Scored]:
+        """The exact best ``k`` by the schema's metric; ``query`` as ``sync.schema.pack_vector`` packs it. With
+        ``candidates``, of those.
 
         Sees every acknowledged write without a flush while at most 2,000 records are dirty. Raises SchemaMismatch for
         a collection without vectors, InvalidValue for a query of zeros under cosine, StorageError.
@@ -176,18 +179,21 @@ class LanceTables:
             raise SchemaMismatch(f"collection {collection!r} has no vector field", hint="declare vector=(field, dim)")
 
         prepared = Query(schema.vector, query)
+        may = candidates or Candidates(self._log, collection, where)
 
         def search(table: LanceTable) -> list[Scored]:
             with self._lock:
                 overlay = self._overlay(table)
-                tier = TableSearch(self._log, schema, table.columns, table.handle)
-                found, stale = tier.overlay(prepared, k, where, overlay), frozenset(overlay.slots)
-            return tier.vector(prepared, k, where, found, stale)
+                tier = TableSearch(may, schema, table.columns, table.handle)
+                found, stale = tier.overlay(prepared, k, overlay), frozenset(overlay.slots)
+            return tier.vector(prepared, k, found, stale)
 
         return self._serve(collection, search)
 
-    def search_text(self, collection: str, text: str, k: int, where: Filter | None = None) -> list[Scored]:
-        """The best ``k`` by BM25 over the schema's text fields. Flushes first.
+    def search_text(
+        self, collection: str, text: str, k: int, where: Filter | None = None, candidates: Candidates | None = None
+    ) -> list[Scored]:
+        """The best ``k`` by BM25 over the schema's text fields; with ``candidates``, of those. Flushes first.
 
         Raises SchemaMismatch for a collection without text fields, StorageError.
         """
@@ -195,9 +201,9 @@ class LanceTables:
         if not schema.text:
             raise SchemaMismatch(f"collection {collection!r} has no text fields", hint="declare text=[field, …]")
         self.flush()
+        may = candidates or Candidates(self._log, collection, where)
         return self._serve(
-            collection,
-            lambda table: TableSearch(self._log, schema, table.columns, table.handle).text(text, k, where),
+            collection, lambda table: TableSearch(may, schema, table.columns, table.handle).text(text, k)
         )
 
     def scan(
@@ -206,9 +212,8 @@ class LanceTables:
         """(key, fields) of the records that match, in order of key, the filter pushed down. Flushes first."""
         schema = self._schema(collection)
         self.flush()
-        keys = self._serve(
-            collection, lambda table: TableSearch(self._log, schema, table.columns, table.handle).keys(where)
-        )
+        may = Candidates(self._log, collection, where)
+        keys = self._serve(collection, lambda table: TableSearch(may, schema, table.columns, table.handle).keys())
         return self._records(collection, keys, where, limit)
 
     def _records(

@@ -16,7 +16,7 @@ import pytest
 from edge.storage.delta_log import DeltaLog
 from edge.storage.exact import ExactIndex
 from edge.storage.filters import Filter, parse
-from edge.storage.search import Scored
+from edge.storage.search import Candidates, Scored
 from edge.storage.tables import LanceTables
 from sync.errors import InvalidValue
 from sync.images import image_values
@@ -40,12 +40,8 @@ def _exact(folder: Path, log: DeltaLog, schema: CollectionSchema) -> Tier:
     held = [ExactIndex(folder, log, schema)]
 
     def search(vector: list[float], k: int, where: Filter | None) -> list[Scored]:
-        def allowed(key: str) -> bool:
-            image = log.image(schema.name, key)
-            values = None if image is None else image_values(image)
-            return values is not None and where is not None and where.matches(values)
-
-        return held[0].search(pack_vector(vector, DIMENSIONS), k, None if where is None else allowed)
+        passing = None if where is None else Candidates(log, schema.name, where).of
+        return held[0].search(pack_vector(vector, DIMENSIONS), k, passing)
 
     def fold() -> None:
         held[0].fold()
