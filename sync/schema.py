@@ -126,6 +126,7 @@ class CollectionSchema(NamedTuple):
                     out[name] = value if value.isascii() else check_value(name, value)
                 elif (
                     kind is bool
+                    or kind is bytes
                     or value is None
                     or (kind is int and INT_MIN <= value <= INT_MAX)
                     or (kind is float and isfinite(value))
@@ -144,6 +145,11 @@ class CollectionSchema(NamedTuple):
         return out
 
     def _typed(self, name: str, kind: str, value: Any) -> Any:
+        of = type(value)  # the commonest first, likewise
+        if of is str and kind == "str" and value.isascii():
+            return value
+        if of is int and kind == "int" and INT_MIN <= value <= INT_MAX:
+            return value
         if kind == "vector":
             assert self.vector is not None
             return pack_vector(value, self.vector.dimensions, name)

@@ -75,10 +75,11 @@ class HybridClock:
 
     def now(self) -> int:
         """A timestamp larger than every one returned or observed before. Raises FutureStamp if there is none."""
-        wall = self.reading()
-        if self.last - wall > _SET_BACK:
+        wall = (self._clock.wall_ms() + self.offset_ms) << COUNTER_BITS  # ``reading``, without its three calls
+        last = self.last
+        if last - wall > _SET_BACK:
             self.keep_pace()
-        ts = wall if wall > self.last else self.last + 1
+        ts = wall if wall > last else last + 1
         if ts > STAMP_MAX:  # nothing is kept of it: once the clock is set, the next call succeeds
             raise FutureStamp("the hybrid clock has run out of range", hint="set the device's clock")
         self.last = ts

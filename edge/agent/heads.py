@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edge.agent.names import TICKS, make_id, number_of
+from edge.agent.names import DIGITS, TICKS, make_id
 
 if TYPE_CHECKING:
     from edge.storage.batch import Batch
@@ -47,7 +47,7 @@ class Heads:
 
     def next_id(self, newest: str | None, at_ms: int) -> str:
         """Larger than the newest, whatever the clock says."""
-        number = max(at_ms << TICKS, 0 if newest is None else number_of(newest) + 1)
+        number = max(at_ms << TICKS, 0 if newest is None else int(newest[:DIGITS], 16) + 1)
         return make_id(number + self._chance, self._log.replica)
 
     def moved(self, prefix: str, newest: str, before: int) -> None:

@@ -14,14 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.agent.embedders import VECTOR, asked
 from edge.agent.memory_base import MemoryBase, merged
-from edge.agent.memory_record import (
-    Remembered,
-    check_kinds,
-    has_ended,
-    moment,
-    shown,
-    unit,
-)
+from edge.agent.memory_record import MEMORIES, Remembered, check_kinds, has_ended, moment, shown, unit
 from edge.agent.names import check_text
 from edge.agent.scoring import Terms
 from edge.storage.transaction import Write
@@ -80,7 +73,12 @@ class Memory(MemoryBase):
         )
         if key is not None or kind == "working":
             self.shelf.check_alone("a memory with a key, or of kind working,")
-        with self.shelf.lock(f"{self.prefix}working/" if kind == "working" else self._id(kind, text, key)):
+        made = self._id(kind, text, key)
+        with self.shelf.lock(f"{self.prefix}working/" if kind == "working" else made):
+            # Most are new, and the commit knows best. But who asks a model for a vector looks first.
+            probably = key is None and kind != "working" and self.embedder is None and not self.shelf.in_batch()
+            if probably and self.shelf.put_new(MEMORIES, made, fields):
+                return Added(made, merged=False)
             added, writes = self.prepared(fields, key)
             self.shelf.submit(writes)
         return added

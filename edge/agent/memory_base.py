@@ -21,7 +21,7 @@ from edge.agent.memory_record import (
     unit,
 )
 from edge.agent.names import check_text, escape
-from edge.agent.scoring import Scoring
+from edge.agent.scoring import KINDS, Scoring
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, NotFound
 from sync.operations import Kind
@@ -112,7 +112,8 @@ class MemoryBase:
     ) -> dict[str, Any]:
         """Of a new memory, from the arguments of ``add``. Raises InvalidValue, TooLarge."""
         check_text("a memory", text)
-        check_kinds([kind])
+        if kind not in KINDS:
+            check_kinds([kind])
         if metadata is not None and not isinstance(metadata, Mapping):
             raise InvalidValue(f"metadata is a mapping, not {type(metadata).__name__}")
         fields: dict[str, Any] = {

@@ -14,7 +14,7 @@ from edge.agent.heads import Heads
 from edge.agent.large_values import VALUES, LargeValues, Ref
 from edge.agent.names import TYPES
 from edge.agent.recalls import Recalls
-from sync.errors import InvalidValue
+from sync.errors import InvalidValue, StaleWrite
 from sync.images import image_values
 from sync.schema import declare
 
@@ -75,6 +75,17 @@ class Shelf:
         """Raises InvalidValue, TooLarge."""
         schema = self.ensure(collection)
         return self.log.put_of(collection, key, schema.normalise(fields), schema)
+
+    def put_new(self, collection: str, key: str, fields: Mapping[str, Any]) -> bool:
+        """Put a record, durably, unless there is one: the commit looks, which saves looking before it. Not for batches.
+        Raises InvalidValue, TooLarge, StorageError.
+        """
+        schema = self.ensure(collection)
+        try:
+            self.log.submit((self.log.put_of(collection, key, schema.normalise(fields), schema, new=True),))
+        except StaleWrite:
+            return False
+        return True
 
     def in_batch(self) -> bool:
         """Whether the thread or task that asks has a batch open."""

@@ -13,12 +13,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from edge.agent.large_values import Ref
-from edge.agent.names import TYPES, escape, id_of, key_of
+from edge.agent.names import TYPES, escape, id_of, key_of, made_key_of
 from edge.agent.shelf import CHECKPOINTS
 from edge.agent.values import decode, digest_of, encode
 from edge.storage.transaction import Write
 from sync.errors import CorruptStore, InvalidValue, NotFound, StaleWrite
 from sync.operations import Kind
+from sync.schema import check_value
 
 if TYPE_CHECKING:
     from edge.agent.shelf import Shelf
@@ -52,6 +53,7 @@ class Thread:
         self._shelf = shelf
         self._owner = escape("an agent", agent)
         self.prefix = f"{kind}/{self._owner}/{escape('a thread', name)}/"
+        self._lock = shelf.lock(self.prefix)
 
     def __repr__(self) -> str:
         return f"<Thread {self.name!r} of {self.agent!r}, {self.type}>"
@@ -166,24 +168,25 @@ class Thread:
         shelf, prefix = self._shelf, self.prefix
         if expected is not ANY:
             shelf.check_alone("put with expected=")
-        shelf.ensure(CHECKPOINTS)
-        with shelf.lock(prefix):
+        schema = shelf.ensure(CHECKPOINTS)
+        with self._lock:
             before = shelf.log.position
             head = shelf.heads.following(prefix, self._newest)
             if expected is not ANY and expected != head:
                 self._stale(expected, head)
             at_ms = shelf.clock.wall_ms()
             new = shelf.heads.next_id(head, at_ms)
-            key = key_of(prefix, new)
-            fields = {
+            key = made_key_of(prefix, new)
+            fields: dict[str, Any] = {  # in order of name, and as ``normalise`` would leave them
                 "at": at_ms,
                 "digest": digest_of(packed),
-                "metadata": metadata,
+                "metadata": check_value("metadata", metadata) if metadata else {},
                 "parent": head or "",
                 "size": len(packed),
             }
             if len(packed) <= INLINE_BYTES_MAX:
-                shelf.submit((shelf.put_of(CHECKPOINTS, key, {**fields, "value": packed}),))
+                fields["value"] = packed
+                shelf.submit((shelf.log.put_of(CHECKPOINTS, key, fields, schema),))
             else:
                 shelf.store(self._owner, key, fields, packed, self._resembling(head))
             shelf.heads.moved(prefix, new, before)

@@ -26,6 +26,7 @@ VALUE_BYTES_MAX = 64 << 20
 DIGEST_BYTES = 16
 _ARRAY, _TUPLE = 1, 2
 _TUPLES_MAX = 32  # in each other: each takes 40 KB of the stack to unpack
+_BUFFER_BYTES = 16 << 10  # at first; with msgpack's own, of 1 MiB, the kernel is asked for memory for each value
 
 
 def encode(value: Any) -> bytes:
@@ -99,7 +100,8 @@ def plain(value: Any) -> Any:
 
 def _pack(value: Any, depth: int, extended: list[int]) -> bytes:
     """``extended`` gets an entry for each extension that is used."""
-    packed: bytes = msgpack.packb(value, default=partial(_extension, depth, extended), strict_types=True)
+    extension = partial(_extension, depth, extended)
+    packed: bytes = msgpack.packb(value, default=extension, strict_types=True, buf_size=_BUFFER_BYTES)
     return packed
 
 

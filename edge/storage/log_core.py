@@ -129,8 +129,7 @@ class LogCore:
         """Make these writes durable, all or nothing, sharing the commit with whoever writes at the same time.
         Returns the seq of the last of them; they have consecutive ones.
 
-        Raises UnknownCollection, NotFound, TooLarge, InvalidValue, SchemaMismatch (nothing changed), or
-        StorageError.
+        Raises UnknownCollection, NotFound, StaleWrite, TooLarge, InvalidValue, SchemaMismatch or StorageError.
         """
         if not writes:
             return self.head_seq
@@ -144,20 +143,20 @@ class LogCore:
                 )
         return int(self._group.run(writes))
 
-    def put_of(self, collection: str, key: str, payload: Mapping[str, Any], schema: CollectionSchema) -> Write:
-        """A PUT of what the schema has normalised. What can be done of it before its commit, is. Raises InvalidValue or
-        TooLarge.
-        """
+    def put_of(
+        self, collection: str, key: str, payload: Mapping[str, Any], schema: CollectionSchema, new: bool = False
+    ) -> Write:
+        """A PUT of what the schema has normalised, as ready as it can be made. Raises InvalidValue, TooLarge."""
         plain = self._plain.get(collection)
         put = pack_put((plain, key), payload, self._shapes) if plain else None
-        return Write(_PUT, collection, key, payload, False, schema, put)
+        return Write(_PUT, collection, key, payload, False, schema, put, new)
 
     def _commit_one(self, writes: Sequence[Write]) -> int:
         """A group of one, with a short cut for the commonest: one put of a record that is probably new, as the last
         one was.
         """
-        _, collection, _, _, _, schema, put = writes[0]
-        if put is not None and self._expect_new and len(writes) == 1:
+        _, collection, _, _, _, schema, put, new = writes[0]
+        if put is not None and (new or self._expect_new) and len(writes) == 1:
             writer, ref = self.writer, put[0]
             with writer.lock:
                 writer.check_open()
@@ -166,7 +165,7 @@ class LogCore:
                     seq, position, ts = self.head_seq + 1, self.position + 1, self.clock.now()
                     row, image = plain_put(seq, position, ts, self.cursor, put, self.replica)
                     self._settled = False
-                    self._expect_new = writer.commit_new((row,), {ref: image})
+                    self._expect_new = writer.commit_new_one(row, ref, image)
                     if self._expect_new:
                         self.head_seq, self.position = seq, position
                         self._settled = True

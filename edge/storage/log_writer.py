@@ -35,6 +35,7 @@ FOLD_OPERATIONS_MAX = 4096
 FOLD_BYTES_MAX = 4 << 20
 _META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
 _OPERATION = "INSERT INTO operations VALUES "
+_NEW_OPERATION = new_operations(1)
 _MARK = "INSERT INTO marks VALUES "
 _RECORD_NEW = "INSERT INTO records (collection, key, living, image) VALUES "
 _RECORD_SET = "UPDATE records SET living = ?, image = ? WHERE id = ?"
@@ -163,6 +164,19 @@ class LogWriter:
             self.overlay.update({ref: (None, image, 0) for ref, image in images.items()})
             self._unfolded_bytes += sum([len(row[8]) for row in rows])
         return done
+
+    def commit_new_one(self, row: OperationRow, ref: Ref, image: bytes) -> bool:
+        """``commit_new`` for a single row: what nearly every write is."""
+        try:
+            self.db.execute(_NEW_OPERATION, row)
+        except (apsw.Error, OSError) as error:
+            roll_back(self.db)
+            raise translate(error, self.path) from error
+        if self.db.changes() != 1:
+            return False
+        self.overlay[ref] = (None, image, 0)
+        self._unfolded_bytes += len(row[8])
+        return True
 
     def _insert_new(self, rows: Sequence[OperationRow]) -> bool:
         self.db.execute(new_operations(len(rows)), tuple(chain.from_iterable(rows)))

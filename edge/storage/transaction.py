@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgpack
 
 from edge.storage.shapes import ShapeCache
-from sync.errors import AgentDBError, FutureStamp, InvalidValue, NotFound, SchemaMismatch, TooLarge, UnknownCollection
+from sync.errors import (
+    AgentDBError,
+    FutureStamp,
+    InvalidValue,
+    NotFound,
+    SchemaMismatch,
+    StaleWrite,
+    TooLarge,
+    UnknownCollection,
+)
 from sync.images import PLAIN, fold, is_alive, plain_image, replaced_fields
 from sync.limits import OPERATION_BYTES_MAX
 from sync.operations import Operation, Shape
@@ -60,7 +69,7 @@ class Write(NamedTuple):
     PUT/PATCH: the fields. INCREMENT: ``{field: by}``. ADD/REMOVE: ``{field: [elements]}``. DELETE: None. All but PUT
     raise NotFound for a record that is not there, unless ``upsert``. ``schema`` is the one that the payload was checked
     by: it is checked again if the collection has another one by the time of the commit. ``put`` is the payload once
-    more, ready for the log, if it is a plain one.
+    more, ready for the log, if it is a plain one. ``new``: raises StaleWrite for a record that is there.
     """
 
     kind: int
@@ -70,6 +79,7 @@ class Write(NamedTuple):
     upsert: bool = False
     schema: CollectionSchema | None = None
     put: PackedPut | None = None
+    new: bool = False
 
 
 class Transaction:
@@ -130,8 +140,8 @@ class Transaction:
                 job.error = error
 
     def local(self, writes: Sequence[Write]) -> int:
-        """Take one caller's writes, all or none; returns the seq of the last. Raises NotFound, TooLarge, InvalidValue,
-        SchemaMismatch, FutureStamp.
+        """Take one caller's writes, all or none; returns the seq of the last. Raises NotFound, StaleWrite, TooLarge,
+        InvalidValue, SchemaMismatch, FutureStamp.
         """
         if len(writes) == 1:
             self._local(writes[0], self._clock.now())  # changes nothing before its last check
@@ -150,7 +160,7 @@ class Transaction:
         known, touched, held, shapes, replica = self._known, self.touched, self.held, self._shapes, self._replica
         ts = self._clock.take(len(writes))
         for write in writes:
-            kind, collection, key, payload, _, checked_by, put = write
+            kind, collection, key, payload, _, checked_by, put, _ = write
             collection_id, schema, all_lww = known.get(collection) or self._know(collection)
             ref = (collection_id, key)
             plain = kind == _PUT and all_lww and checked_by is schema
@@ -165,7 +175,7 @@ class Transaction:
             ts += 1
 
     def _local(self, write: Write, ts: int) -> None:
-        kind, collection, key, payload, upsert, checked_by, _ = write
+        kind, collection, key, payload, upsert, checked_by, _, new = write
         collection_id, schema, all_lww = self._known.get(collection) or self._know(collection)
         if checked_by not in (schema, None) and payload is not None and kind in (_PUT, _PATCH):
             payload = schema.normalise(payload)  # declared anew since the caller's thread checked it
@@ -178,6 +188,8 @@ class Transaction:
             _check_not_beyond(collection, key, image, ts)
         if not upsert and kind != _PUT and (image is None or not is_alive(image)):
             raise NotFound(f"there is no record {key!r} in {collection!r}", hint=_MISSING.get(kind, ""))
+        if new and image is not None and is_alive(image):
+            raise StaleWrite(f"there is a record {key!r} in {collection!r} already")
         seq, position = self.seq + 1, self.position + 1
         fields: Mapping[str, Any] | None = None
         if kind == _PUT and all_lww and payload is not None:

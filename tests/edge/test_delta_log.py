@@ -13,12 +13,12 @@ import pytest
 from edge.storage import log_writer
 from edge.storage.delta_log import DeltaLog
 from edge.storage.transaction import Write
-from sync.errors import NotFound, UnknownCollection
+from sync.errors import NotFound, StaleWrite, UnknownCollection
 from sync.operations import Kind
 from sync.schema import COLLECTIONS
 from sync.stamps import replica_id, timestamp_of
 from tests.edge.logs import NOTES, PLAIN, put, remote, reopen, state, values
-from tests.edge.stores import DEVICE, TickingClock
+from tests.edge.stores import DEVICE, TickingClock, delete
 
 
 @pytest.fixture
@@ -313,3 +313,28 @@ def test_an_interrupt_right_after_the_commit_is_settled(log: DeltaLog) -> None:
     assert values(log, "a") == {"x": 2}
     assert log.count("plain") == 1 + 1 + 600 + 3
     assert log.head_seq == log.position == 2 + 1 + 1 + 1 + 600 + 3
+
+
+def test_a_put_of_what_must_be_new_is_refused_where_something_lives(log: DeltaLog) -> None:
+    """Whatever is known of the record: nothing, only in memory, in the table, deleted; alone, and among others."""
+
+    def new(key: str, **fields: Any) -> Write:
+        return log.put_of("plain", key, fields, log.schemas["plain"], new=True)
+
+    log.submit([new("a", x=1)])
+    for _ in range(2):
+        with pytest.raises(StaleWrite, match="'a'"):
+            log.submit([new("a", x=2)])
+        with pytest.raises(StaleWrite):
+            log.submit([new("b", x=1), new("a", x=2)])
+        with pytest.raises(StaleWrite):
+            log.submit([new("b", x=1), new("b", x=2)])
+        assert log.values("plain", "a") == {"x": 1}
+        assert log.values("plain", "b") is None
+        log.fold()
+    assert log.head_seq == log.position == 3  # two declarations, and one record
+    delete(log, "plain", "a")
+    log.submit([new("a", y=3)])
+    log.submit([new("c", x=1), new("d", x=1)])
+    assert log.values("plain", "a") == {"y": 3}
+    assert log.count("plain") == 3

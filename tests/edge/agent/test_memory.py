@@ -194,6 +194,14 @@ def test_threads_that_add_one_key_lose_no_text(memory: Memory) -> None:
     assert {one.text for one in memory.all(ended=True)} == {f"text {number}" for number in range(40)}
 
 
+def test_threads_that_add_the_same_texts_make_one_memory_of_each(memory: Memory, edge: Edge) -> None:
+    texts = [f"text {number}" for number in range(30)]
+    with ThreadPoolExecutor(8) as pool:
+        added = list(pool.map(lambda text: memory.add(text, metadata={"from": "a thread"}), texts * 8))
+    assert sorted(one.id for one in added if not one.merged) == sorted({one.id for one in added})
+    assert edge.log.head_seq == edge.log.position == 1 + len(texts)  # a merge that changes nothing writes nothing
+
+
 def test_what_reads_before_it_writes_is_not_for_batches(memory: Memory, edge: Edge) -> None:
     added = memory.add("x").id
     with edge.batch():
