@@ -1,11 +1,13 @@
 """The newest checkpoint of each thread, kept in memory, and the numbers that are given out.
 
-What always holds: what is kept is what a scan would find: it is used only while the log stands exactly where it stood
-when that was so.
+What always holds: what is kept is what a scan would find. It is used only while all that has changed of any checkpoint
+since it was found was put by ``Thread`` in this process and noted here: an unbroken chain of positions, ``_since`` to
+``_until``. So an agent that writes memories or other threads between its checkpoints does not scan for each.
 """
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,22 +23,32 @@ _CHANCE = 1 << 16  # drawn once: two copies of one store, that have one name, do
 
 
 class Heads:
-    """``open_batch`` returns the batch of the thread or task that asks, or None."""
+    """``open_batch`` returns the batch of the thread or task that asks, or None. ``collection`` has the checkpoints."""
 
-    def __init__(self, log: DeltaLog, open_batch: Callable[[], Batch | None], random: RandomSource) -> None:
+    def __init__(
+        self, log: DeltaLog, open_batch: Callable[[], Batch | None], random: RandomSource, collection: str
+    ) -> None:
         self._log = log
+        self._collection = collection
+        self._lock = allocate_lock()  # guards the next two
         self._open_batch = open_batch
         self._chance = int(random.uniform() * _CHANCE)
-        self._known: dict[str, tuple[int, str | None]] = {}  # the log's position then, and the id
+        self._known: dict[str, tuple[int, str | None]] = {}  # the position when it was found or put, and the id
+        self._since = self._until = -1
 
     def newest(self, prefix: str, find: Callable[[], str | None]) -> str | None:
         """The id; ``find`` asks the store."""
-        position = self._log.position
-        known = self._known.get(prefix)
-        if known is not None and known[0] == position:
-            return known[1]
+        with self._lock:
+            changed = self._log.changed_at(self._collection)
+            if changed != self._until:
+                self._since = self._until = changed
+            known = self._known.get(prefix)
+            if known is not None and known[0] >= self._since:
+                return known[1]
         found = find()
-        self._keep(prefix, position, found)
+        with self._lock:
+            if changed == self._until:  # else it may be older than what was put meanwhile
+                self._keep(prefix, changed, found)
         return found
 
     def following(self, prefix: str, find: Callable[[], str | None]) -> str | None:
@@ -55,8 +67,11 @@ class Heads:
         batch = self._open_batch()
         if batch is not None:
             batch.notes[prefix] = newest
-        elif self._log.position == before + 1:  # and nobody else has written meanwhile
-            self._keep(prefix, before + 1, newest)
+            return
+        with self._lock:
+            if self._log.position == before + 1:  # and nobody else has written meanwhile
+                self._keep(prefix, before + 1, newest)
+                self._until = before + 1
 
     def _keep(self, prefix: str, position: int, newest: str | None) -> None:
         while len(self._known) >= _KNOWN_MAX:

@@ -51,7 +51,7 @@ class Shelf:
         self.erase = erase
         self.batch = batch
         self.clock = clock
-        self.heads = Heads(log, open_batch, random)
+        self.heads = Heads(log, open_batch, random, CHECKPOINTS)
         self.large = LargeValues(log, self.submit, self.put_of)
         self.recalls = Recalls(log)
         self._locks = [threading.RLock() for _ in range(_LOCKS)]

@@ -249,6 +249,10 @@ class DeltaLog(LogCore):
         """How many records live."""
         return self.reader.count(collection)
 
+    def changed_at(self, collection: str) -> int:
+        """The position of the last change of one of its records, or a later one."""
+        return self.writer.changed.get(self._collections.get(collection, 0), 0)
+
     def pending(self, after_seq: int, max_operations: int, max_bytes: int) -> list[Operation]:
         """Local operations after ``after_seq`` in order; at least one if there is one, else within both bounds."""
         return self.reader.pending(self.replica, after_seq, max_operations, max_bytes)

@@ -113,6 +113,7 @@ class LogCore:
             self._learn_schema(name, image)
         self.erasures.learn(self.reader.all_images(db, ERASURES).items())
         self.head_seq, self.position = seq, max(position, marked or 0)
+        writer.changed = dict.fromkeys(self._collections.values(), self.position)  # any of them may have been
         self._settled = True  # last: whatever interrupts this, it is done again
 
     def _replay(self) -> None:

@@ -49,6 +49,7 @@ class LogWriter:
         self.path = path
         self.lock = RLock()
         self.overlay: dict[Ref, Held] = {}
+        self.changed: dict[int, int] = {}  # collection id -> position of its last change, once that can be read
         self.folded_seq = 0
         self._unfolded_bytes = 0
         self._process = os.getpid()
@@ -146,6 +147,7 @@ class LogWriter:
         else:
             self.overlay.update(transaction.changed())
             self._unfolded_bytes = size
+        self.changed.update(dict.fromkeys({ref[0] for ref in transaction.touched}, transaction.position))
         return True
 
     def commit_new(self, rows: Sequence[OperationRow], images: Mapping[Ref, bytes]) -> bool:
@@ -162,6 +164,7 @@ class LogWriter:
             raise translate(error, self.path) from error
         if done:
             self.overlay.update({ref: (None, image, 0) for ref, image in images.items()})
+            self.changed.update(dict.fromkeys({ref[0] for ref in images}, rows[-1][1]))
             self._unfolded_bytes += sum([len(row[8]) for row in rows])
         return done
 
@@ -175,6 +178,7 @@ class LogWriter:
         if self.db.changes() != 1:
             return False
         self.overlay[ref] = (None, image, 0)
+        self.changed[ref[0]] = row[1]
         self._unfolded_bytes += len(row[8])
         return True
 
