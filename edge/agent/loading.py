@@ -9,7 +9,9 @@ What always holds: a chunk is a part of the text, at the place that it says.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,8 @@ CHUNK_BYTES_MAX = 64 << 10
 CHUNKS_MAX = 100_000
 TEXT, MARKDOWN, HTML, PDF = "text/plain", "text/markdown", "text/html", "application/pdf"
 _BY_SUFFIX = {".md": MARKDOWN, ".markdown": MARKDOWN, ".html": HTML, ".htm": HTML, ".pdf": PDF}
+_RUN_CHUNKS, _RUN_MIN = 8, 4_000
+_BREAK = re.compile("\n|[.!?]\\s|[\u3002\uff01\uff1f]")  # of a line, of a sentence
 _EXTRA = "pip install 'agentdb-edge[documents]'"
 
 
@@ -67,10 +71,33 @@ class Splitter(NamedTuple):
             splitter = made(self.size, overlap=self.overlap)
         else:
             splitter = made.from_callback(self.measure, self.size, overlap=self.overlap)
+        found: list[Chunk] = []
         try:
-            return _checked([Chunk(at, at + len(text), text) for at, text in splitter.chunk_indices(loaded.text)])
+            for start, part in _parts(loaded.text, max(_RUN_MIN, _RUN_CHUNKS * self.size)):
+                for at, text in splitter.chunk_indices(part):
+                    found.append(Chunk(start + at, start + at + len(text), text))
+                if len(found) > CHUNKS_MAX:
+                    break
+            return _checked(found)
         except TypeError as error:
             raise InvalidValue(f"measure= is a function from a text to a whole number: {error}") from error
+
+
+def _parts(text: str, most: int) -> Iterator[tuple[int, str]]:
+    """The text in parts, with where they begin: cut only where there is no break in more than ``most`` characters, at a
+    space if there is one. The splitter looks at all of what has no break for each chunk of it: 17 s for 200,000 Chinese
+    characters in one line, where those of a book take 0.1 s.
+    """
+    start = last = 0
+    for found in chain(_BREAK.finditer(text), (None,)):
+        end = len(text) if found is None else found.end()
+        while end - last > most:
+            space = text.rfind(" ", last + most // 2, last + most)
+            cut = space + 1 if space >= 0 else last + most
+            yield start, text[start:cut]
+            start = last = cut
+        last = end
+    yield start, text[start:]
 
 
 def chunked(loaded: Loaded, chunker: Splitter | Chunker) -> list[Chunk]:

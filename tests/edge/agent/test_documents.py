@@ -21,6 +21,7 @@ from edge import (
     Splitter,
     TooLarge,
 )
+from edge.agent.loading import Loaded
 
 PARAGRAPHS = [f"Paragraph {number} is about the {word} in hall {number}." for number, word in enumerate(
     ["pump", "valve", "lamp", "door", "gate", "stair", "lift", "roof", "tank", "wire", "fuse", "pipe"]
@@ -295,6 +296,33 @@ def test_chunkers_of_ones_own(manuals: Documents) -> None:
     assert (hit.text, text[hit.start : hit.end], hit.before, hit.after) == ("three", "three", "two", "four")
     manuals.add(text, id="m", chunker=Splitter(size=2, overlap=0, measure=lambda part: len(part.split())))
     assert [manuals.get("m").chunks, manuals.get("w").chunks] == [2, 4]  # type: ignore[union-attr]
+
+
+def test_a_text_without_breaks_is_cut_in_linear_time() -> None:
+    def measured(text: str) -> int:
+        seen = 0
+
+        def measure(part: str) -> int:
+            nonlocal seen
+            seen += len(part)
+            return len(part)
+
+        chunks = Splitter(size=500, overlap=50, measure=measure).chunks(Loaded("", "text/plain", text))
+        assert all(text[chunk.start : chunk.end] == chunk.text for chunk in chunks)
+        covered = 0
+        for chunk in chunks:
+            assert not text[covered : chunk.start].strip()
+            covered = chunk.end
+        assert not text[covered:].strip()
+        return seen
+
+    for text in (
+        "".join(chr(0x4E00 + number * 7919 % 9000) for number in range(10_000)),
+        "a" * 10_000,
+        "word " * 2_000,
+    ):
+        assert measured(text * 2) < 3 * measured(text)
+        assert measured(text * 4) < 5 * measured(text)
 
 
 def test_the_standard_librarys_documentation(edge: Edge) -> None:
