@@ -8,8 +8,9 @@ Here everything meets and nothing is decided: the delta log is the truth, the pr
 are what the user holds. ``open`` to the first durable ``put`` imports no more than SQLite and msgpack; a test
 watches that.
 
-What always holds: one process has the store open at a time (``store_lock``); what was acknowledged survives a crash
-at any moment; ``close`` loses nothing, and neither does not closing.
+What always holds: one process writes to a store at a time (``store_lock``), any number may read it meanwhile
+(``read_only``); what was acknowledged survives a crash at any moment; ``close`` loses nothing, and neither does not
+closing.
 """
 
 from __future__ import annotations
@@ -21,24 +22,15 @@ from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
-from edge.ports import SystemClock, SystemRandom
 from edge.storage.batch import Batch, Open, open_batch
 from edge.storage.collection import Collection
 from edge.storage.delta_log import DeltaLog
 from edge.storage.erasures import pending
 from edge.storage.projections import TRIM_ROWS, Projections
-from edge.storage.store_lock import StoreLock
-from edge.storage.store_making import (
-    LOG_FILE,
-    begin,
-    check_vacant,
-    check_vacant_target,
-    made,
-    make_directory,
-    new_device,
-)
+from edge.storage.store_making import LOG_FILE, check_vacant_target
+from edge.storage.store_opening import open_to_read, open_to_write
 from edge.storage.transaction import Write
-from sync.errors import InvalidValue, NotFound, StorageError, UnknownCollection
+from sync.errors import InvalidValue, StorageError, UnknownCollection
 from sync.ports import Clock, RandomSource
 from sync.schema import SYSTEM_COLLECTIONS, check_collection_name, declare
 from sync.stamps import device_of
@@ -50,28 +42,21 @@ if TYPE_CHECKING:
     from edge.config import EdgeConfig
     from edge.link.replicator import Progress
     from edge.link.runner import Link, LiveLink
+    from edge.storage.store_lock import StoreLock
     from sync.keys import DeviceKey
     from sync.schema import FieldRule, VectorSpec
-
-LOCK_FILE = "lock"
 
 
 class Edge:
     """Build it with ``open``; close it, or use it as a context manager. Safe to use from several threads."""
 
     def __init__(
-        self, path: str, config: EdgeConfig, log: DeltaLog, lock: StoreLock, clock: Clock, random: RandomSource
+        self, path: str, config: EdgeConfig, log: DeltaLog, lock: StoreLock | None, clock: Clock, random: RandomSource
     ) -> None:
         self.path = path
         self.config = config
         self.log = log
-        self.projections = Projections(
-            log,
-            path,
-            exact_bytes_max=config.exact_mib_max << 20,
-            flush_interval_ms=config.flush_interval_ms,
-            besides=self.carry_out_erasures,
-        )
+        self.projections = _projections(path, config, log, self.carry_out_erasures)
         self._clock = clock
         self._random = random
         self._live: LiveLink | None = None
@@ -90,45 +75,24 @@ class Edge:
         create: bool = True,
         vfs: str | None = None,
         wait_s: float = 0.0,
+        read_only: bool = False,
     ) -> Edge:
         """Open the store in the directory ``path``; make it, with new keys, if there is none (unless ``create`` is
         False).
 
         ``config`` is an EdgeConfig or the path of a TOML file; by default ``<path>/edge.toml``, if it exists. ``vfs``
         names a SQLite VFS to put under the log. ``wait_s`` is how long to wait for another process to close the store.
-        Raises NotFound, StoreLocked, InvalidConfig, CorruptStore (keys or search tables without their log among it),
-        StorageError.
+        ``read_only``: read beside whoever has it open; nothing is made, locked or written, and what would write raises
+        ReadOnly (ADR 18). Raises NotFound, StoreLocked, InvalidConfig, CorruptStore (keys or search tables without
+        their log among it), StorageError.
         """
-        from edge.config import config_of
-
-        store = os.path.abspath(path)
-        log_path, lock_path = os.path.join(store, LOG_FILE), os.path.join(store, LOCK_FILE)
-        if not os.path.exists(log_path):
-            check_vacant(store, used=not create and os.path.exists(lock_path))
-            if not create:
-                raise NotFound(f"there is no store at {store}", hint=f"agentdb-edge init {path!s}")
-        settings = config_of(config, store)
-        clock, random = clock or SystemClock(), random or SystemRandom()
-        make_directory(store)
-        used = os.path.exists(lock_path)
-        lock = StoreLock(lock_path, wait_s)
+        if read_only:
+            return Edge(*open_to_read(path, config=config, clock=clock, random=random, vfs=vfs))
+        edge = Edge(
+            *open_to_write(path, config=config, clock=clock, random=random, create=create, vfs=vfs, wait_s=wait_s)
+        )
         try:
-            begin(store, used=used)
-            log = DeltaLog.open(
-                log_path,
-                clock=clock,
-                random=random,
-                device=lambda: new_device(store, random),
-                vfs=vfs,
-                durability=settings.durability,
-            )
-            edge = Edge(store, settings, log, lock, clock, random)
-        except BaseException:
-            lock.release()
-            raise
-        try:
-            made(store)
-            if pending(log):
+            if pending(edge.log):
                 with suppress(StorageError):  # then it stays pending, as ``erasures`` says
                     edge.carry_out_erasures()
         except BaseException:
@@ -136,10 +100,16 @@ class Edge:
             raise
         return edge
 
+    @property
+    def read_only(self) -> bool:
+        """Whether it was opened for reading."""
+        return self.log.read_only
+
     def close(self) -> None:
         """Stop the background work and release the store. Idempotent. Everything acknowledged is on disk already."""
         with ExitStack() as last:
-            last.callback(self._lock.release)
+            if self._lock is not None:
+                last.callback(self._lock.release)
             last.callback(self.log.close)
             last.callback(self.projections.close)
             if "_shelf" in vars(self):
@@ -327,6 +297,7 @@ class Edge:
     def _link(self) -> Link:
         from edge.link.runner import Link
 
+        self.log.check_writable()
         return Link(self.log, self.path, self.config, self._clock, self._random)
 
     # -- the store as a whole -----------------------------------------------------------------------------------------
@@ -385,3 +356,12 @@ class Edge:
     def _check_declared(self, name: str) -> None:
         if name not in self.log.schemas:
             raise UnknownCollection(f"{name!r} has not been declared", hint="edge.collection(name) declares it")
+
+
+def _projections(path: str, config: EdgeConfig, log: DeltaLog, besides: Callable[[], None]) -> Projections:
+    bytes_max, interval_ms = config.exact_mib_max << 20, config.flush_interval_ms
+    if log.read_only:
+        from edge.storage.reading_projections import reading
+
+        return reading(log, path, exact_bytes_max=bytes_max, flush_interval_ms=interval_ms)
+    return Projections(log, path, exact_bytes_max=bytes_max, flush_interval_ms=interval_ms, besides=besides)

@@ -11,6 +11,7 @@
     │   ├── NotFound            no such record, device, conflict, baseline …
     │   ├── StaleWrite          what the caller had read is not the newest any more
     │   ├── Erased              what it belongs to was erased, and is shut
+    │   ├── ReadOnly            the store was opened for reading
     │   ├── InvalidFilter       a filter expression that is not understood
     │   └── InvalidConfig       a configuration file or option that is not understood
     ├── DataError               bytes from outside are not what they claim to be; nothing changed
@@ -87,6 +88,10 @@ class StaleWrite(InputError):
 
 class Erased(InputError):
     code = "erased"
+
+
+class ReadOnly(InputError):
+    code = "read-only"
 
 
 class InvalidFilter(InputError):

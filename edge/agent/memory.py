@@ -170,7 +170,8 @@ class Memory(MemoryBase):
         self.collection.patch(memory, changes)
 
     def touch(self, *memories: str) -> None:
-        """Count an access to each. Raises NotFound."""
+        """Count an access to each. Raises NotFound, ReadOnly."""
+        self.shelf.log.check_writable()
         for memory in memories:
             self.held(memory)
         self.shelf.recalls.note(memories, self.shelf.clock.wall_ms())

@@ -34,8 +34,11 @@ class Recalls:
 
     def note(self, memories: Iterable[str], at_ms: int) -> None:
         """An access to each. Written when there are many; a disk that fails then is no reason for a search to fail, as
-        long as what is noted fits in memory. Raises StorageError beyond that.
+        long as what is noted fits in memory. Nothing is noted where nothing can be written. Raises StorageError beyond
+        that.
         """
+        if self._log.read_only:
+            return
         with self._lock:
             for memory in memories:
                 count, last = self._noted.get(memory, (0, 0))

@@ -13,9 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from edge.node import LOCK_FILE, Edge
+from edge.node import Edge
 from edge.ports import SystemClock
 from edge.storage.store_lock import holder
+from edge.storage.store_opening import LOCK_FILE
 
 STATUS_FILE = "status.json"
 _EVERY_MS = 5_000

@@ -13,7 +13,7 @@ holds the lock).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,9 @@ _CLOSE_FOLD_RECORDS = 64  # fewer are merged again at the next start, in less ti
 
 
 class DeltaLog(LogCore):
-    """Build it with ``open``. Safe to use from several threads."""
+    """Build it with ``open``. Safe to use from several threads. ``read_only``: this is a ``log_follower.Follower``."""
+
+    read_only = False
 
     @staticmethod
     def open(
@@ -89,6 +91,9 @@ class DeltaLog(LogCore):
                     self.fold()
             self.reader.close()
             self.writer.close()
+
+    def check_writable(self) -> None:
+        """Raises ReadOnly if this was opened for reading."""
 
     def declare(self, schema: CollectionSchema) -> None:
         """Make a collection known to the fleet; nothing happens if it already is, with this schema.
@@ -202,6 +207,13 @@ class DeltaLog(LogCore):
             self._settle()
         return replica
 
+    def settle_again(self, last: int) -> None:
+        """Everything may have changed below, the clock came down to ``last`` among it. The caller holds the lock."""
+        self._settled = False
+        self.clock.last = last
+        self._settle()
+        self._notify()
+
     def sweep(self, stable: int, until: int) -> int:
         """Forget deletes that the whole fleet has read (``log_sweep``). Returns how many. Raises StorageError."""
         from edge.storage import log_sweep
@@ -314,6 +326,14 @@ class DeltaLog(LogCore):
         from edge.storage import log_care
 
         return log_care.digest(self)
+
+    def all_records(self) -> Iterator[tuple[str, str, int, bytes]]:
+        """(collection, key, living, image) of one consistent state, tombstones (``living`` below 1) too."""
+        self.fold()
+        return self.reader.walk(
+            "SELECT c.name, r.key, r.living, r.image "
+            "FROM collections c JOIN records r ON r.collection = c.id ORDER BY c.name, r.key"
+        )
 
     def size_bytes(self) -> int:
         """What the database takes on the disk, its write-ahead log included."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def list_files(root: Path) -> dict[str, int]:
         base = Path(folder)
         for name in names:
             path = base / name
-            found[path.relative_to(root).as_posix()] = path.stat().st_size
+            with suppress(FileNotFoundError):  # gone since it was listed, or a link to what is gone
+                found[path.relative_to(root).as_posix()] = path.stat().st_size
     return found
 
 

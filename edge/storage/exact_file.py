@@ -51,8 +51,11 @@ class MatrixFile:
     # -- opening ----------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def load(folder: Path, spec: VectorSpec, note: Mapping[str, Any]) -> MatrixFile:
-        """Open what ``note`` describes. Raises Damaged, also for a matrix of other dimensions or another metric."""
+    def load(folder: Path, spec: VectorSpec, note: Mapping[str, Any], *, owned: bool = True) -> MatrixFile:
+        """Open what ``note`` describes, and remove what it does not if the folder is ``owned``.
+
+        Raises Damaged, also for a matrix of other dimensions or another metric.
+        """
         try:
             packed = (folder / note["index"]).read_bytes()
             if sha256(packed).digest() != note["digest"]:
@@ -66,11 +69,12 @@ class MatrixFile:
             held = path.stat().st_size
             if held < size:
                 raise Damaged(f"{note['matrix']} has {held} bytes instead of {size}")
-            if held > size:  # an append that was never noted
-                os.truncate(path, size)
-            for other in folder.iterdir():
-                if other.name not in (note["index"], note["matrix"]):
-                    other.unlink()
+            if owned:
+                if held > size:  # an append that was never noted
+                    os.truncate(path, size)
+                for other in folder.iterdir():
+                    if other.name not in (note["index"], note["matrix"]):
+                        other.unlink()
             file = MatrixFile(folder, spec, note, index)
             if size <= OPEN_CHECK_BYTES_MAX and (problems := file.check()):
                 raise Damaged(problems[0])

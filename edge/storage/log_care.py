@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import apsw
 
 from edge.storage.log_reader import unpack_fields
-from edge.storage.log_schema import close, connect, sync_directory, translate
+from edge.storage.log_schema import close, sync_directory, translate
 from edge.storage.page_checksums import checksum_vfs, has_checksums, reserve
 from sync.digest import StateDigest
 from sync.errors import AgentDBError, InvalidValue, StorageError
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 TRIM_ROWS_MAX = 10_000
 PROBLEMS_MAX = 100
-_ALL_RECORDS = (
-    "SELECT c.name, r.key, r.living, r.image "
-    "FROM collections c JOIN records r ON r.collection = c.id ORDER BY c.name, r.key"
-)
 
 
 def trim(log: DeltaLog, position: int) -> int:
@@ -62,7 +58,7 @@ def snapshot(log: DeltaLog, target: str) -> None:
         raise InvalidValue(f"{target} exists already", hint="choose a new path for the snapshot")
     part = target + ".part"
     try:
-        source = connect(log.path, vfs=log.vfs)
+        source = log.reader.connect()
         copy = apsw.Connection(part, vfs=log.vfs or checksum_vfs())
         try:
             if has_checksums(source):
@@ -91,9 +87,8 @@ def snapshot(log: DeltaLog, target: str) -> None:
 
 
 def digest(log: DeltaLog) -> str:
-    log.fold()
     state = StateDigest()
-    rows = log.reader.walk(_ALL_RECORDS)
+    rows = log.all_records()
     state.add_all((collection, key, image) for collection, key, living, image in rows if living > 0)
     return state.hexdigest()
 
@@ -102,12 +97,12 @@ def verify(log: DeltaLog) -> list[str]:
     """SQLite's own check, then ours: images decode and are canonical, and the log is dense."""
     problems: list[str] = []
     try:
-        log.fold()
+        log.fold()  # what cannot be written is a problem, too
         for (answer,) in log.reader.walk(f"PRAGMA integrity_check({PROBLEMS_MAX})"):
             if answer != "ok":
                 problems.append(f"database: {answer}")
         problems += _verify_log(log)
-        for collection, key, living, image in log.reader.walk(_ALL_RECORDS):
+        for collection, key, living, image in log.all_records():
             problem = _problem_of(image, living)
             if problem:
                 problems.append(f"record {key!r} of {collection!r}: {problem}")

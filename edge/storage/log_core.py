@@ -39,6 +39,7 @@ from sync.restamp import heard_in
 from sync.schema import COLLECTIONS, CollectionSchema
 from sync.stamps import HybridClock
 
+_META = "SELECT name, value FROM meta WHERE name NOT LIKE 'checkpoint.%'"
 _PUT = int(Kind.PUT)  # comparing with the member of an IntEnum costs four times as much
 
 
@@ -67,9 +68,12 @@ class LogCore:
         self._collections: dict[str, int] = {}
         self._plain: dict[str, int] = {}  # the id of collections that have it and whose fields are all last-writer
         self._plain_schemas: dict[str, CollectionSchema] = {}
-        self.writer = LogWriter(db, path)
-        self.reader = LogReader(path, vfs, self._collections, self.writer.overlay, self._shapes)
+        self.writer, self.reader = self._hands(db)
         self._settle()
+
+    def _hands(self, db: apsw.Connection) -> tuple[LogWriter, LogReader]:
+        writer = LogWriter(db, self.path)
+        return writer, LogReader(self.path, self.vfs, self._collections, writer.overlay, self._shapes)
 
     def _settle(self) -> None:
         """Read from the disk where the log stands: at the start, and after a commit of which nobody knows whether
@@ -82,7 +86,7 @@ class LogCore:
 
     def _read_where_it_stands(self) -> None:
         writer, db = self.writer, self.writer.db
-        meta = {name: msgpack.unpackb(value) for name, value in db.execute("SELECT name, value FROM meta")}
+        meta = {name: msgpack.unpackb(value) for name, value in db.execute(_META)}
         self.replica: bytes = meta["replica"]
         self._collections.update(db.execute("SELECT name, id FROM collections"))
         noted, position, ts = meta.get("head", (0, 0, 0))
@@ -306,13 +310,6 @@ class LogCore:
             self.took_back = "repair" in notes
         self._notify()
         return changed
-
-    def settle_again(self, last: int) -> None:
-        """Everything may have changed below, the clock came down to ``last`` among it. The caller holds the lock."""
-        self._settled = False
-        self.clock.last = last
-        self._settle()
-        self._notify()
 
     def ensure_settled(self) -> None:
         """After a commit of which nobody knows whether it was, look. The caller holds the lock. Raises StorageError."""

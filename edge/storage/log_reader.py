@@ -262,7 +262,7 @@ class LogReader:
 
     def walk(self, sql: str, bindings: Sequence[Any] = ()) -> Iterator[Any]:
         """Rows of one consistent state, on a connection of its own: a long walk holds up nobody."""
-        db = connect(self._path, vfs=self._vfs)
+        db = self.connect()
         try:
             yield from db.execute(sql, tuple(bindings))
         except apsw.Error as error:
@@ -273,9 +273,13 @@ class LogReader:
     def _connect(self) -> apsw.Connection:
         if self._closed:
             raise StorageError(f"{self._path} is closed", hint="open the store again")
-        self._db = connect(self._path, vfs=self._vfs)
+        self._db = self.connect()
         self._db.execute("PRAGMA query_only=1")
         return self._db
+
+    def connect(self) -> apsw.Connection:
+        """One more connection, for whoever closes it. Raises StorageError."""
+        return connect(self._path, vfs=self._vfs)
 
 
 def unpack_fields(packed: bytes) -> dict[str, Any]:

@@ -80,7 +80,9 @@ def connect(
     flags = apsw.SQLITE_OPEN_READWRITE | (0 if create is None else apsw.SQLITE_OPEN_CREATE)
     name = vfs or page_checksums.checksum_vfs()
     try:
-        if create is not None:  # SQLite would make it readable for everybody; its journals have the mode that it has
+        # SQLite would make it readable for everybody; its journals have the mode that it has. One that is there is left
+        # alone: closing any handle of it would take away the locks of another connection of this process.
+        if create is not None and not os.path.exists(path):
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         db = apsw.Connection(path, flags=flags, vfs=name)
     except (apsw.Error, OSError) as error:
@@ -100,7 +102,7 @@ def connect(
         db.execute("PRAGMA cache_size=-8000")
         if create is not None and db.execute("PRAGMA application_id").get == 0:
             _create(db, create if isinstance(create, bytes) else create())
-        _check(db, path)
+        check_format(db, path)
         if create is not None:
             _check_tail(db, path, durability)
             # What a process had written and not synced when it died is read from now on: it must stay.
@@ -124,7 +126,7 @@ def _create(db: apsw.Connection, device: bytes) -> None:
             db.execute("INSERT INTO meta VALUES ('replica', ?)", (msgpack.packb(replica_id(device, 1)),))
 
 
-def _check(db: apsw.Connection, path: str) -> None:
+def check_format(db: apsw.Connection, path: str) -> None:
     if db.execute("PRAGMA application_id").get != APPLICATION_ID:
         raise CorruptStore(f"{path} is a database, but not a delta log")
     version = db.execute("PRAGMA user_version").get

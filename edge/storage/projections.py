@@ -160,24 +160,30 @@ class Projections:
             self._check_open()
             found = self._exact.get(schema.name)
             if found is None or found.spec != schema.vector:
-                from edge.storage.exact import ExactIndex
-
                 if found is not None:
                     found.close()
-                found = self._exact[schema.name] = ExactIndex(self._directory, self._log, schema)
+                found = self._exact[schema.name] = self._new_index(schema)
             return found
+
+    def _new_index(self, schema: CollectionSchema) -> ExactIndex:
+        from edge.storage.exact import ExactIndex
+
+        return ExactIndex(self._directory, self._log, schema)
 
     def tables(self) -> LanceTables:
         """The Lance tier, opened with its first use, and from then on kept up to date in the background."""
         with self._lock:
             self._check_open()
             if self._tables is None:
-                from edge.storage.tables import LanceTables
-
-                self._tables = LanceTables(self._directory, self._log)
+                self._tables = self._new_tables()
             tables = self._tables
         self.start()
         return tables
+
+    def _new_tables(self) -> LanceTables:
+        from edge.storage.tables import LanceTables
+
+        return LanceTables(self._directory, self._log)
 
     def lance(self, name: str) -> Any:
         return self.tables().lance(name)
@@ -188,8 +194,12 @@ class Projections:
     def position(self) -> int:
         """Up to here the log has been read by every projection that exists."""
         log = self._log
-        notes = [log.checkpoint(_LANCE), *(log.checkpoint(f"{_EXACT}:{name}") for name in list(log.schemas))]
+        notes = [self._noted(_LANCE), *(self._noted(f"{_EXACT}:{name}") for name in list(log.schemas))]
         return min([log.position, *(int(note["position"]) for note in notes if note is not None)])
+
+    def _noted(self, name: str) -> Mapping[str, Any] | None:
+        """The checkpoint of one of the store's projections."""
+        return self._log.checkpoint(name)
 
     # -- care ---------------------------------------------------------------------------------------------------------
 
@@ -260,9 +270,9 @@ class Projections:
         """Check every projection that exists against the records; what fails is rebuilt. Returns what was wrong."""
         problems: list[str] = []
         for name, schema in sorted(self._log.schemas.items()):
-            if schema.vector is not None and self._log.checkpoint(f"{_EXACT}:{name}") is not None:
+            if schema.vector is not None and self._noted(f"{_EXACT}:{name}") is not None:
                 problems += [f"vectors of {name!r}: {problem}; rebuilt" for problem in self.exact(schema).verify()]
-        if self._log.checkpoint(_LANCE) is not None:
+        if self._noted(_LANCE) is not None:
             problems += self.tables().verify()
         return problems
 
@@ -271,7 +281,7 @@ class Projections:
         log = self._log
         out: dict[str, Any] = {}
         for name in [_LANCE, *(f"{_EXACT}:{name}" for name in sorted(log.schemas))]:
-            note = log.checkpoint(name)
+            note = self._noted(name)
             if note is not None:
                 out[name] = {"position": int(note["position"]), "lag": max(0, log.position - int(note["position"]))}
         care = self._care

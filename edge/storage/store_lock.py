@@ -1,7 +1,8 @@
 """One process at a time: an advisory lock on ``<dir>/lock`` that names its holder and vanishes with it.
 
 ``flock`` belongs to the open file, so a crash or SIGKILL releases it and no lock is ever stale. What is in the file,
-process id and command, is only for whoever comes second: for the error message, and for ``agentdb-edge status``.
+process id, command and since when, is only for whoever comes second: for the error message, and for ``agentdb-edge
+status``. Nobody asks whether a process of that id lives: it may be another by now.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import fcntl
 import os
 import sys
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edge.storage.log_schema import translate
 from sync.errors import InvalidValue, StorageError, StoreLocked
+
+if TYPE_CHECKING:
+    from sync.ports import Clock, RandomSource
 
 _TRY_S = 0.05
 _WAIT_S_MAX = 86_400
@@ -23,13 +27,24 @@ _HOLDER_BYTES_MAX = 512
 
 
 class Holder(NamedTuple):
-    """The process that has a store open. ``command`` is its program's name, never its arguments: they hold tokens."""
+    """The process that has a store open. ``command`` is its program's name, never its arguments: they hold tokens.
+    ``since_ms``: milliseconds since 1970 by its clock, 0 if it did not say.
+    """
 
     pid: int
     command: str
+    since_ms: int = 0
 
     def __str__(self) -> str:
-        return f"{self.pid} ({self.command})" if self.command else str(self.pid)
+        name = f"{self.pid} ({self.command})" if self.command else str(self.pid)
+        if not self.since_ms:
+            return name
+        from datetime import UTC, datetime
+
+        try:
+            return f"{name} since {datetime.fromtimestamp(self.since_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        except (OverflowError, ValueError, OSError):
+            return name
 
 
 class StoreLock:
@@ -37,7 +52,7 @@ class StoreLock:
     which names the process. Raises InvalidValue, StorageError if the file system cannot lock.
     """
 
-    def __init__(self, path: str, wait_s: float = 0.0) -> None:
+    def __init__(self, path: str, wait_s: float = 0.0, *, clock: Clock, random: RandomSource) -> None:
         if type(wait_s) not in (int, float) or not 0 <= wait_s <= _WAIT_S_MAX:
             raise InvalidValue(f"wait_s is 0 to {_WAIT_S_MAX} seconds, not {wait_s!r:.40}")
         self._process = os.getpid()
@@ -46,8 +61,9 @@ class StoreLock:
         except OSError as error:
             raise translate(error, path) from error
         try:
-            self._take(path, wait_s)
-            os.pwrite(self._handle, f"{os.getpid()} {_command()}\n".encode("utf-8", "replace"), 0)
+            self._take(path, wait_s, random)
+            said = f"{os.getpid()} {_command()}\n{clock.wall_ms()}\n"
+            os.pwrite(self._handle, said.encode("utf-8", "replace"), 0)
         except OSError as error:
             self.release()
             raise translate(error, path) from error
@@ -56,27 +72,29 @@ class StoreLock:
             self._handle = -1
             raise
 
-    def _take(self, path: str, wait_s: float) -> None:
-        tries = 1 + int(wait_s / _TRY_S)
+    def _take(self, path: str, wait_s: float, random: RandomSource) -> None:
+        left_s = float(wait_s)
         while True:
             try:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.ftruncate(self._handle, 0)
                 return
             except BlockingIOError as error:
-                tries -= 1
-                if not tries:
+                if left_s <= 0:
                     holder = _named(self._handle)
                     raise StoreLocked(
                         f"the store at {os.path.dirname(path)} is open in process {holder or 'unknown'}",
-                        hint="one process opens a store at a time; close it there first. A program that has it open "
-                        "syncs by itself with edge.start_sync(), without `agentdb-edge run`",
+                        hint="one process writes to a store at a time: close it there first, wait for it (wait_s), or "
+                        "read beside it (read_only=True). A program that has it open syncs by itself with "
+                        "edge.start_sync(), without `agentdb-edge run`",
                     ) from error
             except OSError as error:
                 raise StorageError(
                     f"{path} cannot be locked: {error}", hint="keep the store on a local file system"
                 ) from error
-            time.sleep(_TRY_S)
+            pause_s = min(left_s, _TRY_S * (0.5 + random.uniform()))  # two that wait do not ask in step
+            left_s -= pause_s
+            time.sleep(pause_s)
 
     def release(self) -> None:
         if self._handle >= 0:
@@ -112,9 +130,10 @@ def _named(handle: int) -> Holder | None:
             text = os.pread(handle, _HOLDER_BYTES_MAX, 0).decode("utf-8", "replace")
         except OSError:
             return None
-        pid, _, command = text.partition(" ")
+        name, _, since = text.partition("\n")
+        pid, _, command = name.partition(" ")
         if text.endswith("\n") and pid.isdigit():
-            return Holder(int(pid), command.strip())
+            return Holder(int(pid), command.strip(), int(since) if since.strip().isdecimal() else 0)
         time.sleep(_TRY_S / 5)
     return None
 
