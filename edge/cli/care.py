@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
-from edge.cli.hints import hinting
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.running import read_status
-from edge.cli.stores import existing, store_argument
-from sync.errors import StoreLocked
+from edge.cli.stores import existing, reading, store_argument
+from edge.storage.store_lock import Holder, holding
+from edge.storage.store_opening import LOCK_FILE
+
+_OF_THE_HOLDER = ("sync", "projections", "age_ms")
 
 
 @click.command()
@@ -20,32 +24,28 @@ from sync.errors import StoreLocked
 def status(store: str, as_json: bool) -> None:
     """What is in the store, what waits to be pushed, what was refused, how the link is. Exit 1 if its keys are lost.
 
-    While `agentdb-edge run` has the store open, what it last wrote of it, and how long ago.
+    While another process has the store open, who; of `agentdb-edge run`, also how its link is, and when it said so.
     """
     said = _status(store)
     if as_json:
         print_json(said)
     else:
         if "held_by" in said:
-            held = said["held_by"]
-            seconds = f"{said['age_ms'] / 1000:.0f} s ago"
-            click.echo(f"Open in process {held['pid']} ({held['command']}), which said {seconds}:")
+            seconds = f"; of its link it said {said['age_ms'] / 1000:.0f} s ago" if "age_ms" in said else ""
+            click.echo(f"Open in process {Holder(**said['held_by'])}{seconds}:")
         _print_status(store, said)
     if said.get("key_problems"):
         sys.exit(1)
 
 
 def _status(store: str) -> dict[str, Any]:
-    try:
-        with existing(store, wait_s=0) as edge:
-            return edge.status()
-    except StoreLocked:
-        said = read_status(store)
-    if said is not None:
+    with reading(store) as edge:
+        said = edge.status()
+    held = holding(str(Path(store, LOCK_FILE)))
+    if held is None:
         return said
-    hint = "`agentdb-edge run` lets others see its status; any other program has to say edge.status() itself"
-    with hinting(StoreLocked, hint), existing(store) as edge:
-        return edge.status()
+    told = read_status(store) or {}  # of `run`, which alone knows whether it is connected
+    return {**said, **{word: told[word] for word in _OF_THE_HOLDER if word in told}, "held_by": held._asdict()}
 
 
 def _print_status(store: str, said: dict[str, Any]) -> None:
@@ -83,8 +83,11 @@ def _link_state(link: dict[str, Any]) -> str:
 @store_argument
 @json_option
 def verify(store: str, as_json: bool) -> None:
-    """Check the store and its keys; search tables that fail are rebuilt. Exit 1 if there was anything."""
-    with existing(store) as edge:
+    """Check the store and its keys; search tables that fail are rebuilt, if nobody else has the store open. Exit 1 if
+    there was anything.
+    """
+    alone = holding(str(Path(store, LOCK_FILE))) is None and os.access(store, os.W_OK)
+    with existing(store) if alone else reading(store) as edge:
         problems = edge.verify()
         digest = edge.digest()
     if as_json:
@@ -105,7 +108,7 @@ def snapshot(store: str, target: str, as_json: bool) -> None:
 
     To go back to it, move the broken store away and the copy into its place.
     """
-    with existing(store) as edge:
+    with reading(store) as edge:
         edge.snapshot(target)
     if as_json:
         print_json({"snapshot": target})

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from edge.cli.output import counted, json_option, print_json, print_table
-from edge.cli.stores import declared, existing, store_argument
+from edge.cli.stores import declared, existing, reading, store_to_write
 from edge.node import Edge
 from sync.errors import InvalidValue
 from sync.schema import METRICS, RULE_LETTERS, TYPES, CollectionSchema
@@ -16,7 +16,7 @@ _FIELD_HELP = f"A type ({', '.join(TYPES[:-1])}), a merge rule ({', '.join(RULE_
 
 
 @click.command()
-@store_argument
+@store_to_write
 @click.argument("name", required=False)
 @click.option("--field", "fields", multiple=True, metavar="NAME=WHAT", help=_FIELD_HELP)
 @click.option("--vector", metavar="FIELD:DIMENSIONS[:METRIC[:MODEL]]", help=f"METRIC is one of {', '.join(METRICS)}.")
@@ -51,7 +51,7 @@ def collection(
     given |= {word: value for word, value in (("conflict", conflict), ("strict", strict)) if value is not None}
     if name is None and (given or new):
         raise InvalidValue("a declaration needs the collection's NAME", hint=f"agentdb-edge collection {store} NAME …")
-    with existing(store) as edge:
+    with existing(store) if given or new else reading(store) as edge:
         if name is not None and (given or new):
             _declare(edge, name, given)
         elif name is not None:

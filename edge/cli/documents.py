@@ -11,7 +11,7 @@ import click
 
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.state import when
-from edge.cli.stores import existing, read_json, read_text, store_argument
+from edge.cli.stores import existing, read_json, read_text, reading, store_argument, store_to_write
 from sync.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def documents() -> None:
 
 
 @documents.command()
-@store_argument
+@store_to_write
 @_agent
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @_namespace
@@ -97,7 +97,7 @@ def add(
 def search(store: str, agent: str, query: str, namespace: str, k: int, where: str | None, as_json: bool) -> None:
     """The passages that answer QUERY best."""
     given = None if where is None else read_json("--where", where, "'{\"floor\": 2}'")
-    with existing(store) as edge:
+    with reading(store) as edge:
         found = _of(edge, agent, namespace).search(query, k, filter=given)
     if as_json:
         print_json([{**one._asdict(), "document": one.document._asdict()} for one in found])
@@ -113,7 +113,7 @@ def search(store: str, agent: str, query: str, namespace: str, k: int, where: st
 @json_option
 def show(store: str, agent: str, namespace: str, as_json: bool) -> None:
     """The documents of a namespace."""
-    with existing(store) as edge:
+    with reading(store) as edge:
         found = list(_of(edge, agent, namespace).all())
     if as_json:
         print_json([one._asdict() for one in found])
@@ -126,7 +126,7 @@ def show(store: str, agent: str, namespace: str, as_json: bool) -> None:
 
 
 @documents.command()
-@store_argument
+@store_to_write
 @_agent
 @click.argument("names", metavar="ID…", nargs=-1, required=True)
 @_namespace

@@ -10,7 +10,7 @@ import click
 
 from edge.cli.output import counted, json_option, print_json, say_error
 from edge.cli.running import StatusFile
-from edge.cli.stores import WAIT_S, existing, store_argument
+from edge.cli.stores import existing, store_to_write, wait_s
 from edge.cli.watch import Watch, clock_time
 from edge.node import Edge
 from edge.ports import SystemClock
@@ -43,7 +43,7 @@ def _seconds(_: click.Context, __: click.Parameter, value: float) -> float:
 
 
 @click.command()
-@store_argument
+@store_to_write
 @click.option("--join", "token", callback=_token, help="Join a fleet with this token (agentdb-cloud token DIR).")
 @click.option("--name", callback=_name, help="What people call this device; its host name by default. It stays.")
 @url_option
@@ -60,7 +60,7 @@ def init(store: str, token: str | None, name: str | None, url: str | None, as_js
         from sync.tokens import parse_token
 
         parse_token(token)  # a damaged one must not leave a store behind
-    with Edge.open(store, wait_s=WAIT_S) as edge:
+    with Edge.open(store, wait_s=wait_s()) as edge:
         check_device_key(edge.path, edge.device)
         if token:
             _join(edge, store, token, name or "", url)
@@ -82,7 +82,7 @@ def _join(edge: Edge, store: str, token: str, name: str, url: str | None) -> Non
 
 
 @click.command()
-@store_argument
+@store_to_write
 @url_option
 @click.option(
     "--timeout", "timeout_s", type=float, callback=_seconds, default=300.0, show_default=True, help="Seconds."
@@ -124,7 +124,7 @@ def sync(ctx: click.Context, store: str, url: str | None, timeout_s: float, as_j
 
 
 @click.command()
-@store_argument
+@store_to_write
 @url_option
 @json_option
 def run(store: str, url: str | None, as_json: bool) -> None:

@@ -20,6 +20,9 @@ _INSTEAD = {
     "put a snapshot in its place": "move the directory away; put a copy made by `agentdb-edge snapshot` in its place, "
     "or begin with `agentdb-edge init STORE --join TOKEN`: what had been synced comes back from the fleet",
     "restore the keys directory": _NO_KEYS,
+    "one process writes to a store at a time": "close it there first, or wait for it: --wait SECONDS; commands that "
+    "only read work meanwhile; a program that has it open syncs by itself with edge.start_sync(), without "
+    "`agentdb-edge run`",
     "create a new device key": "a store's key is for life: make another store, agentdb-edge init STORE --join TOKEN, "
     "with a new token from the fleet's operator",
 }

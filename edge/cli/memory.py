@@ -8,7 +8,7 @@ import click
 
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.state import when
-from edge.cli.stores import existing, read_json, read_text, store_argument
+from edge.cli.stores import existing, read_json, read_text, reading, store_argument, store_to_write
 
 if TYPE_CHECKING:
     from edge.agent.memory import Memory
@@ -27,7 +27,7 @@ def memory() -> None:
 
 
 @memory.command()
-@store_argument
+@store_to_write
 @_agent
 @click.argument("text")
 @_namespace
@@ -76,7 +76,7 @@ def search(
 ) -> None:
     """The memories that answer QUERY best."""
     given = None if where is None else read_json("--where", where, '\'{"importance": {"$gt": 0.5}}\'')
-    with existing(store) as edge:
+    with reading(store) as edge:
         found = _of(edge, agent, namespace).search(
             query, k, filter=given, kinds=kinds or None, as_of=as_of, archived=archived, explain=True
         )
@@ -103,12 +103,12 @@ def search(
 @json_option
 def show(store: str, agent: str, namespace: str, ended: bool, as_json: bool) -> None:
     """All memories of a namespace."""
-    with existing(store) as edge:
+    with reading(store) as edge:
         _print(list(_of(edge, agent, namespace).all(ended=ended)), as_json)
 
 
 @memory.command()
-@store_argument
+@store_to_write
 @_agent
 @_memory
 @click.argument("text")
@@ -125,7 +125,7 @@ def supersede(store: str, agent: str, memory_id: str, text: str, namespace: str,
 
 
 @memory.command()
-@store_argument
+@store_to_write
 @_agent
 @_memory
 @_namespace
@@ -146,12 +146,12 @@ def retract(store: str, agent: str, memory_id: str, namespace: str, as_json: boo
 @json_option
 def history(store: str, agent: str, memory_id: str, namespace: str, as_json: bool) -> None:
     """What a memory superseded, and what superseded it, oldest first."""
-    with existing(store) as edge:
+    with reading(store) as edge:
         _print(_of(edge, agent, namespace).history(memory_id), as_json)
 
 
 @memory.command()
-@store_argument
+@store_to_write
 @_agent
 @_namespace
 @click.option("--min-retention", type=float, default=0.0, help="Archive what is retained less, from 0 to 1.")
@@ -166,7 +166,7 @@ def forget(
     """Archive what is least retained; delete what has expired. `restore` brings back what is archived."""
     from edge.agent.memory_care import Forgetting
 
-    with existing(store) as edge:
+    with reading(store) if dry_run else existing(store) as edge:
         done = _of(edge, agent, namespace).forget(Forgetting(kinds=kinds, **policy), dry_run=dry_run)
     if as_json:
         print_json(done._asdict())
@@ -176,7 +176,7 @@ def forget(
 
 
 @memory.command()
-@store_argument
+@store_to_write
 @_agent
 @click.argument("memory_ids", metavar="ID…", nargs=-1, required=True)
 @_namespace

@@ -17,7 +17,9 @@ from edge.cli.stores import (
     read_fields,
     read_filter,
     read_vector,
+    reading,
     store_argument,
+    store_to_write,
 )
 from sync.errors import InvalidValue, NotFound, SchemaMismatch
 
@@ -33,7 +35,7 @@ upsert_option = click.option("--upsert", is_flag=True, help="Make the record if 
 
 
 @click.command()
-@store_argument
+@store_to_write
 @collection_argument
 @key_argument
 @click.argument("fields")
@@ -49,7 +51,7 @@ def put(store: str, collection: str, key: str, fields: str, new: bool, as_json: 
 
 
 @click.command()
-@store_argument
+@store_to_write
 @collection_argument
 @key_argument
 @click.argument("fields")
@@ -64,7 +66,7 @@ def patch(store: str, collection: str, key: str, fields: str, upsert: bool, as_j
 
 
 @click.command(context_settings={"ignore_unknown_options": True})  # BY may be negative
-@store_argument
+@store_to_write
 @collection_argument
 @key_argument
 @click.argument("field")
@@ -81,7 +83,7 @@ def increment(store: str, collection: str, key: str, field: str, by: str, upsert
 
 
 @click.command()
-@store_argument
+@store_to_write
 @collection_argument
 @key_argument
 @click.argument("field")
@@ -99,7 +101,7 @@ def add(
 
 
 @click.command()
-@store_argument
+@store_to_write
 @collection_argument
 @key_argument
 @click.argument("field")
@@ -114,7 +116,7 @@ def remove(store: str, collection: str, key: str, field: str, elements: tuple[st
 
 
 @click.command()
-@store_argument
+@store_to_write
 @collection_argument
 @key_argument
 @json_option
@@ -132,7 +134,7 @@ def delete(store: str, collection: str, key: str, as_json: bool) -> None:
 @json_option
 def get(store: str, collection: str, key: str, as_json: bool) -> None:
     """Print a record."""
-    with existing(store) as edge:
+    with reading(store) as edge:
         fields = declared(edge, collection).get(key)
     if fields is None:
         raise NotFound(f"there is no record {key!r} in {collection!r}", hint=_listed(store, collection))
@@ -152,7 +154,7 @@ def get(store: str, collection: str, key: str, as_json: bool) -> None:
 @json_option
 def scan(store: str, collection: str, prefix: str, where: str | None, limit: int, after: str, as_json: bool) -> None:
     """List records in order of key. That there are more is said on standard error."""
-    with existing(store) as edge:
+    with reading(store) as edge:
         rows = list(declared(edge, collection).scan(prefix, read_filter(where), limit + 1, after=after))
     more, rows = len(rows) > limit, rows[:limit]
     if as_json:
@@ -189,7 +191,7 @@ def search(
             "a search needs TEXT, --vector, or both", hint="such as 'loud pump', or --vector '[0.1, 0.9]'"
         )
     hint = f"agentdb-edge collection {store} {collection} --text FIELD, or --vector FIELD:DIMENSIONS"
-    with existing(store) as edge:
+    with reading(store) as edge:
         found = declared(edge, collection)
         spec = found.schema.vector
         if (text is not None and not found.schema.text) or (query is not None and spec is None):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.cli.output import cell, counted, json_option, print_json, print_table
-from edge.cli.stores import existing, read_json, read_text, store_argument
+from edge.cli.stores import existing, read_json, read_text, reading, store_argument, store_to_write
 from sync.errors import NotFound
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def state() -> None:
 
 
 @state.command()
-@store_argument
+@store_to_write
 @_agent
 @_thread
 @click.argument("value")
@@ -61,7 +61,7 @@ def get(store: str, agent: str, thread: str, checkpoint: str | None, kind: str, 
     """Print a checkpoint's value as JSON, by default the newest's."""
     from edge.agent.values import plain
 
-    with existing(store) as edge:
+    with reading(store) as edge:
         found = _threads(edge, agent, thread, kind)
         at = checkpoint or (head.id if (head := found.head()) else None)
         if at is None:
@@ -76,7 +76,7 @@ def get(store: str, agent: str, thread: str, checkpoint: str | None, kind: str, 
 @json_option
 def show(store: str, agent: str | None, as_json: bool) -> None:
     """The threads of all agents, or of one."""
-    with existing(store) as edge:
+    with reading(store) as edge:
         names = edge.agents() if agent is None else [agent]
         found = [(thread, thread.head()) for name in names for thread in edge.agent(name).threads()]
     rows = [(thread, head) for thread, head in found if head is not None]
@@ -99,13 +99,13 @@ def show(store: str, agent: str | None, as_json: bool) -> None:
 @json_option
 def history(store: str, agent: str, thread: str, limit: int, before: str | None, kind: str, as_json: bool) -> None:
     """Checkpoints, newest first."""
-    with existing(store) as edge:
+    with reading(store) as edge:
         found = list(_threads(edge, agent, thread, kind).history(limit, before=before))
     _print_checkpoints(found, as_json)
 
 
 @state.command()
-@store_argument
+@store_to_write
 @_agent
 @_thread
 @click.argument("new")
@@ -120,7 +120,7 @@ def fork(store: str, agent: str, thread: str, new: str, at: str | None, kind: st
 
 
 @state.command()
-@store_argument
+@store_to_write
 @_agent
 @_thread
 @click.option("--keep-latest", type=click.IntRange(1))
@@ -140,7 +140,7 @@ def prune(
 
 
 @state.command()
-@store_argument
+@store_to_write
 @click.argument("name")
 @click.option("--agent", help="One agent; all by default.")
 @json_option
@@ -155,7 +155,7 @@ def snapshot(store: str, name: str, agent: str | None, as_json: bool) -> None:
 
 
 @state.command()
-@store_argument
+@store_to_write
 @click.argument("name")
 @json_option
 def restore(store: str, name: str, as_json: bool) -> None:
@@ -178,7 +178,7 @@ def restore(store: str, name: str, as_json: bool) -> None:
 @json_option
 def snapshots(store: str, as_json: bool) -> None:
     """The named snapshots."""
-    with existing(store) as edge:
+    with reading(store) as edge:
         found = edge.snapshots.all()
     if as_json:
         print_json([one._asdict() for one in found])
@@ -195,7 +195,7 @@ def snapshots(store: str, as_json: bool) -> None:
 @json_option
 def export(store: str, agent: str, file: str, namespace: str | None, as_json: bool) -> None:
     """Everything of an agent as JSON lines in the new FILE."""
-    with existing(store) as edge:
+    with reading(store) as edge:
         counts = edge.agent(agent).export(file, namespace=namespace)
     if as_json:
         print_json(counts)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from edge.node import Edge
+from edge.storage.store_lock import WAIT_S_MAX
 from sync.errors import InvalidValue, TooLarge, UnknownCollection
 from sync.schema import check_collection_name
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 FIELDS_BYTES_MAX = 1 << 20
 WAIT_S = 2.0  # for another command to be done with the store
 STORE = "agentdb.store"  # in the context's meta: the path as it was typed
+_WAIT = "agentdb.wait"
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _store(ctx: click.Context, _: click.Parameter, value: str) -> str:
@@ -27,13 +31,43 @@ def _store(ctx: click.Context, _: click.Parameter, value: str) -> str:
     return value
 
 
+def _wait(ctx: click.Context, _: click.Parameter, value: float) -> None:
+    ctx.meta[_WAIT] = value
+
+
 store_argument = click.argument("store", type=click.Path(file_okay=False), callback=_store)
+_wait_option = click.option(
+    "--wait",
+    type=click.FloatRange(0, WAIT_S_MAX),
+    default=WAIT_S,
+    show_default=True,
+    expose_value=False,
+    callback=_wait,
+    help="Seconds to wait for another process that writes to the store.",
+)
 collection_argument = click.argument("collection")
 key_argument = click.argument("key")
 
 
-def existing(store: str, wait_s: float = WAIT_S) -> Edge:
-    return Edge.open(store, create=False, wait_s=wait_s)
+def store_to_write(command: Command) -> Command:
+    """The argument STORE of a command that writes, and for how long it waits for whoever writes now."""
+    return store_argument(_wait_option(command))
+
+
+def wait_s() -> float:
+    """What the command that runs was told."""
+    told: float = click.get_current_context().meta.get(_WAIT, WAIT_S)
+    return told
+
+
+def existing(store: str) -> Edge:
+    """To write, when nobody else does."""
+    return Edge.open(store, create=False, wait_s=wait_s())
+
+
+def reading(store: str) -> Edge:
+    """To read, whoever writes meanwhile."""
+    return Edge.open(store, read_only=True)
 
 
 def declared(edge: Edge, name: str, hint: str = "") -> Collection:

@@ -8,7 +8,7 @@ SQLite needs a writable directory for the shared memory (``-shm``) that says whe
 has none (a read-only disk), the file is *still*: it is read as it is, under no locks, and opened anew when its size or
 times say that it is another.
 
-What always holds: nothing here changes the database; closing makes no checkpoint; a transaction lasts as long as a call.
+What always holds: nothing here changes the database; closing makes no checkpoint; a transaction is as long as a call.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import msgpack
 from edge.storage.delta_log import DeltaLog
 from edge.storage.following_reader import FollowingReader, Stamp, connect_reading
 from edge.storage.log_reader import LogReader
-from edge.storage.log_schema import close, translate
+from edge.storage.log_schema import check_end, close, translate
 from edge.storage.log_writer import LogWriter
 from sync.errors import ReadOnly, UnknownCollection
 from sync.images import is_alive
@@ -221,6 +221,15 @@ class Follower(DeltaLog):
             "SELECT name, value FROM meta WHERE name >= ? AND name < ?", begin, begin[:-1] + chr(ord(begin[-1]) + 1)
         )
         return {name.removeprefix("checkpoint."): msgpack.unpackb(value) for name, value in rows}
+
+    def check_end(self) -> None:
+        """While nobody writes, and before this is used. Raises CorruptStore if the newest commits cannot be read,
+        StorageError.
+        """
+        try:
+            check_end(self.writer.db, self.path)
+        except (apsw.Error, OSError) as error:
+            raise translate(error, self.path) from error
 
     # -- everything ---------------------------------------------------------------------------------------------------
 

@@ -136,16 +136,22 @@ def check_format(db: apsw.Connection, path: str) -> None:
         )
 
 
-def _check_tail(db: apsw.Connection, path: str, durability: str) -> None:
-    """Before the first write of whoever opens the log. A log that was written ``relaxed`` says so in ``meta``: its end
-    may be in any order after a power cut.
-    """
+def check_end(db: apsw.Connection, path: str) -> None:
+    """While nobody writes. Raises CorruptStore if commits are missing at the end; apsw.Error, OSError."""
     was_relaxed = db.execute("SELECT count(*) FROM meta WHERE name = 'relaxed'").get
     if not was_relaxed and has_lost_commits(db, path):
         raise CorruptStore(
             f"{path}-wal is damaged: the disk, or something else, changed it, and the newest writes cannot be read",
             hint=_DAMAGED_HINT,
         )
+
+
+def _check_tail(db: apsw.Connection, path: str, durability: str) -> None:
+    """Before the first write of whoever opens the log. A log that was written ``relaxed`` says so in ``meta``: its end
+    may be in any order after a power cut.
+    """
+    was_relaxed = db.execute("SELECT count(*) FROM meta WHERE name = 'relaxed'").get
+    check_end(db, path)
     if durability == "relaxed" and not was_relaxed:
         db.execute("PRAGMA synchronous=FULL")
         db.execute("INSERT INTO meta VALUES ('relaxed', X'C3')")

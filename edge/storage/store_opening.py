@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edge.config import EdgeConfig, config_of
 from edge.ports import SystemClock, SystemRandom
 from edge.storage.delta_log import DeltaLog
-from edge.storage.store_lock import StoreLock
+from edge.storage.store_lock import StoreLock, holding
 from edge.storage.store_making import (
     LOG_FILE,
     begin,
@@ -20,10 +20,14 @@ from edge.storage.store_making import (
     make_directory,
     new_device,
 )
-from sync.errors import NotFound
+from sync.errors import CorruptStore, NotFound
 from sync.ports import Clock, RandomSource
 
+if TYPE_CHECKING:
+    from edge.storage.log_follower import Follower
+
 LOCK_FILE = "lock"
+_LOOKS = 3
 Config = EdgeConfig | str | os.PathLike[str] | None
 
 
@@ -100,7 +104,25 @@ def open_to_read(
     settings = config_of(config, store)
     clock, random = clock or SystemClock(), random or SystemRandom()
     log = Follower.follow(log_path, clock=clock, random=random, vfs=vfs)
+    try:
+        _check_end(log, os.path.join(store, LOCK_FILE))
+    except BaseException:
+        log.close()
+        raise
     return Opened(store, settings, log, None, clock, random)
+
+
+def _check_end(log: Follower, lock_path: str) -> None:
+    """Where nobody writes, what a crash left must be whole. Whoever begins to write meanwhile looks for himself."""
+    for left in reversed(range(_LOOKS)):
+        if holding(lock_path) is not None:
+            return
+        try:
+            log.check_end()
+            return
+        except CorruptStore:
+            if not left:
+                raise
 
 
 def _missing(store: str, path: str | os.PathLike[str]) -> NotFound:

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -119,19 +120,27 @@ def test_status_shows_a_store_that_run_has_open(store: str) -> None:
         assert process.stdout.readline().startswith("no answer from")
         file = Path(store, STATUS_FILE)
         deadline = monotonic() + JOINED_S_MAX
-        while not (shown := CliRunner().invoke(main, ["status", store, "--json"])).stdout:
+        said: dict[str, Any] = {}
+        while "age_ms" not in said:
+            shown = CliRunner().invoke(main, ["status", store, "--json"])
             assert monotonic() < deadline, shown.output
-        said = json.loads(shown.stdout)
-        assert said["held_by"] == {"pid": process.pid, "command": "agentdb-edge run"}
+            said = json.loads(shown.stdout)
+        held = said["held_by"]
+        assert (held["pid"], held["command"]) == (process.pid, "agentdb-edge run")
+        assert 0 < held["since_ms"] <= time() * 1000
         assert said["age_ms"] < 60_000
         assert said["collections"] == {"notes": {"records": 1}}
         assert said["fleet"]["url"] == NOWHERE
         assert file.stat().st_mode & 0o777 == 0o600
         table = CliRunner().invoke(main, ["status", store]).stdout
-        assert table.startswith(f"Open in process {process.pid} (agentdb-edge run), which said ")
+        assert table.startswith(f"Open in process {process.pid} (agentdb-edge run) since 20")
+        assert " UTC; of its link it said " in table
         assert "no answer from" in table
-        held = CliRunner().invoke(main, ["get", store, "notes", "a"])
-        assert (held.exit_code, str(process.pid) in held.stderr) == (1, True)
+        assert CliRunner().invoke(main, ["get", store, "notes", "a"]).exit_code == 0
+        assert CliRunner().invoke(main, ["verify", store]).exit_code == 0
+        refused = CliRunner().invoke(main, ["put", store, "notes", "a", "{}", "--wait", "0.1"])
+        assert (refused.exit_code, f"process {process.pid} (agentdb-edge run)" in refused.stderr) == (1, True)
+        assert "--wait SECONDS" in refused.stderr
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=JOINED_S_MAX) == 0
     assert not file.exists()
@@ -142,22 +151,26 @@ def test_status_shows_a_store_that_run_has_open(store: str) -> None:
 
 def test_what_a_crashed_run_left_is_not_shown_as_the_next_holders(store: str) -> None:
     Path(store, STATUS_FILE).write_text(json.dumps({"at_ms": 1, "pid": os.getpid() + 1, "status": {}}))
-    with Edge.open(store), start("status", store) as process:
+    with Edge.open(store), start("status", store, "--json") as process:
         said, errors = process.communicate(timeout=JOINED_S_MAX)
-    assert (process.returncode, said) == (1, "")
-    assert str(os.getpid()) in errors
-    assert "edge.status()" in errors
+    assert process.returncode == 0, errors
+    assert json.loads(said)["held_by"]["pid"] == os.getpid()
+    assert "age_ms" not in json.loads(said)
+    with start("status", store, "--json") as process:
+        said, _ = process.communicate(timeout=JOINED_S_MAX)
+    assert "held_by" not in json.loads(said), "nobody has it open now, whatever was left"
 
 
 def test_commands_wait_a_moment_for_each_other(store: str) -> None:
     edge = Edge.open(store)
     edge.collection("notes").put("a", {"x": 1})
-    with start("get", store, "notes", "a", "--json") as process:
+    with start("patch", store, "notes", "a", '{"y": 2}', "--wait", "30") as process:
         sleep(1.2)
         edge.close()
-        said, errors = process.communicate(timeout=JOINED_S_MAX)
+        _, errors = process.communicate(timeout=JOINED_S_MAX)
     assert process.returncode == 0, errors
-    assert json.loads(said) == {"x": 1}
+    with Edge.open(store, read_only=True) as edge:
+        assert edge.collection("notes").get("a") == {"x": 1, "y": 2}
 
 
 def test_on_a_terminal_the_lines_stand_above_the_bars(store: str) -> None:
