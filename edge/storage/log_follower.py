@@ -223,17 +223,21 @@ class Follower(DeltaLog):
         return {name.removeprefix("checkpoint."): msgpack.unpackb(value) for name, value in rows}
 
     def check_end(self) -> None:
-        """While nobody writes, and before this is used. Raises CorruptStore if the newest commits cannot be read,
-        StorageError.
+        """While nobody writes, and before this is used. Without shared memory SQLite does not say where the end is.
+
+        Raises CorruptStore if the newest commits cannot be read, StorageError.
         """
         try:
             check_end(self.writer.db, self.path)
+        except apsw.ReadOnlyError:
+            return
         except (apsw.Error, OSError) as error:
             raise translate(error, self.path) from error
 
     # -- everything ---------------------------------------------------------------------------------------------------
 
     def all_records(self) -> Iterator[tuple[str, str, int, bytes]]:
+        self._settle()  # raises if this is closed
         other = Follower.follow(self.path, clock=self._wall, random=self._random, vfs=self.vfs)
         try:
             db = other._following.pin()  # noqa: SLF001 - of the same class

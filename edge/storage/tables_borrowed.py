@@ -2,7 +2,7 @@
 
 Lance's files never change once they are written. So a reader makes a folder of its own (``private_folder``) in which
 each table is symbolic links to the files that the writer's checkpoint names, and what the writer has not flushed yet is
-written there, by the same code: scores and order are the writer's. The writer may remove any of its files at any
+written there, by the same code. The writer may remove any of its files at any
 moment, when it compacts: then the links are made anew, from the checkpoint that it has by then, and the search is
 repeated; after ``_TRIES`` the table is made from the images, which nobody can take away.
 
@@ -60,12 +60,21 @@ class BorrowedTables(LanceTables):
 
     def verify(self) -> list[str]:
         found: list[str] = []
-        for _ in range(_TRIES):
-            self._borrow()
-            found = super().verify()
-            if not found or self._follower.noted(CHECKPOINT) == self._lent:
-                break
-        return [problem.replace("; rebuilt", "; opened for writing, it is rebuilt") for problem in found]
+        with self._lock:
+            for _ in range(_TRIES):
+                self._borrow()
+                self.flush()
+                names = [name for name in sorted(self._log.schemas) if self._exists(name)]
+                found = [problem for name in names for problem in self._problems(name)]
+                if not found or self._follower.noted(CHECKPOINT) == self._lent:
+                    break  # else the writer has moved on, and what is wrong may be only that
+        return found
+
+    def _problems(self, name: str) -> list[str]:
+        table = self._table(name)
+        problems = table.rebuilds or table.check_files() or table.compare()
+        wrong = f"({len(problems)} in all); opened for writing, it is rebuilt"
+        return [f"table of {name!r}: {problems[0]} {wrong}"] if problems else []
 
     def _serve(self, collection: str, work: Callable[[LanceTable], T]) -> T:
         for _ in range(_TRIES):
