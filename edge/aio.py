@@ -357,6 +357,10 @@ class AsyncEdge(_Wrapper[Edge]):
         """See ``Edge.batch``, and ``AsyncBatch`` for what joins it."""
         return AsyncBatch(self.store)
 
+    @property
+    def read_only(self) -> bool:
+        return self.inner.read_only
+
     def agent(self, name: str) -> AsyncAgent:
         """See ``Edge.agent``."""
         return AsyncAgent(self.store, self.inner.agent(name))

@@ -30,6 +30,7 @@ WAITS = {
     ("cloud/server/home.py", "time.sleep"),
     ("edge/link/runner.py", "time.sleep"),
     ("edge/storage/store_lock.py", "time.sleep"),
+    ("edge/storage/tables_borrowed.py", "time.sleep"),
 }
 
 FORBIDDEN_MODULES = ("time", "random", "secrets", "numpy.random")

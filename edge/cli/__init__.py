@@ -2,8 +2,8 @@
 
 Tables are for people; ``--json`` gives one JSON document on standard output (bytes as ``{"$base64": …}``), and of a
 failure one on standard error. A mistake of the user's is one line and a hint, exit 2; a failure of disk or network, or
-something that ``verify`` found, exit 1; neither shows a stack trace. One process has a store open at a time: the
-commands wait two seconds for it; ``status`` shows what ``run`` last wrote of it.
+something that ``verify`` found, exit 1; neither shows a stack trace. One process writes to a store at a
+time: commands that write wait two seconds for it (``--wait``), those that only read need not.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Main(click.Group):
 def main() -> None:
     """Keep, search and sync an agent's state on this device.
 
-    Exit codes: 0 done; 1 disk, network or the other side failed, another process has the store open, or `verify` or
+    Exit codes: 0 done; 1 disk, network or the other side failed, another process writes to the store, or `verify` or
     `status` found something; 2 a mistake in what was typed, or nothing of that name; 130 `sync` was interrupted.
     """
 

@@ -1,4 +1,4 @@
-"""``<store>/status.json``: what ``agentdb-edge run`` says of the store that nobody else can open meanwhile.
+"""``<store>/status.json``: what ``agentdb-edge run`` says of its link, which nobody else can see.
 
 Written whole (a new file in the place of the old one, mode 0600) at every change of the link and every few seconds;
 removed at the end. After a crash it stays, and is not believed: it counts only while the process that wrote it holds

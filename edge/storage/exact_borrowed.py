@@ -10,7 +10,7 @@ What always holds: nothing is written to the store.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge.storage.exact import ExactIndex
 from edge.storage.exact_file import Damaged, MatrixFile
@@ -30,6 +30,7 @@ class BorrowedIndex(ExactIndex):
         self._follower = log
         self._origin = store / "exact" / schema.name
         self._borrowed = False
+        self._damage = ""  # of the writer's matrix
 
     def fold(self) -> None:
         with self._lock:
@@ -45,20 +46,19 @@ class BorrowedIndex(ExactIndex):
                 self._file = None
 
     def verify(self) -> list[str]:
-        found: list[str] = []
+        """What is wrong with the writer's matrix; one that it changed all the while is not judged."""
         for _ in range(_TRIES):
             with self._lock:
-                self._let_go()
-                self._open()
                 before = self._noted_position()
+                self._let_go()
                 found = super().verify()
                 if not found or self._noted_position() == before:
-                    break
-        return found
+                    return found
+        return []
 
     def _open(self) -> MatrixFile:
         if self._file is None and not self._borrow(after=-1):
-            super()._rebuild("")
+            super()._rebuild(self._damage)
         assert self._file is not None
         return self._file
 
@@ -78,16 +78,19 @@ class BorrowedIndex(ExactIndex):
 
     def _borrow(self, *, after: int) -> bool:
         """Whether the writer's matrix is served now: one that reflects more of the log than up to ``after``."""
+        self._damage = ""
+        tried: dict[str, Any] | None = None
         for _ in range(_TRIES):
             note = self._follower.noted(self._note_name).get(self._note_name)
-            if note is None or not after < note["position"] <= self._follower.position:
+            if note is None or note == tried or not after < note["position"] <= self._follower.position:
                 return False
             try:
                 file = MatrixFile.load(self._origin, self.spec, note, owned=False)
-            except Damaged:
-                continue  # it is another by now; or it is damaged, and then from the images
+            except Damaged as reason:
+                tried, self._damage = note, str(reason)  # if it is the same again; else the writer had another by then
+                continue
             self._let_go()
-            self._borrowed = True
+            self._borrowed, self._damage = True, ""
             self._adopt(file, noted=True)
             return True
         return False

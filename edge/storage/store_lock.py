@@ -1,4 +1,4 @@
-"""One process at a time: an advisory lock on ``<dir>/lock`` that names its holder and vanishes with it.
+"""One writing process at a time: an advisory lock on ``<dir>/lock`` that names its holder and vanishes with it.
 
 ``flock`` belongs to the open file, so a crash or SIGKILL releases it and no lock is ever stale. What is in the file,
 process id, command and since when, is only for whoever comes second: for the error message, and for ``agentdb-edge

@@ -12,6 +12,7 @@ What always holds: nothing is written to the store; a search sees every write th
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from edge.storage.log_follower import Follower
     from edge.storage.tables_table import LanceTable
 
-_TRIES = 4
+_TRIES = 5
+_PAUSE_S = 0.01
 _OWN_CHANGES_MAX = 5_000  # then what the writer has flushed meanwhile is borrowed instead
 
 T = TypeVar("T")
@@ -38,6 +40,7 @@ class BorrowedTables(LanceTables):
         self._follower = log
         self._origin = store / "lance"
         self._lent: dict[str, dict[str, Any]] = {}  # the writer's checkpoints that the links are made from
+        self._links: dict[str, list[Path]] = {}
         self._own_changes = 0
         self._borrow()
 
@@ -59,7 +62,7 @@ class BorrowedTables(LanceTables):
             return super().flush()
 
     def verify(self) -> list[str]:
-        found: list[str] = []
+        """What is wrong with the writer's tables; those that it changed all the while are not judged."""
         with self._lock:
             for _ in range(_TRIES):
                 self._borrow()
@@ -67,10 +70,12 @@ class BorrowedTables(LanceTables):
                 names = [name for name in sorted(self._log.schemas) if self._exists(name)]
                 found = [problem for name in names for problem in self._problems(name)]
                 if not found or self._follower.noted(CHECKPOINT) == self._lent:
-                    break  # else the writer has moved on, and what is wrong may be only that
-        return found
+                    return found
+        return []
 
     def _problems(self, name: str) -> list[str]:
+        if self._lent.get(f"{CHECKPOINT}:{name}", {}).get("settling"):
+            return []  # its writer was killed while it removed old versions; the next one sees to it
         table = self._table(name)
         problems = table.rebuilds or table.check_files() or table.compare()
         wrong = f"({len(problems)} in all); opened for writing, it is rebuilt"
@@ -82,11 +87,15 @@ class BorrowedTables(LanceTables):
                 table = self._table(collection)
             try:
                 with reading():
-                    return work(table)
+                    found = work(table)
+                # Lance takes an index of which a file is missing for one of an older format, and finds less.
+                if self._is_whole(collection):
+                    return found
             except Unreadable:
-                with self._lock:
-                    self._borrow()
-                    self.flush()
+                pass  # the same
+            with self._lock:
+                self._borrow()
+                self.flush()
         with self._lock:
             table = self._table(collection)
             table.rebuild("its files do not stay")
@@ -113,15 +122,22 @@ class BorrowedTables(LanceTables):
     # -- borrowing ----------------------------------------------------------------------------------------------------
 
     def _borrow(self) -> None:
-        """Serve what the writer's checkpoints name now; nothing, if its files go faster than they can be linked."""
+        """Serve what the writer's checkpoints name now; nothing, if its files go faster than they can be linked.
+
+        While a writer removes old versions, which takes it a moment, its checkpoint is of what may be gone already.
+        """
         with self._lock:
-            for _ in range(_TRIES):
-                self._tables.clear()
-                self._overlays.clear()
-                self._db = None
-                self._follower.forget_checkpoints(CHECKPOINT)
-                self._own_changes = 0
+            self._tables.clear()
+            self._overlays.clear()
+            self._db = None
+            self._follower.forget_checkpoints(CHECKPOINT)
+            self._own_changes = 0
+            for attempt in range(_TRIES):
+                if attempt:
+                    time.sleep(_PAUSE_S * 2**attempt)
                 self._lent = self._follower.noted(CHECKPOINT)
+                if attempt < _TRIES - 1 and any(note.get("settling") for note in self._lent.values()):
+                    continue
                 if all(self._link(name, note) for name, note in self._lent.items()):
                     for name, note in self._lent.items():
                         self._follower.set_checkpoint(name, note)
@@ -132,6 +148,7 @@ class BorrowedTables(LanceTables):
         _, _, collection = name.partition(":")
         folder = self._folder / f"{collection}.lance"
         shutil.rmtree(folder, ignore_errors=True)
+        self._links[collection] = [folder / file for file in note.get("files", ())]
         for file in note.get("files", ()):
             target, link = self._origin / folder.name / file, folder / file
             if target.exists():
@@ -142,8 +159,7 @@ class BorrowedTables(LanceTables):
         return True
 
     def _is_whole(self, collection: str) -> bool:
-        folder = self._folder / f"{collection}.lance"
-        return all(path.exists() for path in folder.rglob("*") if path.is_symlink())
+        return not any(link.is_symlink() and not link.exists() for link in self._links.get(collection, ()))
 
 
 def _position(notes: Mapping[str, Mapping[str, Any]]) -> int:

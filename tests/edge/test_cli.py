@@ -108,10 +108,14 @@ def test_a_store_in_use_says_by_whom(store: str) -> None:
     with Edge.open(store):
         code = "import sys; from edge.cli import main; main()"
         done = subprocess.run(
-            [sys.executable, "-c", code, "status", store], capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", code, "put", store, "notes", "a", "{}", "--wait", "0.1"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
     assert done.returncode == 1
-    assert str(os.getpid()) in done.stderr
+    assert f"is open in process {os.getpid()} (" in done.stderr
 
 
 def test_run_says_what_is_wrong_and_ends_on_a_signal(store: str, tmp_path: Path) -> None:

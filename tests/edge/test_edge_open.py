@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -18,7 +20,7 @@ import pytest
 import edge as package
 from edge import Edge
 from edge.storage import store_making
-from edge.storage.store_lock import Holder, holder
+from edge.storage.store_lock import Holder, holder, holding
 from sync.errors import (
     AgentDBError,
     CorruptStore,
@@ -225,8 +227,13 @@ def test_the_second_one_is_told_who_holds_the_store(tmp_path: Path) -> None:
             tmp_path,
         )
         assert said.startswith(f"the store at {tmp_path} is open in process {os.getpid()} (")
-        assert said.endswith(") True")
-        assert holder(str(tmp_path / "lock")) == Holder(os.getpid(), said.split("(")[1].split(")")[0])
+        assert re.search(r"\) since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC True$", said)
+        held = holder(str(tmp_path / "lock"))
+        assert held is not None
+        assert held[:2] == (os.getpid(), said.split("(")[1].split(")")[0])
+        assert abs(held.since_ms - time.time() * 1000) < 120_000
+        assert holding(str(tmp_path / "lock")) == held
+    assert holding(str(tmp_path / "lock")) is None
     run("import sys; from edge import Edge; Edge.open(sys.argv[1]).close()", tmp_path)
 
 
@@ -234,6 +241,57 @@ def test_a_lock_vanishes_with_its_process(tmp_path: Path) -> None:
     run("import sys, os; from edge import Edge; edge = Edge.open(sys.argv[1]); os._exit(0)", tmp_path)
     with Edge.open(tmp_path) as edge:
         assert edge.verify() == []
+
+
+@pytest.mark.parametrize("left", ["{pid} robot\n1700000000000\n", "1 init\n", "4194304 gone\n", "no pid", ""])
+def test_what_a_lock_says_keeps_nobody_out(tmp_path: Path, left: str) -> None:
+    """A process that was killed leaves its name behind, and another may have its number by now."""
+    Edge.open(tmp_path).close()
+    (tmp_path / "lock").write_text(left.format(pid=os.getppid()))
+    assert holding(str(tmp_path / "lock")) is None
+    started = time.monotonic()
+    with Edge.open(tmp_path) as edge:
+        assert time.monotonic() - started < 5
+        edge.collection("notes").put("a", {"x": 1})
+        assert holder(str(tmp_path / "lock")) == holding(str(tmp_path / "lock")) != Holder(os.getppid(), "robot")
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    script = (
+        "import sys; from edge import Edge; edge = Edge.open(sys.argv[1])\nprint('open', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        with pytest.raises(StoreLocked, match=f"process {process.pid} "):
+            Edge.open(tmp_path)
+        process.kill()
+        process.wait()
+    left = holder(str(tmp_path / "lock"))
+    assert left is not None
+    assert left.pid == process.pid, "its name is still there"
+    Edge.open(tmp_path).close()
+
+
+def test_two_processes_write_in_turns(tmp_path: Path) -> None:
+    script = """
+        import sys
+        from edge import Edge
+        for turn in range(25):
+            with Edge.open(sys.argv[1], wait_s=60) as edge:
+                notes = edge.collection("notes", fields={"n": "counter"})
+                notes.increment("both", "n", upsert=True)
+                notes.put(f"{sys.argv[2]}-{turn}", {"x": notes.get("both")["n"]})
+    """
+    with ThreadPoolExecutor(3) as pool:
+        for one in [pool.submit(run, script, tmp_path, name) for name in ("a", "b", "c")]:
+            one.result()
+    with Edge.open(tmp_path, read_only=True) as edge:
+        notes = edge.collection("notes")
+        assert notes.get("both") == {"n": 75}
+        assert sorted(fields["x"] for key, fields in notes.scan() if key != "both") == list(range(1, 76))
 
 
 def test_who_can_wait_gets_the_store_when_it_is_closed(tmp_path: Path) -> None:

@@ -558,6 +558,11 @@ def test_damage_in_what_is_borrowed_is_reported_and_changes_no_answer(tmp_path: 
         found = reader.collection("notes")
         assert [hit.key for hit in found.search(vector=[5, 1], k=30)] == expected
         assert len(found.search("pump", k=40)) == 30
+        vectors, table = reader.verify()
+        assert vectors.startswith("vectors of 'notes': rows-")
+        assert table.startswith("table of 'notes': ")
+        assert vectors.endswith("rebuilt")
+        assert table.endswith("opened for writing, it is rebuilt")
     assert matrix.read_bytes() == bytes(data)
     assert rows.read_bytes() == bytes(damaged)
 
