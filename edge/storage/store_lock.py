@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sync.ports import Clock, RandomSource
 
 _TRY_S = 0.05
+_LOOKED_AT_S = 0.005  # for a moment, who asks whether it is held (``holding``) holds it
 WAIT_S_MAX = 86_400
 _NAMES_ITSELF_TRIES = 5  # a holder writes its name right after it has the lock
 _COMMAND_CHARACTERS_MAX = 60
@@ -73,7 +74,7 @@ class StoreLock:
             raise
 
     def _take(self, path: str, wait_s: float, random: RandomSource) -> None:
-        left_s = float(wait_s)
+        left_s = max(float(wait_s), _LOOKED_AT_S)
         while True:
             try:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -275,6 +275,26 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     Edge.open(tmp_path).close()
 
 
+def test_who_asks_whether_a_store_is_open_keeps_nobody_out(tmp_path: Path) -> None:
+    Edge.open(tmp_path).close()
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            holding(str(tmp_path / "lock"))
+            time.sleep(0.0001)
+
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask) for _ in range(2)]
+        try:
+            for _ in range(100):
+                Edge.open(tmp_path).close()
+        finally:
+            done.set()
+        for one in asking:
+            one.result()
+
+
 def test_two_processes_write_in_turns(tmp_path: Path) -> None:
     script = """
         import sys
