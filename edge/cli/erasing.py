@@ -8,7 +8,7 @@ import click
 
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.state import when
-from edge.cli.stores import existing, store_argument
+from edge.cli.stores import existing, reading, store_to_write
 
 if TYPE_CHECKING:
     from edge.agent.erase import Receipt
@@ -17,7 +17,7 @@ _namespace = click.option("--namespace", help="Only what it has under this name.
 
 
 @click.command()
-@store_argument
+@store_to_write
 @click.argument("agent")
 @_namespace
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -39,7 +39,7 @@ def erase(store: str, agent: str, namespace: str | None, yes: bool, as_json: boo
 
 
 @click.command()
-@store_argument
+@store_to_write
 @click.option("--lift", metavar="AGENT", help="Let in what is written to it from now on.")
 @_namespace
 @json_option
@@ -47,7 +47,7 @@ def erasures(store: str, lift: str | None, namespace: str | None, as_json: bool)
     """What was erased in this fleet, as digests; with --lift, open one again."""
     if lift is None and namespace is not None:
         raise click.UsageError("--namespace is of the agent that --lift names")
-    with existing(store) as edge:
+    with reading(store) if lift is None else existing(store) as edge:
         if lift is not None:
             edge.agent(lift).lift_erasure(namespace)
         found = edge.erasures()

@@ -19,6 +19,7 @@ import apsw
 import msgpack
 
 from edge.storage.delta_log import DeltaLog
+from edge.storage.erasures import Erasures
 from edge.storage.following_reader import FollowingReader, Stamp, connect_reading
 from edge.storage.log_reader import LogReader
 from edge.storage.log_schema import check_end, close, translate
@@ -168,6 +169,15 @@ class Follower(DeltaLog):
     @acked_seq.setter
     def acked_seq(self, value: int) -> None:
         self._acked_seq = value
+
+    @property
+    def erasures(self) -> Erasures:
+        self._following.within(_nothing)
+        return self._erasures
+
+    @erasures.setter
+    def erasures(self, value: Erasures) -> None:
+        self._erasures = value
 
     @property
     def cursor(self) -> int:
