@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import click
 
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.running import read_status
-from edge.cli.stores import existing, reading, store_argument
+from edge.cli.stores import reading, searching, store_argument
 from edge.storage.store_lock import Holder, holding
 from edge.storage.store_opening import LOCK_FILE
 
@@ -86,8 +85,7 @@ def verify(store: str, as_json: bool) -> None:
     """Check the store and its keys; search tables that fail are rebuilt, if nobody else has the store open. Exit 1 if
     there was anything.
     """
-    alone = holding(str(Path(store, LOCK_FILE))) is None and os.access(store, os.W_OK)
-    with existing(store) if alone else reading(store) as edge:
+    with searching(store) as edge:
         problems = edge.verify()
         digest = edge.digest()
     if as_json:

@@ -11,7 +11,7 @@ import click
 
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.state import when
-from edge.cli.stores import existing, read_json, read_text, reading, store_argument, store_to_write
+from edge.cli.stores import existing, read_json, read_text, reading, searching, store_argument, store_to_write
 from sync.errors import InputError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def add(
 def search(store: str, agent: str, query: str, namespace: str, k: int, where: str | None, as_json: bool) -> None:
     """The passages that answer QUERY best."""
     given = None if where is None else read_json("--where", where, "'{\"floor\": 2}'")
-    with reading(store) as edge:
+    with searching(store) as edge:
         found = _of(edge, agent, namespace).search(query, k, filter=given)
     if as_json:
         print_json([{**one._asdict(), "document": one.document._asdict()} for one in found])

@@ -8,7 +8,7 @@ import click
 
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.state import when
-from edge.cli.stores import existing, read_json, read_text, reading, store_argument, store_to_write
+from edge.cli.stores import existing, read_json, read_text, reading, searching, store_argument, store_to_write
 
 if TYPE_CHECKING:
     from edge.agent.memory import Memory
@@ -76,7 +76,7 @@ def search(
 ) -> None:
     """The memories that answer QUERY best."""
     given = None if where is None else read_json("--where", where, '\'{"importance": {"$gt": 0.5}}\'')
-    with reading(store) as edge:
+    with searching(store) as edge:
         found = _of(edge, agent, namespace).search(
             query, k, filter=given, kinds=kinds or None, as_of=as_of, archived=archived, explain=True
         )

@@ -18,6 +18,7 @@ from edge.cli.stores import (
     read_filter,
     read_vector,
     reading,
+    searching,
     store_argument,
     store_to_write,
 )
@@ -191,7 +192,7 @@ def search(
             "a search needs TEXT, --vector, or both", hint="such as 'loud pump', or --vector '[0.1, 0.9]'"
         )
     hint = f"agentdb-edge collection {store} {collection} --text FIELD, or --vector FIELD:DIMENSIONS"
-    with reading(store) as edge:
+    with searching(store) as edge:
         found = declared(edge, collection)
         spec = found.schema.vector
         if (text is not None and not found.schema.text) or (query is not None and spec is None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +12,7 @@ import click
 
 from edge.node import Edge
 from edge.storage.store_lock import WAIT_S_MAX
-from sync.errors import InvalidValue, TooLarge, UnknownCollection
+from sync.errors import InvalidValue, StoreLocked, TooLarge, UnknownCollection
 from sync.schema import check_collection_name
 
 if TYPE_CHECKING:
@@ -68,6 +69,16 @@ def existing(store: str) -> Edge:
 def reading(store: str) -> Edge:
     """To read, whoever writes meanwhile."""
     return Edge.open(store, read_only=True)
+
+
+def searching(store: str) -> Edge:
+    """To read; but if nobody writes, with the lock: then what is brought up to date for a search stays so."""
+    if os.access(store, os.W_OK):
+        try:
+            return Edge.open(store, create=False)
+        except StoreLocked:
+            pass  # whoever has it brings it up to date
+    return reading(store)
 
 
 def declared(edge: Edge, name: str, hint: str = "") -> Collection:

@@ -173,6 +173,29 @@ def test_commands_wait_a_moment_for_each_other(store: str) -> None:
         assert edge.collection("notes").get("a") == {"x": 1, "y": 2}
 
 
+def test_a_store_that_is_open_elsewhere_is_searched(store: str) -> None:
+    with Edge.open(store) as edge:
+        edge.collection("notes", text=["body"]).put("a", {"body": "the pump is loud"})
+        edge.agent("guide").memory().add("Ada likes tea")
+        edge.agent("guide").thread().put({"step": 1})
+        for command in (
+            ("search", store, "notes", "pump"),
+            ("scan", store, "notes"),
+            ("memory", "search", store, "guide", "tea"),
+            ("memory", "list", store, "guide"),
+            ("state", "get", store, "guide", "main"),
+            ("state", "list", store),
+            ("collection", store),
+            ("erasures", store),
+        ):
+            shown = CliRunner().invoke(main, [*command, "--json"])
+            assert shown.exit_code == 0, (command, shown.output)
+            assert json.loads(shown.stdout) or command[0] == "erasures"
+    again = CliRunner().invoke(main, ["search", store, "notes", "pump", "--json"])
+    assert [hit["key"] for hit in json.loads(again.stdout)] == ["a"]
+    assert Path(store, "lance").is_dir(), "nobody had it open: what was brought up to date stays"
+
+
 def test_on_a_terminal_the_lines_stand_above_the_bars(store: str) -> None:
     controller, terminal = pty.openpty()
     with subprocess.Popen(

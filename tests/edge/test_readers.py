@@ -145,8 +145,11 @@ def test_the_whole_store_is_looked_at_and_copied(tmp_path: Path) -> None:
         assert said["log"]["head_seq"] == told["log"]["head_seq"]
         reader.snapshot(tmp_path / "copy")
         digest = writer.digest()
+    with Edge.open(tmp_path / "copy", read_only=True) as looked_at:
+        assert (looked_at.digest(), looked_at.log.replica) == (digest, writer.log.replica)
     with Edge.open(tmp_path / "copy") as copy:
         assert copy.digest() == digest
+        assert copy.log.replica != writer.log.replica
 
 
 def test_what_is_erased_beneath_a_reader_is_gone(tmp_path: Path) -> None:
