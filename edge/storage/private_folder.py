@@ -49,8 +49,8 @@ def _remove(path: Path, handle: int, process: int) -> None:
 def _remove_left() -> None:
     for folder in Path(tempfile.gettempdir()).glob(_PREFIX + "*"):
         try:
-            if folder.stat().st_uid != os.getuid():
-                continue
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue  # another's, or what somebody wants to be taken for ours
             handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             continue

@@ -251,6 +251,20 @@ def test_a_reader_changes_no_file(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
+def test_what_a_reader_imports(tmp_path: Path) -> None:
+    with Edge.open(tmp_path) as edge:
+        edge.collection("notes", vector=("v", 2)).put("a", {"v": [1, 0]})
+    done = child(
+        "import sys; from edge import Edge
+"
+        "with Edge.open(sys.argv[1], read_only=True) as edge: print(len(edge.collection('notes').get('a')))
+"
+        "print(sorted({'lancedb', 'numpy', 'pyarrow', 'aiohttp', 'asyncio', 'tempfile'} & sys.modules.keys()))",
+        tmp_path,
+    )
+    assert done.stdout == "1\n[]\n"
+
+
 def test_no_store_is_made(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(NotFound, match="no store") as caught:
