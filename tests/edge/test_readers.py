@@ -255,10 +255,8 @@ def test_what_a_reader_imports(tmp_path: Path) -> None:
     with Edge.open(tmp_path) as edge:
         edge.collection("notes", vector=("v", 2)).put("a", {"v": [1, 0]})
     done = child(
-        "import sys; from edge import Edge
-"
-        "with Edge.open(sys.argv[1], read_only=True) as edge: print(len(edge.collection('notes').get('a')))
-"
+        "import sys; from edge import Edge\n"
+        "with Edge.open(sys.argv[1], read_only=True) as edge: print(len(edge.collection('notes').get('a')))\n"
         "print(sorted({'lancedb', 'numpy', 'pyarrow', 'aiohttp', 'asyncio', 'tempfile'} & sys.modules.keys()))",
         tmp_path,
     )
