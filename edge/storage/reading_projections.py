@@ -35,7 +35,15 @@ class ReadingProjections(Projections):
     def __init__(self, log: Follower, directory: str, *, exact_bytes_max: int, flush_interval_ms: int) -> None:
         super().__init__(log, directory, exact_bytes_max=exact_bytes_max, flush_interval_ms=flush_interval_ms)
         self._follower = log
-        self._store = Path(directory)
+
+    @property
+    def _directory(self) -> str:
+        """Where files may be written: never in the store."""
+        return str(self._store if self._closed else self._own.path)
+
+    @_directory.setter
+    def _directory(self, store: str) -> None:
+        self._store = Path(store)
 
     @cached_property
     def _own(self) -> PrivateFolder:
