@@ -188,6 +188,10 @@ class Follower(DeltaLog):
     def cursor(self, value: int) -> None:
         self._cursor = value
 
+    def changed_at(self, collection: str) -> int:
+        self._following.within(_nothing)
+        return super().changed_at(collection)
+
     # -- what writes, elsewhere ---------------------------------------------------------------------------------------
 
     def check_writable(self) -> None:
