@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge.agent.agents import Agent, Restored, Snapshot, Snapshots
+    from edge.agent.attachments import Attachment, Attachments, Found
     from edge.agent.documents import Document, Documents, Indexed, Passage
     from edge.agent.embedders import CallableEmbedder, Embedder
     from edge.agent.erase import Erasure, Receipt
     from edge.agent.loading import Chunk, Splitter
+    from edge.agent.media import CallableMediaEmbedder, MediaEmbedder
     from edge.agent.memory import Added, Memory, Recall
     from edge.agent.memory_care import Forgetting, Forgotten
     from edge.agent.memory_record import Remembered
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from edge.agent.thread import Checkpoint, Thread
     from edge.aio import (
         AsyncAgent,
+        AsyncAttachments,
         AsyncBatch,
+        AsyncCache,
         AsyncCollection,
         AsyncDocuments,
         AsyncEdge,
@@ -31,10 +35,12 @@ if TYPE_CHECKING:
     )
     from edge.config import EdgeConfig
     from edge.node import Edge
+    from edge.storage.cache import Cache, CacheStatus, Evicted, Share
     from edge.storage.collection import Collection, Hit
     from sync.errors import (
         AgentDBError,
         BadSignature,
+        BodyNotHere,
         BrokenChain,
         CorruptStore,
         DataError,
@@ -49,6 +55,7 @@ if TYPE_CHECKING:
         Malformed,
         NotFound,
         ProtocolError,
+        QuotaExceeded,
         ReadOnly,
         Refused,
         SchemaMismatch,
@@ -70,16 +77,24 @@ __all__ = [
     "Agent",
     "AgentDBError",
     "AsyncAgent",
+    "AsyncAttachments",
     "AsyncBatch",
+    "AsyncCache",
     "AsyncCollection",
     "AsyncDocuments",
     "AsyncEdge",
     "AsyncMemory",
     "AsyncSnapshots",
     "AsyncThread",
+    "Attachment",
+    "Attachments",
     "BadSignature",
+    "BodyNotHere",
     "BrokenChain",
+    "Cache",
+    "CacheStatus",
     "CallableEmbedder",
+    "CallableMediaEmbedder",
     "Checkpoint",
     "Chunk",
     "Collection",
@@ -94,9 +109,11 @@ __all__ = [
     "Embedder",
     "Erased",
     "Erasure",
+    "Evicted",
     "FieldRule",
     "Forgetting",
     "Forgotten",
+    "Found",
     "FutureStamp",
     "Hit",
     "Indexed",
@@ -105,10 +122,12 @@ __all__ = [
     "InvalidFilter",
     "InvalidValue",
     "Malformed",
+    "MediaEmbedder",
     "Memory",
     "NotFound",
     "Passage",
     "ProtocolError",
+    "QuotaExceeded",
     "ReadOnly",
     "Recall",
     "Receipt",
@@ -117,6 +136,7 @@ __all__ = [
     "Restored",
     "SchemaMismatch",
     "Scoring",
+    "Share",
     "Snapshot",
     "Snapshots",
     "Splitter",
@@ -139,14 +159,21 @@ _HOMES = {
     "Added": "edge.agent.memory",
     "Agent": "edge.agent.agents",
     "AsyncAgent": "edge.aio",
+    "AsyncAttachments": "edge.aio",
     "AsyncBatch": "edge.aio",
+    "AsyncCache": "edge.aio",
     "AsyncCollection": "edge.aio",
     "AsyncDocuments": "edge.aio",
     "AsyncEdge": "edge.aio",
     "AsyncMemory": "edge.aio",
     "AsyncSnapshots": "edge.aio",
     "AsyncThread": "edge.aio",
+    "Attachment": "edge.agent.attachments",
+    "Attachments": "edge.agent.attachments",
+    "Cache": "edge.storage.cache",
+    "CacheStatus": "edge.storage.cache",
     "CallableEmbedder": "edge.agent.embedders",
+    "CallableMediaEmbedder": "edge.agent.media",
     "Checkpoint": "edge.agent.thread",
     "Chunk": "edge.agent.loading",
     "Collection": "edge.storage.collection",
@@ -156,11 +183,14 @@ _HOMES = {
     "EdgeConfig": "edge.config",
     "Embedder": "edge.agent.embedders",
     "Erasure": "edge.agent.erase",
+    "Evicted": "edge.storage.cache",
     "FieldRule": "sync.schema",
     "Forgetting": "edge.agent.memory_care",
     "Forgotten": "edge.agent.memory_care",
+    "Found": "edge.agent.attachments",
     "Hit": "edge.storage.collection",
     "Indexed": "edge.agent.documents",
+    "MediaEmbedder": "edge.agent.media",
     "Memory": "edge.agent.memory",
     "Passage": "edge.agent.documents",
     "Recall": "edge.agent.memory",
@@ -168,6 +198,7 @@ _HOMES = {
     "Remembered": "edge.agent.memory_record",
     "Restored": "edge.agent.agents",
     "Scoring": "edge.agent.scoring",
+    "Share": "edge.storage.cache",
     "Snapshot": "edge.agent.agents",
     "Snapshots": "edge.agent.agents",
     "Splitter": "edge.agent.loading",

@@ -14,162 +14,57 @@ call that is cancelled may still be carried out: what was being written is writt
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import ContextVar
-from itertools import islice
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, Self, TypeVar
 
 from edge.agent.agents import Agent, Snapshots
+from edge.agent.attachments import Attachments
 from edge.agent.documents import Documents
 from edge.agent.memory import Memory
 from edge.agent.thread import Thread
+from edge.aio_calls import Awaited, Store, Streamed, Wrapper, to_its_end
 from edge.node import Edge
 from edge.storage.batch import Batch
+from edge.storage.cache import Cache
 from edge.storage.collection import Collection
-from sync.errors import InvalidValue, StorageError
+from sync.errors import InvalidValue
 
-P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S")
-T = TypeVar("T")
 WORKERS = 16
-_CHUNK = 200
 
 
-class _Store:
-    """The open store, its threads, and how a call gets to one of them."""
-
-    def __init__(self, edge: Edge, workers: int) -> None:
-        self.edge = edge
-        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="agentdb-aio")
-        self.batch: ContextVar[AsyncBatch | None] = ContextVar("batch", default=None)
-
-    async def run(self, work: Callable[[], R]) -> R:
-        """On one of the store's threads; within the batch that is open here, if one is."""
-        batch = self.batch.get()
-        if batch is not None and not batch.ended:
-            return await batch.run(work)
-        return await asyncio.wrap_future(self.submit(work))
-
-    def submit(self, work: Callable[[], R]) -> Future[R]:
-        """Raises StorageError if the store is closed."""
-        try:
-            return self.pool.submit(work)
-        except RuntimeError as error:
-            raise StorageError("the store is closed") from error
-
-
-async def _to_its_end(under_way: Future[R]) -> R:
-    """Its result. A cancellation is held back until it is done: nothing goes on behind the caller's back."""
-    future = asyncio.wrap_future(under_way)
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        future.exception()  # it was seen: the caller is told of the cancellation instead
-        raise cancelled
-    return future.result()
-
-
-class _Awaited(Generic[S, P, R]):
-    """A method of the synchronous class, awaited."""
-
-    def __init__(self, method: Callable[Concatenate[S, P], R]) -> None:
-        self._method = method
-        self.__doc__ = method.__doc__
-
-    @overload
-    def __get__(self, one: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, one: _Wrapper[S], owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
-
-    def __get__(self, one: _Wrapper[S] | None, owner: type) -> Self | Callable[P, Coroutine[Any, Any, R]]:
-        if one is None:
-            return self
-        method, store, inner = self._method, one.store, one.inner
-
-        @functools.wraps(method)
-        async def awaited(*args: P.args, **kwargs: P.kwargs) -> R:
-            return await store.run(functools.partial(method, inner, *args, **kwargs))
-
-        return awaited
-
-
-class _Streamed(Generic[S, P, T]):
-    """A method that returns an iterator, as an asynchronous one: fetched many at a time."""
-
-    def __init__(self, method: Callable[Concatenate[S, P], Iterator[T]]) -> None:
-        self._method = method
-        self.__doc__ = method.__doc__
-
-    @overload
-    def __get__(self, one: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, one: _Wrapper[S], owner: type) -> Callable[P, AsyncIterator[T]]: ...
-
-    def __get__(self, one: _Wrapper[S] | None, owner: type) -> Self | Callable[P, AsyncIterator[T]]:
-        if one is None:
-            return self
-        method, store, inner = self._method, one.store, one.inner
-
-        @functools.wraps(method)
-        async def streamed(*args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
-            items = await store.run(functools.partial(method, inner, *args, **kwargs))
-            while chunk := await store.run(lambda: list(islice(items, _CHUNK))):
-                for item in chunk:
-                    yield item
-
-        return streamed
-
-
-class _Wrapper(Generic[S]):
-    """``inner`` is the synchronous one."""
-
-    def __init__(self, store: _Store, inner: S) -> None:
-        self.store = store
-        self.inner = inner
-
-    def __repr__(self) -> str:
-        return f"<async {self.inner!r}>"
-
-
-class AsyncCollection(_Wrapper[Collection]):
+class AsyncCollection(Wrapper[Collection]):
     """``Collection``, awaited."""
 
-    put = _Awaited(Collection.put)
-    patch = _Awaited(Collection.patch)
-    increment = _Awaited(Collection.increment)
-    add = _Awaited(Collection.add)
-    remove = _Awaited(Collection.remove)
-    delete = _Awaited(Collection.delete)
-    get = _Awaited(Collection.get)
-    scan = _Streamed(Collection.scan)
-    count = _Awaited(Collection.count)
-    search = _Awaited(Collection.search)
-    to_arrow = _Awaited(Collection.to_arrow)
+    put = Awaited(Collection.put)
+    patch = Awaited(Collection.patch)
+    increment = Awaited(Collection.increment)
+    add = Awaited(Collection.add)
+    remove = Awaited(Collection.remove)
+    delete = Awaited(Collection.delete)
+    get = Awaited(Collection.get)
+    scan = Streamed(Collection.scan)
+    count = Awaited(Collection.count)
+    search = Awaited(Collection.search)
+    to_arrow = Awaited(Collection.to_arrow)
 
     @property
     def name(self) -> str:
         return self.inner.name
 
 
-class AsyncThread(_Wrapper[Thread]):
+class AsyncThread(Wrapper[Thread]):
     """``Thread``, awaited."""
 
-    put = _Awaited(Thread.put)
-    prune = _Awaited(Thread.prune)
-    delete = _Awaited(Thread.delete)
-    get = _Awaited(Thread.get)
-    head = _Awaited(Thread.head)
-    history = _Streamed(Thread.history)
-    heads = _Awaited(Thread.heads)
-    put_again = _Awaited(Thread.put_again)
+    put = Awaited(Thread.put)
+    prune = Awaited(Thread.prune)
+    delete = Awaited(Thread.delete)
+    get = Awaited(Thread.get)
+    head = Awaited(Thread.head)
+    history = Streamed(Thread.history)
+    heads = Awaited(Thread.heads)
+    put_again = Awaited(Thread.put_again)
 
     @property
     def name(self) -> str:
@@ -188,22 +83,22 @@ class AsyncThread(_Wrapper[Thread]):
         return AsyncThread(self.store, await self.store.run(lambda: self.inner.fork(name, **options)))
 
 
-class AsyncMemory(_Wrapper[Memory]):
+class AsyncMemory(Wrapper[Memory]):
     """``Memory``, awaited."""
 
-    add = _Awaited(Memory.add)
-    supersede = _Awaited(Memory.supersede)
-    retract = _Awaited(Memory.retract)
-    update = _Awaited(Memory.update)
-    touch = _Awaited(Memory.touch)
-    get = _Awaited(Memory.get)
-    all = _Streamed(Memory.all)
-    search = _Awaited(Memory.search)
-    similar = _Awaited(Memory.similar)
-    history = _Awaited(Memory.history)
-    forget = _Awaited(Memory.forget)
-    restore = _Awaited(Memory.restore)
-    reembed = _Awaited(Memory.reembed)
+    add = Awaited(Memory.add)
+    supersede = Awaited(Memory.supersede)
+    retract = Awaited(Memory.retract)
+    update = Awaited(Memory.update)
+    touch = Awaited(Memory.touch)
+    get = Awaited(Memory.get)
+    all = Streamed(Memory.all)
+    search = Awaited(Memory.search)
+    similar = Awaited(Memory.similar)
+    history = Awaited(Memory.history)
+    forget = Awaited(Memory.forget)
+    restore = Awaited(Memory.restore)
+    reembed = Awaited(Memory.reembed)
 
     async def consolidate(self, *args: Any, **options: Any) -> list[str]:
         """See ``Memory.consolidate``; returns the ids of the new memories."""
@@ -211,23 +106,46 @@ class AsyncMemory(_Wrapper[Memory]):
         return await asyncio.wrap_future(future)
 
 
-class AsyncDocuments(_Wrapper[Documents]):
+class AsyncDocuments(Wrapper[Documents]):
     """``Documents``, awaited."""
 
-    add = _Awaited(Documents.add)
-    delete = _Awaited(Documents.delete)
-    get = _Awaited(Documents.get)
-    text = _Awaited(Documents.text)
-    all = _Streamed(Documents.all)
-    search = _Awaited(Documents.search)
+    add = Awaited(Documents.add)
+    delete = Awaited(Documents.delete)
+    get = Awaited(Documents.get)
+    text = Awaited(Documents.text)
+    all = Streamed(Documents.all)
+    search = Awaited(Documents.search)
 
 
-class AsyncAgent(_Wrapper[Agent]):
+class AsyncAttachments(Wrapper[Attachments]):
+    """``Attachments``, awaited. ``open`` gives a plain file: its reads are of this disk."""
+
+    add = Awaited(Attachments.add)
+    delete = Awaited(Attachments.delete)
+    pin = Awaited(Attachments.pin)
+    unpin = Awaited(Attachments.unpin)
+    get = Awaited(Attachments.get)
+    open = Awaited(Attachments.open)
+    read = Awaited(Attachments.read)
+    all = Streamed(Attachments.all)
+    search = Awaited(Attachments.search)
+
+
+class AsyncCache(Wrapper[Cache]):
+    """``Cache``, awaited."""
+
+    status = Awaited(Cache.status)
+    pin = Awaited(Cache.pin)
+    unpin = Awaited(Cache.unpin)
+    evict = Awaited(Cache.evict)
+
+
+class AsyncAgent(Wrapper[Agent]):
     """``Agent``, awaited."""
 
-    export = _Awaited(Agent.export)
-    erase = _Awaited(Agent.erase)
-    lift_erasure = _Awaited(Agent.lift_erasure)
+    export = Awaited(Agent.export)
+    erase = Awaited(Agent.erase)
+    lift_erasure = Awaited(Agent.lift_erasure)
 
     def thread(self, *args: Any, **options: Any) -> AsyncThread:
         """See ``Agent.thread``; nothing is read yet, so nothing is awaited."""
@@ -241,20 +159,24 @@ class AsyncAgent(_Wrapper[Agent]):
         """See ``Agent.documents``."""
         return AsyncDocuments(self.store, await self.store.run(lambda: self.inner.documents(*args, **options)))
 
+    async def attachments(self, *args: Any, **options: Any) -> AsyncAttachments:
+        """See ``Agent.attachments``."""
+        return AsyncAttachments(self.store, await self.store.run(lambda: self.inner.attachments(*args, **options)))
+
     async def threads(self, **options: Any) -> list[AsyncThread]:
         """See ``Agent.threads``."""
         found = await self.store.run(lambda: self.inner.threads(**options))
         return [AsyncThread(self.store, thread) for thread in found]
 
 
-class AsyncSnapshots(_Wrapper[Snapshots]):
+class AsyncSnapshots(Wrapper[Snapshots]):
     """``Snapshots``, awaited."""
 
-    take = _Awaited(Snapshots.take)
-    agents = _Awaited(Snapshots.agents)
-    all = _Awaited(Snapshots.all)
-    restore = _Awaited(Snapshots.restore)
-    delete = _Awaited(Snapshots.delete)
+    take = Awaited(Snapshots.take)
+    agents = Awaited(Snapshots.agents)
+    all = Awaited(Snapshots.all)
+    restore = Awaited(Snapshots.restore)
+    delete = Awaited(Snapshots.delete)
 
 
 class AsyncBatch:
@@ -264,7 +186,7 @@ class AsyncBatch:
     A task that goes on after the end writes by itself. A batch in a batch joins the outer one.
     """
 
-    def __init__(self, store: _Store) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._batch: Batch | None = None
         self._turn = asyncio.Lock()
@@ -288,7 +210,7 @@ class AsyncBatch:
         async with self._turn:  # of a child task that is in the middle of a call
             writes = batch.end()
         if error is None:
-            await _to_its_end(self._store.submit(lambda: batch.commit(writes)))
+            await to_its_end(self._store.submit(lambda: batch.commit(writes)))
 
     async def run(self, work: Callable[[], R]) -> R:
         """A call, when it is its turn. Raises InvalidValue if the batch has ended by then."""
@@ -300,25 +222,25 @@ class AsyncBatch:
                 return work()
 
         async with self._turn:
-            return await _to_its_end(self._store.submit(lent))
+            return await to_its_end(self._store.submit(lent))
 
 
-class AsyncEdge(_Wrapper[Edge]):
+class AsyncEdge(Wrapper[Edge]):
     """``Edge``, awaited. Build it with ``open``; close it, or use it with ``async with``."""
 
-    agents = _Awaited(Edge.agents)
-    erasures = _Awaited(Edge.erasures)
-    carry_out_erasures = _Awaited(Edge.carry_out_erasures)
-    join = _Awaited(Edge.join)
-    sync = _Awaited(Edge.sync)
-    start_sync = _Awaited(Edge.start_sync)
-    stop_sync = _Awaited(Edge.stop_sync)
-    device_key = _Awaited(Edge.device_key)
-    lance = _Awaited(Edge.lance)
-    digest = _Awaited(Edge.digest)
-    verify = _Awaited(Edge.verify)
-    snapshot = _Awaited(Edge.snapshot)
-    status = _Awaited(Edge.status)
+    agents = Awaited(Edge.agents)
+    erasures = Awaited(Edge.erasures)
+    carry_out_erasures = Awaited(Edge.carry_out_erasures)
+    join = Awaited(Edge.join)
+    sync = Awaited(Edge.sync)
+    start_sync = Awaited(Edge.start_sync)
+    stop_sync = Awaited(Edge.stop_sync)
+    device_key = Awaited(Edge.device_key)
+    lance = Awaited(Edge.lance)
+    digest = Awaited(Edge.digest)
+    verify = Awaited(Edge.verify)
+    snapshot = Awaited(Edge.snapshot)
+    status = Awaited(Edge.status)
 
     @staticmethod
     async def open(path: Any, *, workers: int = WORKERS, **options: Any) -> AsyncEdge:
@@ -331,7 +253,7 @@ class AsyncEdge(_Wrapper[Edge]):
         except asyncio.CancelledError:
             opening.add_done_callback(_close_again)
             raise
-        return AsyncEdge(_Store(edge, workers), edge)
+        return AsyncEdge(Store(edge, workers), edge)
 
     async def close(self) -> None:
         """See ``Edge.close``. What is under way ends first."""
@@ -368,6 +290,10 @@ class AsyncEdge(_Wrapper[Edge]):
     @property
     def snapshots(self) -> AsyncSnapshots:
         return AsyncSnapshots(self.store, self.inner.snapshots)
+
+    @property
+    def cache(self) -> AsyncCache:
+        return AsyncCache(self.store, self.inner.cache)
 
     @property
     def device(self) -> bytes:

@@ -25,6 +25,7 @@ class EdgeConfig(NamedTuple):
     """All defaults. Units are in the names."""
 
     durability: str = "full"
+    quota_bytes: int = 0
     exact_mib_max: int = 150
     flush_interval_ms: int = 2_000
     sync_url: str = ""
@@ -45,6 +46,7 @@ class _Key(NamedTuple):
 
 _KEYS = (
     _Key("store", "durability", "durability", str, choices=("full", "relaxed")),
+    _Key("store", "quota_bytes", "quota_bytes", int, 0, 1 << 60),
     _Key("search", "exact_mib_max", "exact_mib_max", int, 0, 65_536),
     _Key("projection", "flush_interval_ms", "flush_interval_ms", int, 50, 3_600_000),
     _Key("sync", "url", "sync_url", str),

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from edge.config import EdgeConfig
     from edge.link.replicator import Progress
     from edge.link.runner import Link, LiveLink
+    from edge.storage.cache import Cache
     from edge.storage.store_lock import StoreLock
     from sync.keys import DeviceKey
     from sync.schema import FieldRule, VectorSpec
@@ -198,16 +199,25 @@ class Edge:
     def _shelf(self) -> Shelf:
         from edge.agent.shelf import Shelf
 
+        batches = (self.batch, lambda: open_batch(self._batch))
         return Shelf(
             self.log,
             self._submit,
-            self.batch,
-            lambda: open_batch(self._batch),
+            *batches,
             self._clock,
             self._random,
             self.collection,
             self._erase,
+            lambda: self.cache,
         )
+
+    @cached_property
+    def cache(self) -> Cache:
+        """What of the attachments stays on this disk: quota, pins, eviction."""
+        from edge.storage.cache import Cache
+
+        quota = self.config.quota_bytes
+        return Cache(self.log, self.path, self._clock, quota_bytes=quota, link=lambda: self._link)
 
     def erasures(self) -> list[Erasure]:
         """What was erased in this fleet (``Agent.erase``), as digests, oldest first."""
@@ -223,6 +233,7 @@ class Edge:
     def _purge(self, erasure: str, collections: Sequence[str]) -> None:
         from edge.storage.erasures import purge, vacuum
 
+        self.cache.collect()
         purge(self.log, erasure)
         self.projections.renew(collections)
         vacuum(self.log)
@@ -251,7 +262,7 @@ class Edge:
         from sync.tokens import parse_token
 
         name = name or known_name(self.log, self.path, parse_token(token))
-        self._link().join(token, name or platform.node()[:128] or self.device.hex(), url)
+        self._link.join(token, name or platform.node()[:128] or self.device.hex(), url)
 
     def sync(
         self,
@@ -273,7 +284,7 @@ class Edge:
             return done
         self._syncing += 1
         try:
-            done = self._link().sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
+            done = self._link.sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
         finally:
             self._syncing -= 1
         self.carry_out_erasures()
@@ -286,7 +297,7 @@ class Edge:
 
         if self._live is None or not self._live.running:
             self.projections.start()  # the log is trimmed as the cloud acknowledges it
-            self._live = LiveLink(self._link(), url=url, on_progress=on_progress)
+            self._live = LiveLink(self._link, url=url, on_progress=on_progress)
 
     def stop_sync(self) -> None:
         """End the background sync. Raises what had ended it before, if something had."""
@@ -294,11 +305,12 @@ class Edge:
         if live is not None:
             live.stop()
 
+    @cached_property
     def _link(self) -> Link:
         from edge.link.runner import Link
 
         self.log.check_writable()
-        return Link(self.log, self.path, self.config, self._clock, self._random)
+        return Link(self.log, self.path, self.config, self._clock, self._random, self.cache)
 
     # -- the store as a whole -----------------------------------------------------------------------------------------
 
@@ -328,7 +340,12 @@ class Edge:
         """
         from edge.storage.keystore import key_problems
 
-        return key_problems(self.path, self.device) + self.log.verify() + self.projections.verify()
+        return (
+            key_problems(self.path, self.device)
+            + self.log.verify()
+            + self.cache.bodies.verify()
+            + self.projections.verify()
+        )
 
     def snapshot(self, path: str | os.PathLike[str]) -> None:
         """A consistent copy of the store in the new directory ``path``, with the device's keys: keep it as safe as
@@ -343,9 +360,10 @@ class Edge:
 
         check_vacant_target(self.path, target)
         check_device_key(self.path)
-        with appearing(target) as draft:
+        with appearing(target) as draft, self.cache.bodies.frozen():
             copy_keys(self.path, draft)
             self.log.snapshot(os.path.join(draft, LOG_FILE))
+            self.cache.bodies.copy_to(draft)
 
     def status(self) -> dict[str, Any]:
         """What there is to know, as plain values: the store, its log, its link to the cloud, its projections."""

@@ -28,22 +28,13 @@ def status_of(edge: Edge, *, connected: bool) -> dict[str, Any]:
             "bytes": log.size_bytes(),
         },
         "cursor": log.cursor,
-        "dead_letters": [
-            {
-                "seq": letter.seq,
-                "collection": letter.collection,
-                "key": letter.key,
-                "code": letter.code,
-                "reason": letter.reason,
-                "at_ms": letter.at_ms,
-            }
-            for letter in log.dead_letters()
-        ],
+        "dead_letters": [letter.shown() for letter in log.dead_letters()],
         "schema_problems": dict(log.schema_problems),
         "key_problems": key_problems(edge.path),
         "projections": edge.projections.status(),
         "fleet": _fleet(edge),
         "sync": _link(edge, connected),
+        "cache": edge.cache.status().shown(),
         "versions": versions(),
     }
 

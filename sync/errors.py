@@ -24,13 +24,15 @@
     ├── StorageError            the disk or the database under us failed
     │   ├── DiskFull
     │   ├── StoreLocked         another process holds the store
+    │   ├── QuotaExceeded       the store's own quota is reached, and nothing may go
     │   └── CorruptStore        what is on disk fails its checks and cannot be rebuilt from here
     └── SyncError               the other side of a connection
         ├── Unreachable         no answer in time; try again
         ├── ProtocolError       an answer that no correct peer gives
         ├── Unauthenticated     the request's signature, nonce or token was not accepted
         │   └── StaleNonce      the nonce was used before: the store is a copy, or was restored
-        └── Refused             understood, and denied
+        ├── Refused             understood, and denied
+        └── BodyNotHere         an attachment's bytes are not on this device, and could not be fetched
 
 ``code`` is stable and machine-readable, ``hint`` says what to do, ``retryable`` says whether the same call may succeed
 later without anybody changing anything.
@@ -144,6 +146,10 @@ class StoreLocked(StorageError):
     retryable = True
 
 
+class QuotaExceeded(StorageError):
+    code = "quota-exceeded"
+
+
 class CorruptStore(StorageError):
     code = "corrupt-store"
 
@@ -175,6 +181,11 @@ class StaleNonce(Unauthenticated):
 
 class Refused(SyncError):
     code = "refused"
+
+
+class BodyNotHere(SyncError):
+    code = "body-not-here"
+    retryable = True
 
 
 def by_code(code: str) -> type[AgentDBError]:

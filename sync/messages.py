@@ -14,6 +14,9 @@ import msgspec
 
 from sync.errors import AgentDBError, Malformed, TooLarge, by_code
 from sync.limits import (
+    BODY_BYTES_MAX,
+    BODY_NAMES_MAX,
+    BODY_PART_BYTES,
     INT_MAX,
     LONG_POLL_MS_MAX,
     MESSAGE_BYTES_MAX,
@@ -31,6 +34,7 @@ Key32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 Hash32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 SegmentBytes = Annotated[bytes, msgspec.Meta(max_length=SEGMENT_SEALED_BYTES_MAX)]
+PartNumbers = Annotated[list[U32], msgspec.Meta(max_length=BODY_BYTES_MAX // BODY_PART_BYTES)]
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
@@ -179,6 +183,24 @@ class BaselinePage(Message, frozen=True):
     time_ms: U63
 
 
+class FindBodies(Message, frozen=True):
+    """Which parts of these bodies (``sync.bodies``) are there?"""
+
+    names: Annotated[list[Hash32], msgspec.Meta(max_length=BODY_NAMES_MAX)]
+
+
+class BodiesFound(Message, frozen=True):
+    """For each name that was asked for, the numbers of its parts that are there, ascending."""
+
+    parts: Annotated[list[PartNumbers], msgspec.Meta(max_length=BODY_NAMES_MAX)]
+
+
+class BodyKept(Message, frozen=True):
+    """A part is durable. ``created`` is False if one was there already: that one stays."""
+
+    created: bool
+
+
 class Failure(Message, frozen=True):
     """The request was not carried out. ``code`` is that of the error tree; ``retry_after_ms`` 0 leaves it to the
     device.
@@ -199,8 +221,8 @@ class Failure(Message, frozen=True):
         return by_code(self.code)(self.reason, hint=self.hint)
 
 
-Request = Enroll | Hello | Push | Pull | PullBaseline
-Answer = Enrolled | Welcome | PushAck | PullPage | BaselinePage | Failure
+Request = Enroll | Hello | Push | Pull | PullBaseline | FindBodies
+Answer = Enrolled | Welcome | PushAck | PullPage | BaselinePage | BodiesFound | BodyKept | Failure
 AnyMessage = Request | Answer
 
 #: What decoding bytes from outside may raise.

@@ -46,6 +46,7 @@ def serve(directory: Path, host: str | None, port: int | None, config_file: Path
     from cloud.server.jobs import Jobs
     from cloud.server.rehearsal import RehearsalPlane
     from cloud.server.serve import serve as run
+    from cloud.storage.bodies import Bodies
 
     logging.basicConfig(
         stream=sys.stderr,
@@ -61,7 +62,8 @@ def serve(directory: Path, host: str | None, port: int | None, config_file: Path
         before = {name: home.noted_job(name) for name in JOBS}
         plane = RehearsalPlane() if home.is_rehearsal else home.plane
         jobs = Jobs(_jobs(home), home.clock, home.note_job, before)
-        service = Service(plane, home.store, jobs, config.server, home.clock)
+        bodies = None if home.is_rehearsal else Bodies(lambda: home.objects)
+        service = Service(plane, home.store, jobs, config.server, home.clock, bodies)
         about = (f"fleet {home.fleet.name!r} ({home.fleet.fleet.hex()})", f"archive {_where(home)}")
 
         def announce(line: str) -> None:

@@ -2,6 +2,7 @@
 
     POST /v1/enroll   Enroll → Enrolled; not signed: a join token and a proof are in the message
     POST /v1/sync     Hello, Push, Pull, PullBaseline → their answers; signed (``cloud.identity.auth``)
+    …    /v1/bodies   attachments' bytes in sealed parts (``cloud.server.bodies``); signed
     GET  /v1/health   JSON, for load balancers and scripts; says nothing that a stranger may not know
 
 Bodies are ``sync.messages`` in msgpack. An error is a ``Failure`` message with a matching status. What went wrong
@@ -20,19 +21,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol, TypeVar
 
 from aiohttp import web
 
 from cloud.config import ServerConfig
-from cloud.identity.auth import CONTENT_TYPE, Authenticator, Claimed
+from cloud.identity.auth import Authenticator, Claimed
 from cloud.ports import Caller, Store
+from cloud.server.bodies import BodyRoutes
 from cloud.server.connections import Connections, room_for
 from cloud.server.jobs import Jobs
 from cloud.server.polls import Polls
+from cloud.server.requests import check_head, respond, too_large
+from cloud.storage.bodies import Bodies
 from sync.errors import (
     AgentDBError,
     BrokenChain,
@@ -54,13 +58,11 @@ from sync.messages import (
     Enroll,
     Failure,
     Hello,
-    Message,
     Pull,
     PullBaseline,
     PullPage,
     Push,
     decode,
-    encode,
 )
 from sync.ports import Clock
 
@@ -109,7 +111,15 @@ class Overloaded(Unreachable):
 class Service:
     """Requests in, answers out. ``app()`` is what aiohttp runs; ``close`` once no request is under way."""
 
-    def __init__(self, plane: Plane, store: Store, jobs: Jobs, config: ServerConfig, clock: Clock) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        store: Store,
+        jobs: Jobs,
+        config: ServerConfig,
+        clock: Clock,
+        bodies: Bodies | None = None,
+    ) -> None:
         self._plane = plane
         self._store = store
         self._jobs = jobs
@@ -118,6 +128,7 @@ class Service:
         self._authenticator = Authenticator(store)
         self._writer = ThreadPoolExecutor(1, "writer")
         self._readers = ThreadPoolExecutor(READERS, "reader")
+        self._bodies = BodyRoutes(bodies, self._signed)
         self._under_way: Counter[bytes] = Counter()
         self._total = 0
         self._enrollments = 0
@@ -134,6 +145,7 @@ class Service:
         app.router.add_post(ENROLL_PATH, self._enroll)
         app.router.add_post(SYNC_PATH, self._sync)
         app.router.add_get(HEALTH_PATH, self._health)
+        self._bodies.add_to(app)
         app.on_shutdown.append(self._release)
         return app
 
@@ -141,11 +153,12 @@ class Service:
         """Wait for what the threads have begun."""
         self._writer.shutdown()
         self._readers.shutdown()
+        self._bodies.close()
 
     # -- routes ---------------------------------------------------------------------------------------------------
 
     async def _enroll(self, request: web.Request) -> web.Response:
-        _check_head(request, ENROLL_PATH, ENROLL_BYTES_MAX)
+        check_head(request, ENROLL_PATH, ENROLL_BYTES_MAX)
         body = await self._body(request, ENROLL_BYTES_MAX, min(ENROLL_BODY_S_MAX, self._config.body_timeout_s))
         message = decode(body)
         if not isinstance(message, Enroll):
@@ -154,12 +167,12 @@ class Service:
             raise Unreachable("too many devices want to join at once", hint="try again in a moment")
         self._enrollments += 1
         try:
-            return _respond(await self._in(self._writer, self._plane.handle, message, None))
+            return respond(await self._in(self._writer, self._plane.handle, message, None))
         finally:
             self._enrollments -= 1
 
     async def _sync(self, request: web.Request) -> web.Response:
-        _check_head(request, SYNC_PATH, MESSAGE_BYTES_MAX)
+        check_head(request, SYNC_PATH, MESSAGE_BYTES_MAX)
         claimed = await self._in(
             self._readers, self._authenticator.claim, request.method, request.raw_path, request.headers
         )
@@ -169,13 +182,27 @@ class Service:
                 message = await self._in(self._readers, _open, claimed, body)
             else:
                 message = _open(claimed, body)
-            return _respond(await self._carry_out(claimed, message, request.protocol))
+            return respond(await self._carry_out(claimed, message, request.protocol))
 
     async def _health(self, _: web.Request) -> web.Response:
         failing = self._jobs.failing
         return web.json_response(
             {"status": "degraded" if failing else "ok", "failing": failing, "time_ms": self._clock.wall_ms()}
         )
+
+    @asynccontextmanager
+    async def _signed(self, request: web.Request, path: str, most: int) -> AsyncIterator[tuple[Caller, bytes]]:
+        """Who sent a request to ``path``, and its body of at most ``most`` bytes; its nonce is used up."""
+        check_head(request, path, most)
+        claimed = await self._in(
+            self._readers, self._authenticator.claim, request.method, request.raw_path, request.headers
+        )
+        with self._slot(claimed.caller.device):
+            body = await self._body(request, most, self._config.body_timeout_s)
+            await self._in(self._readers, claimed.check_body, body)
+            await self._in(self._writer, self._consume, claimed)
+            self.connections.known(request.protocol, claimed.caller.device)
+            yield claimed.caller, body
 
     # -- requests -------------------------------------------------------------------------------------------------
 
@@ -230,7 +257,7 @@ class Service:
                 async for chunk in request.content.iter_any():
                     body += chunk
                     if len(body) > most:
-                        raise _too_large(most)
+                        raise too_large(most)
         except TimeoutError as error:
             raise web.HTTPRequestTimeout from error
         except RuntimeError as error:  # what aiohttp says if the connection was lost before the first read
@@ -272,53 +299,27 @@ class Service:
         try:
             return await handler(request)
         except Overloaded as error:
-            return _respond(Failure.of(error, RETRY_AFTER_MS), 429)
+            return respond(Failure.of(error, RETRY_AFTER_MS), 429)
         except StorageError as error:
             logger.exception("%s %s: storage", request.method, request.path)
             reason = "the control plane's storage is not available"
-            return _respond(Failure(error.code, reason, "", retryable=True), 503 if error.retryable else 500)
+            return respond(Failure(error.code, reason, "", retryable=True), 503 if error.retryable else 500)
         except AgentDBError as error:
             status = next((status for kind, status in _STATUS if isinstance(error, kind)), 400)
-            response = _respond(Failure.of(error, RETRY_AFTER_MS if status == 503 else 0), status)
+            response = respond(Failure.of(error, RETRY_AFTER_MS if status == 503 else 0), status)
             if isinstance(error, StaleNonce):
                 response.headers[NONCE_HEADER] = str(error.largest)
             return response
         except web.HTTPException as error:
             failure = Failure("not-found" if error.status == 404 else "protocol", error.reason, "", retryable=False)
-            return _respond(failure, error.status)
+            return respond(failure, error.status)
         except ConnectionError:
             raise
         except Exception:  # whatever it is, the device gets an answer and we get a traceback
             logger.exception("%s %s failed", request.method, request.path)
-            return _respond(Failure("internal", "the control plane failed", "", retryable=True), 500)
-
-
-def _check_head(request: web.Request, path: str, most: int) -> None:
-    """What can be refused by the head alone. The path is compared as it was sent: encoded, absolute or with a query it
-    would not be what was signed.
-    """
-    if request.raw_path != path:
-        raise Malformed(f"the request target must be {path}")
-    if "Content-Encoding" in request.headers:
-        raise Malformed("bodies are not encoded; segments are compressed already")
-    if request.headers.getall("Content-Type", []) != [CONTENT_TYPE]:
-        raise Malformed(f"the content type must be {CONTENT_TYPE}")
-    if request.content_length is not None and request.content_length > most:
-        raise _too_large(most)
-
-
-def _too_large(most: int) -> TooLarge:
-    return TooLarge(f"a body of more than {most} bytes")
+            return respond(Failure("internal", "the control plane failed", "", retryable=True), 500)
 
 
 def _open(claimed: Claimed, body: bytes) -> AnyMessage:
     claimed.check_body(body)
     return decode(body)
-
-
-def _respond(message: Message, status: int = 200) -> web.Response:
-    headers = {"Content-Type": CONTENT_TYPE, "Server": "agentdb"}  # not which versions run here
-    response = web.Response(body=encode(message), status=status, headers=headers)
-    if status in (408, 413):
-        response.force_close()  # its body may still be on the way
-    return response

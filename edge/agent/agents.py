@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.agent.embedders import Embedder
@@ -18,8 +18,10 @@ from sync.errors import NotFound, TooLarge
 from sync.operations import Kind
 
 if TYPE_CHECKING:
+    from edge.agent.attachments import Attachments
     from edge.agent.documents import Documents
     from edge.agent.erase import Receipt
+    from edge.agent.media import MediaEmbedder
     from edge.agent.shelf import Shelf
 
 _LAST = "\U0010ffff"
@@ -65,6 +67,17 @@ class Agent:
         from edge.agent.documents import Documents
 
         return Documents(self._shelf, self.name, namespace, embedder=embedder)
+
+    def attachments(
+        self, namespace: str = "default", *, embedders: Mapping[str, Embedder | MediaEmbedder] | None = None
+    ) -> Attachments:
+        """The images, sounds and other files of a namespace. ``embedders``: of captions ("text") and of each medium
+        ("image", "audio", "video"); without, they are found by their captions (BM25). Raises InvalidValue,
+        SchemaMismatch (there are vectors of another model).
+        """
+        from edge.agent.attachments import Attachments
+
+        return Attachments(self._shelf, self.name, namespace, embedders=embedders)
 
     def export(self, path: str | os.PathLike[str], *, namespace: str | None = None) -> dict[str, int]:
         """All memories, documents and checkpoints as JSON lines in the new file ``path``, or the memories and documents

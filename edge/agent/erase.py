@@ -30,7 +30,7 @@ _STEP = 500
 _ROUNDS_MAX = 10
 _ELSEWHERE = (
     "what the other devices have, until their next sync",
-    "sealed segments in the archive, until its retention ends",
+    "sealed segments in the archive, and sealed parts of attachments beside it, until their retention ends",
     "copies and exports that were made of the store, and freed blocks of the disk",
 )
 

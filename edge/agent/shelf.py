@@ -21,6 +21,7 @@ from sync.schema import declare
 if TYPE_CHECKING:
     from edge.agent.erase import Receipt
     from edge.storage.batch import Batch
+    from edge.storage.cache import Cache
     from edge.storage.collection import Collection
     from edge.storage.delta_log import DeltaLog
     from edge.storage.transaction import Write
@@ -45,6 +46,7 @@ class Shelf:
         random: RandomSource,
         collection: Callable[..., Collection],
         erase: Callable[[str, str | None], Receipt],
+        cache: Callable[[], Cache],
     ) -> None:
         self.log = log
         self.collection = collection
@@ -57,6 +59,11 @@ class Shelf:
         self._locks = [threading.RLock() for _ in range(_LOCKS)]
         self._submit = submit
         self._open_batch = open_batch
+        self._cache = cache
+
+    @property
+    def cache(self) -> Cache:
+        return self._cache()
 
     def submit(self, writes: Sequence[Write]) -> None:
         self._submit(writes)

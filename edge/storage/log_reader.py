@@ -51,6 +51,10 @@ class DeadLetter(NamedTuple):
     at_ms: int
     operation: Operation
 
+    def shown(self) -> dict[str, Any]:
+        """As plain values; without the operation."""
+        return {name: value for name, value in self._asdict().items() if name not in ("replica", "operation")}
+
 
 class LogReader:
     """``collections`` is the owner's live map of names to ids, ``overlay`` its images that are newer than their

@@ -6,6 +6,7 @@
     v1/{hash2}/{fleet}/snap/{position:020d}.{epoch:08x}.{id}                     parts of a snapshot
     v1/{hash2}/{fleet}/meta/{number:020d}.{epoch:08x}.{id}                       side tables
     v1/{hash2}/{fleet}/manifest/{number:020d}                                    the chain
+    v1/{hash2}/{fleet}/body/{name}/{number:04d}                                  parts of attachments' bodies
 
 ``hash2`` spreads fleets over an object store's partitions. Ids are in hex and commit to the content; everything
 sorts in its own order. What always holds: a name says positions and epochs, and nothing of the content.
@@ -41,6 +42,18 @@ class Names:
 
     def meta(self, number: int, epoch: int, digest: bytes) -> str:
         return f"{self.root}meta/{number:020d}.{epoch:08x}.{digest.hex()}"
+
+    @property
+    def bodies(self) -> str:
+        """The prefix of all bodies, which no manifest names."""
+        return self.root + "body/"
+
+    def body(self, name: bytes) -> str:
+        """The prefix of a body's parts."""
+        return f"{self.bodies}{name.hex()}/"
+
+    def body_part(self, name: bytes, number: int) -> str:
+        return f"{self.body(name)}{number:04d}"
 
     def owns(self, name: str) -> bool:
         return name.startswith(self.root)

@@ -173,7 +173,8 @@ class _Verifier:
     def _unreferenced(self) -> int:
         names = self._reader.names
         listed = self._reader.objects.list(names.root)
-        return sum(1 for info in listed if info.name not in self._named and names.number_of(info.name) is None)
+        strays = (info.name for info in listed if info.name not in self._named)
+        return sum(1 for name in strays if names.number_of(name) is None and not name.startswith(names.bodies))
 
     @contextmanager
     def _collecting(self, name: str) -> Iterator[None]:

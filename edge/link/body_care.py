@@ -1,0 +1,94 @@
+"""The thread that brings attachments' bodies to the cloud while a live link is up, and evicts what may go.
+
+A round comes when a body was added, and every half minute, for what other devices have deleted. What always holds: a
+round that fails is tried again after a while, for as long as the link is up; ``problem`` says why it failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from sync.errors import AgentDBError
+from sync.schedule import Backoff
+
+if TYPE_CHECKING:
+    from edge.link.body_client import BodyClient
+    from edge.link.runner import Link
+
+ROUND_S = 30.0
+STOP_S_MAX = 30.0
+_log = logging.getLogger("agentdb.edge")
+
+
+class BodyCare:
+    """Runs from construction to ``stop``."""
+
+    def __init__(self, link: Link, url: str | None) -> None:
+        self.problem = ""
+        self._link = link
+        self._url = url
+        self._backoff = Backoff(link.random)
+        self._busy = True
+        self._stopping = False
+        self._settled = -1
+        self._client: BodyClient | None = None
+        self._thread = threading.Thread(target=self._run, name="agentdb-bodies", daemon=True)
+        self._thread.start()
+
+    @property
+    def idle(self) -> bool:
+        """The cloud has all that is here, as of the last round, and nothing was added since."""
+        return not self._busy and not self.problem and not self._link.cache.added.is_set()
+
+    def stop(self) -> None:
+        """What is under way is taken up again by the next link."""
+        self._stopping = True
+        self._link.cache.added.set()
+        client = self._client
+        if client is not None:
+            client.abort()
+        self._thread.join(STOP_S_MAX)
+
+    def _run(self) -> None:
+        added = self._link.cache.added
+        while not self._stopping:
+            self._busy = True
+            added.clear()
+            wait_s = self._round()
+            self._busy = False
+            added.wait(wait_s)
+
+    def _round(self) -> float:
+        """Seconds until the next one, if nothing is added before."""
+        cache = self._link.cache
+        try:
+            if cache.pending():
+                failed = self._link.bodies(self._url).upload(using=self._use).failed
+                if failed is not None:
+                    raise failed
+            position = self._link.log.position
+            if position != self._settled:
+                cache.settle()
+                self._settled = position
+        except AgentDBError as error:
+            if not self._stopping:
+                if str(error) != self.problem:
+                    _log.warning("attachments: %s (%s)", error, error.hint)
+                self.problem = cache.problem = str(error)
+            return self._backoff.next_ms() / 1000
+        except Exception as error:  # noqa: BLE001 - logged and shown; a thread that ended would be worse
+            _log.exception("attachments: unexpected error; trying again")
+            self.problem = cache.problem = f"{type(error).__name__}: {error}"
+            return self._backoff.next_ms() / 1000
+        finally:
+            self._client = None
+        self.problem = ""
+        self._backoff.reset()
+        return ROUND_S
+
+    def _use(self, client: BodyClient) -> None:
+        self._client = client
+        if self._stopping:
+            client.abort()

@@ -1,0 +1,326 @@
+"""Cache: what of the store's bodies stays on this disk: a quota for the whole store, eviction, pins.
+
+    edge.cache.status()            # what takes the space, and what of it could go
+    edge.cache.pin(digest)         # stays here, whatever happens
+    edge.cache.evict(to_bytes=0)   # everything that may go
+
+What may go are bodies of attachments that the cloud, in its present life, has confirmed to hold: the least recently
+used first. They come back when they are read. What always holds: the only copy never goes, nor what is pinned, nor what
+somebody is reading in or writing. Records, large checkpoint values among them, never go: the log is the truth.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from stat import S_ISREG
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
+
+from edge.storage.bodies import ATTACHMENTS, Bodies, Held, Kept, check_size
+from edge.storage.body_notes import BodyNotes, Note
+from sync.errors import BodyNotHere, CorruptStore, InvalidValue, NotFound, QuotaExceeded, StorageError
+
+if TYPE_CHECKING:
+    from edge.storage.delta_log import DeltaLog
+    from sync.ports import Clock
+
+DIGEST_HEX = 64
+_KINDS = {"bodies": "bodies", "lance": "tables", "exact": "vectors", "keys": "keys"}
+_FETCHES = 16  # at the same time, at most
+_log = logging.getLogger("agentdb.edge")
+
+
+class Fetching(Protocol):
+    """What brings bodies here."""
+
+    def fetch_body(self, digest: bytes, size: int) -> None:
+        """Bring a body of that digest and size. Raises BodyNotHere, QuotaExceeded, StorageError, DataError."""
+        ...
+
+
+class Share(NamedTuple):
+    """A part of the bodies: how many, and their bytes."""
+
+    count: int  # type: ignore[assignment]  # hides tuple.count, which this has no use for
+    bytes: int
+
+
+class CacheStatus(NamedTuple):
+    """``bytes`` of the whole store, ``by_kind`` log, tables, vectors, bodies, keys and other; ``quota_bytes`` 0 is
+    none. Of the bodies here: ``evictable``, ``pinned``, and ``unconfirmed``: the cloud has not them yet. ``away``:
+    bodies of this store's records that are not here. ``problem`` is why the last upload or eviction failed, or empty.
+    """
+
+    bytes: int
+    quota_bytes: int
+    by_kind: dict[str, int]
+    bodies: Share
+    evictable: Share
+    pinned: Share
+    unconfirmed: Share
+    away: Share
+    problem: str
+
+    def shown(self) -> dict[str, Any]:
+        """As plain values."""
+        return {name: value._asdict() if isinstance(value, Share) else value for name, value in self._asdict().items()}
+
+
+class Evicted(NamedTuple):
+    """What an eviction did; ``left`` is what the store takes now, in bytes."""
+
+    bodies: int
+    bytes: int
+    left: int
+
+
+class Cache:
+    """Get it from ``edge.cache``. Safe to use from several threads."""
+
+    def __init__(
+        self, log: DeltaLog, store: str, clock: Clock, *, quota_bytes: int, link: Callable[[], Fetching]
+    ) -> None:
+        self.problem = ""
+        self.quota_bytes = quota_bytes
+        self.added = threading.Event()  # there may be something to upload
+        self._log = log
+        self._store = store
+        self._clock = clock
+        self._link = link
+        self._lock = threading.RLock()
+        self._reserved = 0
+        self._fetching = [threading.Lock() for _ in range(_FETCHES)]
+
+    @cached_property
+    def bodies(self) -> Bodies:
+        return Bodies(self._log, self._store, self._clock)
+
+    @cached_property
+    def notes(self) -> BodyNotes:
+        return BodyNotes(self._log)
+
+    # -- what users ask -----------------------------------------------------------------------------------------------
+
+    def status(self) -> CacheStatus:
+        """Raises StorageError."""
+        notes, here = self.notes.all(), self.bodies.all()
+        known = {one.digest for one in here}
+        alive = self.notes.incarnation()
+        away = [size for digest, size in self.bodies.named().items() if digest not in known]
+        by_kind = self._by_kind()
+        return CacheStatus(
+            sum(by_kind.values()),
+            self.quota_bytes,
+            by_kind,
+            _share(here),
+            _share([one for one in here if _may_go(notes.get(one.digest), alive)]),
+            _share([one for one in here if _note(notes, one.digest).pinned]),
+            _share([one for one in here if not _is_confirmed(notes.get(one.digest), alive)]),
+            Share(len(away), sum(away)),
+            self.problem,
+        )
+
+    def pin(self, digest: str) -> None:
+        """The body stays on this device; if it is away, from when it is next read. Raises InvalidValue, NotFound (no
+        attachment here has that digest), StorageError.
+        """
+        self.notes.pin(self._named(digest), pinned=True)
+
+    def unpin(self, digest: str) -> None:
+        """Raises InvalidValue, NotFound, StorageError."""
+        self.notes.pin(self._named(digest), pinned=False)
+
+    def evict(self, to_bytes: int | None = None) -> Evicted:
+        """Give up bodies that may go, the least recently used first, until the store takes at most ``to_bytes`` (by
+        default the quota; without one, nothing goes). Raises InvalidValue, StorageError.
+        """
+        if to_bytes is not None and (type(to_bytes) is not int or to_bytes < 0):
+            raise InvalidValue(f"to_bytes is a number of bytes, 0 or more, not {to_bytes!r:.40}")
+        target = self.quota_bytes or None if to_bytes is None else to_bytes
+        with self._lock:
+            self.collect()
+            used = self.used_bytes()
+            count = freed = 0
+            if target is not None:
+                count, freed = self._evict(used - target)
+        return Evicted(count, freed, used - freed)
+
+    # -- what the stores of agents and the link ask -------------------------------------------------------------------
+
+    @contextmanager
+    def keeping(self, source: bytes | os.PathLike[str]) -> Iterator[Kept]:
+        """``Bodies.keeping``, with room for it. Raises QuotaExceeded, and as that does."""
+        try:
+            with self.room(_size_of(source)), self.bodies.keeping(source) as kept:
+                yield kept
+        except BaseException:
+            with suppress(StorageError):  # then the next one does it
+                self.collect()
+            raise
+        self.added.set()
+
+    @contextmanager
+    def room(self, size: int) -> Iterator[None]:
+        """That many bytes may be written. Raises QuotaExceeded, StorageError."""
+        if not self.quota_bytes:
+            yield
+            return
+        with self._lock:
+            self._make_room(size)
+            self._reserved += size
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reserved -= size
+
+    def open(self, digest: bytes, size: int) -> BinaryIO:
+        """The body, checked; fetched if it is not here. One that is damaged is fetched anew, if the cloud has it.
+        Raises BodyNotHere, CorruptStore, QuotaExceeded, StorageError, DataError (the cloud has sent other bytes).
+        """
+        with self.bodies.using(digest), self._fetching[digest[0] % _FETCHES]:
+            try:
+                file = self.bodies.open(digest)
+            except CorruptStore as error:
+                _log.warning("attachments: %s; fetching it again", error)
+                try:
+                    self._link().fetch_body(digest, size)
+                except BodyNotHere:
+                    raise error from None
+                file = self.bodies.open(digest)
+            if file is None:
+                self._link().fetch_body(digest, size)
+                file = self.bodies.open(digest)
+            if file is None:
+                raise BodyNotHere("the attachment's bytes have just been deleted", hint="read it again")
+        return file
+
+    def pending(self) -> list[Held]:
+        """Bodies here that a record names and the cloud has not confirmed in its present life."""
+        if ATTACHMENTS not in self._log.schemas:
+            return []
+        notes, alive = self.notes.all(), self.notes.incarnation()
+        waiting = [one for one in self.bodies.all() if not _is_confirmed(notes.get(one.digest), alive)]
+        named = self.bodies.named() if waiting else {}
+        return [one for one in waiting if one.digest in named]
+
+    def collect(self) -> int:
+        """Remove bodies that no record names, and their notes. Returns how many. Raises StorageError."""
+        if ATTACHMENTS not in self._log.schemas:
+            return 0
+        done = self.bodies.collect()
+        named = self.bodies.named()
+        for digest in self.notes.all():
+            if digest not in named:
+                self.notes.forget(digest)
+        return done
+
+    def settle(self) -> None:
+        """After a sync: what is not named goes, and what the quota asks for. A failure of the disk is noted."""
+        try:
+            self.evict()
+        except StorageError as error:
+            _log.warning("attachments: %s (%s)", error, error.hint)
+            self.problem = str(error)
+
+    def used_bytes(self) -> int:
+        return sum(self._by_kind().values())
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _make_room(self, size: int) -> None:
+        over = self.used_bytes() + self._reserved + size - self.quota_bytes
+        if over <= 0:
+            return
+        self.collect()
+        over = self.used_bytes() + self._reserved + size - self.quota_bytes
+        if over <= 0:
+            return
+        if sum(one.size for one in self._evictable()) >= over and self._evict(over)[1] >= over:
+            return
+        raise QuotaExceeded(
+            f"{size:,} bytes more are {over:,} over the quota of {self.quota_bytes:,}, and too little may go: "
+            f"{self._shares()}",
+            hint="sync, so that the cloud has what waits; unpin or delete attachments; or raise [store] quota_bytes",
+        )
+
+    def _shares(self) -> str:
+        told = self.status()
+        kinds = ", ".join(f"{kind} {size:,}" for kind, size in told.by_kind.items() if size)
+        return (
+            f"{kinds}; of the bodies {told.unconfirmed.bytes:,} are not in the cloud yet, {told.pinned.bytes:,} pinned"
+        )
+
+    def _evictable(self) -> list[Held]:
+        """The least recently used first."""
+        notes, alive = self.notes.all(), self.notes.incarnation()
+        found = [one for one in self.bodies.all() if _may_go(notes.get(one.digest), alive)]
+        return sorted(found, key=lambda one: (one.used_ms, one.digest))
+
+    def _evict(self, over: int) -> tuple[int, int]:
+        count = freed = 0
+        for one in self._evictable() if over > 0 else []:
+            if freed >= over:
+                break
+            if self.bodies.remove(one.digest):
+                count, freed = count + 1, freed + one.size
+        return count, freed
+
+    def _by_kind(self) -> dict[str, int]:
+        found = dict.fromkeys(("log", *_KINDS.values(), "other"), 0)
+        for folder, _, names in os.walk(self._store):
+            inside = Path(folder).relative_to(self._store).parts
+            for name in names:
+                try:
+                    status = Path(folder, name).lstat()
+                except FileNotFoundError:
+                    continue  # it has just gone
+                if S_ISREG(status.st_mode):
+                    own = "log" if name.startswith("log.db") else "other"
+                    found[_KINDS.get(inside[0], "other") if inside else own] += status.st_size
+        return found
+
+    def _named(self, digest: str) -> bytes:
+        try:
+            wanted = bytes.fromhex(digest) if type(digest) is str and len(digest) == DIGEST_HEX else None
+        except ValueError:
+            wanted = None
+        if wanted is None:
+            raise InvalidValue(f"not the digest of an attachment: {digest!r:.80}", hint="Attachment.digest")
+        if wanted not in self.bodies.named():
+            raise NotFound(f"no attachment here has the digest {digest}", hint="agent.attachments().all() lists them")
+        return wanted
+
+
+def _size_of(source: bytes | os.PathLike[str]) -> int:
+    """As far as it can be told before it is read: what cannot be is refused when it is. Raises TooLarge."""
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        try:
+            size = Path(source).stat().st_size
+        except (OSError, ValueError):
+            return 0
+    check_size(size)
+    return size
+
+
+def _note(notes: dict[bytes, Note], digest: bytes) -> Note:
+    return notes.get(digest) or Note()
+
+
+def _is_confirmed(note: Note | None, alive: bytes) -> bool:
+    return note is not None and bool(note.confirmed) and note.confirmed == alive
+
+
+def _may_go(note: Note | None, alive: bytes) -> bool:
+    return note is not None and not note.pinned and _is_confirmed(note, alive)
+
+
+def _share(found: list[Held]) -> Share:
+    return Share(len(found), sum(one.size for one in found))
