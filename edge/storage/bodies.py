@@ -120,9 +120,9 @@ class Bodies:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def open(self, digest: bytes) -> BinaryIO | None:
+    def open(self, digest: bytes, *, reading: bool = False) -> BinaryIO | None:
         """The body, checked, to be read from its beginning; None if it is not here. It stays readable when the body is
-        evicted. Raises CorruptStore, StorageError.
+        evicted. ``reading``: this is a use, after which it is kept longer than what was used before. Raises CorruptStore, StorageError.
         """
         path = self.path(digest)
         try:
@@ -138,8 +138,9 @@ class Bodies:
                     hint="delete that file: if the cloud has the attachment, the next read fetches it",
                 )
             file.seek(0)
-            now_ns = self._clock.wall_ms() * 1_000_000
-            os.utime(file.fileno(), ns=(now_ns, now_ns))
+            if reading:
+                now_ns = self._clock.wall_ms() * 1_000_000
+                os.utime(file.fileno(), ns=(now_ns, now_ns))
         except OSError as error:
             file.close()
             raise translate(error, str(path)) from error

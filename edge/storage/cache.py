@@ -185,17 +185,17 @@ class Cache:
         """
         with self.bodies.using(digest), self._fetching[digest[0] % _FETCHES]:
             try:
-                file = self.bodies.open(digest)
+                file = self.bodies.open(digest, reading=True)
             except CorruptStore as error:
                 _log.warning("attachments: %s; fetching it again", error)
                 try:
                     self._link().fetch_body(digest, size)
                 except BodyNotHere:
                     raise error from None
-                file = self.bodies.open(digest)
+                file = self.bodies.open(digest, reading=True)
             if file is None:
                 self._link().fetch_body(digest, size)
-                file = self.bodies.open(digest)
+                file = self.bodies.open(digest, reading=True)
             if file is None:
                 raise BodyNotHere("the attachment's bytes have just been deleted", hint="read it again")
         return file

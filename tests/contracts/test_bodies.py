@@ -1,0 +1,376 @@
+"""Attachments between two devices over a real server: what one attached the other reads when it wants it; what the
+cloud has may go from a device, and nothing else; a cloud that lies is not believed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud.storage.bucket_setup import ensure_bucket
+from cloud.storage.objects import open_objects
+from edge import (
+    BodyNotHere,
+    BrokenChain,
+    CorruptStore,
+    DataError,
+    DecryptionFailed,
+    Edge,
+    Malformed,
+    QuotaExceeded,
+    Unreachable,
+)
+from edge.link.membership import session_keys
+from sync.bodies import body_name, seal_part
+from sync.errors import SyncError
+from sync.limits import BODY_PART_BYTES
+from tests.contracts.body_world import PATIENCE_S, BodyWorld, attachments, body_world, some_bytes, sync
+
+PHOTO = some_bytes(2 * BODY_PART_BYTES + 12_345)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[BodyWorld]:
+    with body_world(tmp_path) as world:
+        yield world
+
+
+def body_file(edge: Edge, data: bytes) -> Path:
+    return edge.cache.bodies.path(sha256(data).digest())
+
+
+def test_what_one_attached_another_reads_when_it_wants_it(world: BodyWorld) -> None:
+    a, b = world.device("a"), world.device("b")
+    added = attachments(a).add(PHOTO, media_type="image/png", text="the pump")
+    empty = attachments(a).add(b"", id="empty")
+    sync(a, b)
+    there = attachments(b).get(added.id)
+    assert there == added._replace(here=False)
+    assert there.added_by == "a"
+    assert b.cache.status().away == (2, len(PHOTO))
+    assert not world.objects.gets, "nothing is fetched before it is read"
+    assert attachments(b).read(added.id) == PHOTO
+    assert attachments(b).read(empty.id) == b""
+    assert len(world.objects.gets) == 3 + 1
+    assert attachments(b).read(added.id) == PHOTO
+    assert len(world.objects.gets) == 4, "it is here now"
+    assert b.cache.status().away == (0, 0)
+    assert (b.cache.status().unconfirmed.count, a.cache.status().unconfirmed.count) == (0, 0)
+    sync(b, a)
+    assert len(world.objects.puts) == 4, "what the cloud has is not sent again"
+
+
+def test_an_evicted_body_comes_back_and_offline_says_so(world: BodyWorld) -> None:
+    a = world.device("a")
+    added = attachments(a).add(PHOTO, id="photo")
+    sync(a)
+    assert a.cache.evict(0).bodies == 1
+    assert not body_file(a, PHOTO).exists()
+    assert attachments(a).read("photo") == PHOTO
+    assert body_file(a, PHOTO).exists()
+    a.cache.evict(0)
+    world.server.stop()
+    with pytest.raises(BodyNotHere, match="'photo', added by a, is not on this device: .*cannot be asked") as failure:
+        attachments(a).read("photo")
+    assert failure.value.retryable
+    assert "network" in failure.value.hint
+    assert attachments(a).get("photo") == added._replace(here=False), "what is known of it needs no network"
+
+
+def test_only_what_the_cloud_has_goes_and_nothing_pinned(world: BodyWorld) -> None:
+    a = world.device("a")
+    held = attachments(a)
+    for name in ("sent", "pinned"):
+        held.add(some_bytes(1000, len(name)), id=name)
+    sync(a)
+    held.add(some_bytes(1000, 99), id="new")
+    held.pin("pinned")
+    assert (a.cache.status().evictable.count, a.cache.status().unconfirmed.count) == (1, 1)
+    assert a.cache.evict(0)[:2] == (1, 1000)
+    assert {one.id: one.here for one in held.all()} == {"sent": False, "pinned": True, "new": True}
+    held.unpin("pinned")
+    sync(a)
+    assert a.cache.evict(0).bodies == 2
+    assert held.read("new") == some_bytes(1000, 99)
+
+
+def test_the_least_recently_read_goes_first(world: BodyWorld) -> None:
+    a = world.device("a")
+    held = attachments(a)
+    for number in range(4):
+        held.add(some_bytes(10_000, number), id=str(number))
+        time.sleep(0.005)
+    sync(a)
+    held.read("0")
+    used = a.cache.status().bytes
+    assert a.cache.evict(used - 15_000).bodies == 2
+    assert {one.id for one in held.all() if one.here} == {"0", "3"}
+
+
+def test_a_quota_makes_room_by_what_the_cloud_has(world: BodyWorld) -> None:
+    size = 400_000
+    a = world.device("a", quota_bytes=2_000_000)
+    held = attachments(a)
+    added = []
+    with pytest.raises(QuotaExceeded, match="quota of 2,000,000.*bodies .* are not in the cloud yet") as failure:
+        for number in range(6):
+            added.append(held.add(some_bytes(size, number), id=str(number)))
+    assert "sync" in failure.value.hint
+    assert 2 < len(added) < 6
+    assert held.get(str(len(added))) is None, "what had no room has no record"
+    sync(a)
+    for number in range(len(added), 6):
+        held.add(some_bytes(size, number), id=str(number))
+        assert a.cache.status().bytes <= 2_000_000
+        sync(a)
+    assert [held.read(str(number)) for number in range(6)] == [some_bytes(size, number) for number in range(6)]
+    assert a.cache.status().bytes <= 2_000_000
+
+
+def test_a_bucket_tells_neither_content_nor_digest(world: BodyWorld) -> None:
+    a = world.device("a")
+    canary = b"the canary sings at noon " * 10
+    added = attachments(a).add(canary, text="a bird nobody may know", id="secret-name")
+    sync(a)
+    files = [path for path in world.bucket.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        data = path.read_bytes() + str(path.relative_to(world.bucket)).encode()
+        for told in (b"canary", b"bird", b"secret-name", added.digest.encode(), bytes.fromhex(added.digest)):
+            assert told not in data
+
+
+LIES: dict[str, Any] = {
+    "a flipped bit": (lambda data, _: data[:500] + bytes([data[500] ^ 1]) + data[501:], DecryptionFailed),
+    "another part": (lambda _, parts: parts[1], BrokenChain),
+    "a short part": (lambda data, _: data[:-1], Malformed),
+    "nothing": (lambda _data, _parts: b"", Malformed),
+    "something": (lambda _data, _parts: b"x" * 1000, Malformed),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_server_that_lies_is_not_believed(world: BodyWorld, lie: str) -> None:
+    change, error = LIES[lie]
+    a, b = world.device("a"), world.device("b")
+    attachments(a).add(PHOTO, id="photo")
+    sync(a, b)
+    parts = [path.read_bytes() for path in sorted(world.bucket.rglob("body/*/*"))]
+    world.objects.on_get = lambda name, data: change(data, parts) if name.endswith("/0000") else data
+    with pytest.raises(DataError) as failure:
+        attachments(b).read("photo")
+    assert type(failure.value) is error
+    assert not body_file(b, PHOTO).exists()
+    world.objects.on_get = lambda _, data: data
+    assert attachments(b).read("photo") == PHOTO
+
+
+def plant(world: BodyWorld, edge: Edge, digest: bytes, data: bytes) -> None:
+    """As a device of the fleet that is broken or malicious does: other bytes under the name of a digest."""
+    keys = session_keys(edge.log, edge.path)
+    epoch = keys.ring.current
+    name = body_name(keys.ring, epoch, keys.fleet, digest)
+    sealed = seal_part(data, ring=keys.ring, epoch=epoch, fleet=keys.fleet, name=name, number=0, parts=1)
+    from cloud.storage.bodies import Bodies
+
+    assert Bodies(lambda: world.objects).put(keys.fleet, name, 0, sealed)
+
+
+def test_what_another_device_put_there_is_looked_at_before_it_is_trusted(world: BodyWorld) -> None:
+    a = world.device("a")
+    mine, wrong = some_bytes(5000, 1), some_bytes(5000, 2)
+    attachments(a).add(mine, id="mine")
+    plant(world, a, sha256(mine).digest(), wrong)
+    with pytest.raises(CorruptStore, match="other bytes"):
+        sync(a)
+    assert a.cache.status().unconfirmed.count == 1
+    assert "other bytes" in a.status()["cache"]["problem"]
+    assert a.cache.evict(0).bodies == 0, "the only right copy stays"
+    assert attachments(a).read("mine") == mine
+
+
+def test_other_bytes_under_a_digest_are_refused_by_who_reads(world: BodyWorld) -> None:
+    a, b = world.device("a"), world.device("b")
+    mine, wrong = some_bytes(5000, 1), some_bytes(5000, 2)
+    attachments(a).add(mine, id="mine")
+    plant(world, a, sha256(mine).digest(), wrong)
+    with pytest.raises(CorruptStore):
+        sync(a)
+    sync(b)
+    with pytest.raises(Malformed, match="something else"):
+        attachments(b).read("mine")
+    assert not attachments(b).get("mine").here  # type: ignore[union-attr]
+    assert list((b.cache.bodies.root / "incoming").iterdir()) == []
+
+
+def test_the_same_bytes_of_two_devices_are_stored_once(world: BodyWorld) -> None:
+    a, b = world.device("a"), world.device("b")
+    for edge in (a, b):
+        attachments(edge).add(PHOTO, id="photo")
+    sync(a, b)
+    assert len(world.objects.puts) == 3
+    assert len(world.objects.gets) == 3, "the second looked at what the first had put there"
+    assert (a.cache.evict(0).bodies, b.cache.evict(0).bodies) == (1, 1)
+
+
+def test_an_interrupted_upload_goes_on_where_it_was(world: BodyWorld) -> None:
+    a = world.device("a")
+    attachments(a).add(PHOTO, id="photo")
+
+    def refuse(name: str, data: bytes) -> bytes:
+        if name.endswith("/0001"):
+            raise Unreachable("the object store is away")
+        return data
+
+    world.objects.on_put = refuse
+    with pytest.raises(Unreachable):
+        a.sync(timeout_s=1)
+    assert a.cache.evict(0).bodies == 0, "a part of it is not all of it"
+    a.close()
+    world.objects.on_put = lambda _, data: data
+    a = world.device("a")
+    sync(a)
+    assert [name[-4:] for name in world.objects.puts] == ["0000", "0001", "0002"]
+    assert world.objects.gets == [], "what was sent is not read again"
+
+
+def test_an_interrupted_fetch_goes_on_where_it_was(world: BodyWorld) -> None:
+    a, b = world.device("a"), world.device("b")
+    attachments(a).add(PHOTO, id="photo")
+    sync(a, b)
+
+    def refuse(name: str, data: bytes) -> bytes:
+        if name.endswith("/0002"):
+            raise Unreachable("the object store is away")
+        return data
+
+    world.objects.on_get = refuse
+    with pytest.raises(BodyNotHere, match="object store is away"):
+        attachments(b).read("photo")
+    b.close()
+    world.objects.on_get = lambda _, data: data
+    b = world.device("b")
+    sync(b)  # collects what nobody waits for
+    world.objects.gets.clear()
+    assert attachments(b).read("photo") == PHOTO
+    assert [name[-4:] for name in world.objects.gets] == ["0002"]
+
+
+def test_a_body_the_cloud_has_not_got_says_who_has(world: BodyWorld) -> None:
+    a, b = world.device("a"), world.device("b")
+    attachments(a).add(PHOTO, id="photo")
+    world.objects.on_put = lambda _name, _data: _away()
+    with pytest.raises(SyncError):
+        a.sync(timeout_s=1)
+    sync(b)
+    with pytest.raises(BodyNotHere, match="added by a.*has not got it") as failure:
+        attachments(b).read("photo")
+    assert "sync the device" in failure.value.hint
+
+
+def _away() -> bytes:
+    raise Unreachable("the object store is away")
+
+
+def test_a_damaged_body_comes_back_from_the_cloud(world: BodyWorld) -> None:
+    a = world.device("a")
+    attachments(a).add(PHOTO, id="photo")
+    file = body_file(a, PHOTO)
+    file.write_bytes(b"x" + PHOTO[1:])
+    with pytest.raises(CorruptStore):
+        attachments(a).read("photo")
+    with pytest.raises(CorruptStore):
+        sync(a)  # and it is not what the cloud gets
+    assert world.objects.puts == []
+    file.write_bytes(PHOTO)
+    sync(a)
+    file.write_bytes(b"x" + PHOTO[1:])
+    assert attachments(a).read("photo") == PHOTO
+    assert file.read_bytes() == PHOTO
+
+
+def test_a_deleted_attachment_goes_from_every_device(world: BodyWorld) -> None:
+    a, b = world.device("a"), world.device("b")
+    attachments(a).add(PHOTO, id="photo")
+    sync(a, b)
+    attachments(b).read("photo")
+    attachments(a).delete("photo")
+    assert not body_file(a, PHOTO).exists()
+    sync(a, b)
+    assert attachments(b).get("photo") is None
+    assert not body_file(b, PHOTO).exists()
+
+
+def test_after_the_cloud_was_restored_a_body_is_looked_for_again(world: BodyWorld) -> None:
+    a = world.device("a")
+    attachments(a).add(PHOTO, id="photo")
+    attachments(a).add(b"small", id="small")
+    sync(a)
+    world.begin_again()
+    for path in sorted(world.bucket.rglob("body/*/0002")):
+        path.unlink()  # the photo's last part was lost
+    world.objects.on_put = lambda _name, _data: _away()
+    with pytest.raises(Unreachable):
+        a.sync(timeout_s=1)
+    assert a.cache.evict(0).bodies == 1, "the one that the cloud still has, whole"
+    world.objects.on_put = lambda _, data: data
+    sync(a)
+    assert [name[-4:] for name in world.objects.puts[4:]] == ["0002"]
+    assert a.cache.evict(0).bodies == 1
+    assert attachments(a).read("photo") == PHOTO
+
+
+def test_a_live_link_brings_bodies_up_by_itself(world: BodyWorld) -> None:
+    a, b = world.device("a"), world.device("b")
+    a.start_sync()
+    added = [attachments(a).add(some_bytes(50_000, number), id=str(number)) for number in range(5)]
+    a.sync(timeout_s=PATIENCE_S)
+    assert a.cache.status().unconfirmed.count == 0
+    b.start_sync()
+    b.sync(timeout_s=PATIENCE_S)
+    done: list[bytes] = []
+    readers = [threading.Thread(target=lambda: done.append(attachments(b).read("3"))) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(PATIENCE_S)
+    assert done == [some_bytes(50_000, 3)] * 4
+    assert len(world.objects.gets) == 1, "four that want it fetch it once"
+    assert [attachments(b).read(one.id) for one in added] == [some_bytes(50_000, number) for number in range(5)]
+    for edge in (a, b):
+        edge.stop_sync()
+
+
+def test_a_snapshot_has_the_bodies_that_only_this_device_has(world: BodyWorld, tmp_path: Path) -> None:
+    a = world.device("a")
+    attachments(a).add(PHOTO, id="photo")
+    a.snapshot(tmp_path / "copy")
+    with Edge.open(tmp_path / "copy") as copy:
+        assert attachments(copy).read("photo") == PHOTO
+        assert copy.verify() == []
+
+
+@pytest.mark.s3
+def test_bodies_in_s3(tmp_path: Path) -> None:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"endpoint": f"http://{host}:{port}", "region": "us-east-1", "access_key_id": "test"}
+    options["secret_access_key"] = "test"
+    try:
+        assert ensure_bucket("s3://bodies/some/prefix", options=options)
+        with body_world(tmp_path, open_objects("s3://bodies/some/prefix", options=options)) as world:
+            a, b = world.device("a"), world.device("b")
+            attachments(a).add(PHOTO, id="photo")
+            sync(a, b)
+            assert attachments(b).read("photo") == PHOTO
+    finally:
+        server.stop()
