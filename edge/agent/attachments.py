@@ -177,7 +177,7 @@ class Attachments:
         """
         fields = self._held(attachment)
         try:
-            return self._shelf.cache.open(bytes.fromhex(fields["digest"]), fields["size"])
+            return self._shelf.cache.body(bytes.fromhex(fields["digest"]), fields["size"])
         except BodyNotHere as error:
             where = f"{attachment!r:.100}, added by {fields['added_by']}, is not on this device"
             raise BodyNotHere(f"{where}: {error.message}", hint=error.hint) from error

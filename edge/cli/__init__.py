@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from edge.cli.attachments import attachments
+from edge.cli.cache import cache
 from edge.cli.care import snapshot, status, verify
 from edge.cli.collections import collection
 from edge.cli.documents import documents
@@ -58,6 +60,9 @@ def main() -> None:
 for command in (
     *(init, collection, put, patch, increment, add, remove, delete, get, scan, search),
     *(state, memory, documents, export, erase, erasures),
+
+
+    *(state, memory, documents, attachments, export, cache),
     *(sync, run, status, verify, snapshot),
 ):
     main.add_command(command)

@@ -122,7 +122,8 @@ class Bodies:
 
     def open(self, digest: bytes, *, reading: bool = False) -> BinaryIO | None:
         """The body, checked, to be read from its beginning; None if it is not here. It stays readable when the body is
-        evicted. ``reading``: this is a use, after which it is kept longer than what was used before. Raises CorruptStore, StorageError.
+        evicted. ``reading``: this is a use, after which it is kept longer than what was used before. Raises
+        CorruptStore, StorageError.
         """
         path = self.path(digest)
         try:

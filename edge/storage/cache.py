@@ -179,7 +179,7 @@ class Cache:
             with self._lock:
                 self._reserved -= size
 
-    def open(self, digest: bytes, size: int) -> BinaryIO:
+    def body(self, digest: bytes, size: int) -> BinaryIO:
         """The body, checked; fetched if it is not here. One that is damaged is fetched anew, if the cloud has it.
         Raises BodyNotHere, CorruptStore, QuotaExceeded, StorageError, DataError (the cloud has sent other bytes).
         """

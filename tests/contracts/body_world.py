@@ -84,8 +84,8 @@ class BodyWorld:
         """Another life of the cloud, as after a restore."""
         with self.cloud.store.writing() as tx:
             head = tx.lock_head(self.cloud.fleet)
-            changed = {"incarnation": self.cloud.random.token(16), "previous": head.incarnation}
-            tx.set_head(self.cloud.fleet, head._replace(restored_head=head.position, **changed))
+            born = head._replace(incarnation=self.cloud.random.token(16), previous=head.incarnation)
+            tx.set_head(self.cloud.fleet, born._replace(restored_head=head.position))
 
     def close(self) -> None:
         for edge in self._open:

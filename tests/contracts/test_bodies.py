@@ -16,6 +16,7 @@ import pytest
 from cloud.storage.bucket_setup import ensure_bucket
 from cloud.storage.objects import open_objects
 from edge import (
+    Attachments,
     BodyNotHere,
     BrokenChain,
     CorruptStore,
@@ -76,7 +77,7 @@ def test_an_evicted_body_comes_back_and_offline_says_so(world: BodyWorld) -> Non
     assert body_file(a, PHOTO).exists()
     a.cache.evict(0)
     world.server.stop()
-    with pytest.raises(BodyNotHere, match="'photo', added by a, is not on this device: .*cannot be asked") as failure:
+    with pytest.raises(BodyNotHere, match=r"'photo', added by a, is not on this device: .*cannot be asked") as failure:
         attachments(a).read("photo")
     assert failure.value.retryable
     assert "network" in failure.value.hint
@@ -113,19 +114,23 @@ def test_the_least_recently_read_goes_first(world: BodyWorld) -> None:
     assert {one.id for one in held.all() if one.here} == {"0", "3"}
 
 
+def fill(held: Attachments, size: int) -> None:
+    for number in range(6):
+        held.add(some_bytes(size, number), id=str(number))
+
+
 def test_a_quota_makes_room_by_what_the_cloud_has(world: BodyWorld) -> None:
     size = 400_000
     a = world.device("a", quota_bytes=2_000_000)
     held = attachments(a)
-    added = []
-    with pytest.raises(QuotaExceeded, match="quota of 2,000,000.*bodies .* are not in the cloud yet") as failure:
-        for number in range(6):
-            added.append(held.add(some_bytes(size, number), id=str(number)))
+    with pytest.raises(QuotaExceeded, match=r"quota of 2,000,000.*bodies .* are not in the cloud yet") as failure:
+        fill(held, size)
     assert "sync" in failure.value.hint
-    assert 2 < len(added) < 6
-    assert held.get(str(len(added))) is None, "what had no room has no record"
+    added = len(list(held.all()))
+    assert 2 < added < 6
+    assert held.get(str(added)) is None, "what had no room has no record"
     sync(a)
-    for number in range(len(added), 6):
+    for number in range(added, 6):
         held.add(some_bytes(size, number), id=str(number))
         assert a.cache.status().bytes <= 2_000_000
         sync(a)
@@ -269,7 +274,7 @@ def test_a_body_the_cloud_has_not_got_says_who_has(world: BodyWorld) -> None:
     with pytest.raises(SyncError):
         a.sync(timeout_s=1)
     sync(b)
-    with pytest.raises(BodyNotHere, match="added by a.*has not got it") as failure:
+    with pytest.raises(BodyNotHere, match=r"added by a.*has not got it") as failure:
         attachments(b).read("photo")
     assert "sync the device" in failure.value.hint
 

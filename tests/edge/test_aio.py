@@ -16,11 +16,15 @@ import pytest
 from edge import (
     Agent,
     AsyncAgent,
+    AsyncAttachments,
+    AsyncCache,
     AsyncCollection,
     AsyncEdge,
     AsyncMemory,
     AsyncSnapshots,
     AsyncThread,
+    Attachments,
+    Cache,
     CallableEmbedder,
     Collection,
     Edge,
@@ -40,8 +44,12 @@ PAIRS = [
     (Thread, AsyncThread),
     (Memory, AsyncMemory),
     (Snapshots, AsyncSnapshots),
+    (Attachments, AsyncAttachments),
+    (Cache, AsyncCache),
 ]
-INNER = {"held", "patch_of", "fields_of", "prepared", "ranked"}  # of Memory, for what is done to many at once
+# Of Memory, for what is done to many at once; of Cache, for the stores of agents and the link.
+INNER = {"held", "patch_of", "fields_of", "prepared", "ranked"}
+INNER |= {"body", "keeping", "room", "collect", "pending", "settle", "used_bytes"}
 
 
 @pytest.mark.parametrize(("sync", "awaited"), PAIRS)

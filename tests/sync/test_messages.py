@@ -210,7 +210,7 @@ def test_the_bound_of_one_message() -> None:
 
 
 def test_a_failure_of_a_newer_peer_is_an_error_all_the_same() -> None:
-    failure = messages.Failure("quota-exceeded", "too much", "pay", retryable=False)
+    failure = messages.Failure("bill-unpaid", "too much", "pay", retryable=False)
     error = failure.error()
     assert isinstance(error, AgentDBError)
     assert (error.code, error.message) == ("sync", "too much")

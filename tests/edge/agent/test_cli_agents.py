@@ -170,3 +170,39 @@ def test_erase(store: str) -> None:
     assert "not reached" in table
     assert call("erasures", store, "--namespace", "default").exit_code == 2
     assert call("erasures", store, "--lift", "nobody").exit_code == 2
+
+
+def test_attachments_from_the_shell(store: str, tmp_path: Path) -> None:
+    (tmp_path / "pump.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 2000)
+    (tmp_path / "hum.wav").write_bytes(b"hum")
+    file, sound = str(tmp_path / "pump.png"), str(tmp_path / "hum.wav")
+    (added,) = told("attachments", "add", store, "guide", file, "--text", "the red pump", "--metadata", '{"floor": 2}')
+    assert (added["media_type"], added["size"], added["here"]) == ("image/png", 2008, True)
+    assert said("attachments", "add", store, "guide", sound, "--id", "hum").strip() == "hum"
+    listed = said("attachments", "list", store, "guide")
+    assert [word in listed for word in (added["id"], "2,008", "the red pump", "hum", "audio/")] == [True] * 5
+    (found,) = told("attachments", "search", store, "guide", "red", "--where", '{"floor": 2}')
+    assert (found["id"], found["by"]) == (added["id"], ["caption"])
+    assert "the red pump" in said("attachments", "search", store, "guide", "pump")
+    target = tmp_path / "out.png"
+    assert "2,008 bytes" in said("attachments", "get", store, "guide", added["id"], str(target))
+    assert target.read_bytes() == Path(file).read_bytes()
+    assert call("attachments", "get", store, "guide", "hum", "-").stdout_bytes == b"hum"
+    for wrong, hint in (
+        (("get", store, "guide", "hum", str(target)), "choose a new file"),
+        (("get", store, "guide", "nothing", str(tmp_path / "x")), "no attachment 'nothing'"),
+        (("add", store, "guide", str(tmp_path / "nothing")), "there is no file"),
+    ):
+        refused = call("attachments", *wrong)
+        assert refused.exit_code == 2
+        assert hint in refused.stderr
+    assert told("attachments", "pin", store, "guide", "hum") == {"pinned": ["hum"]}
+    status = told("cache", "status", store)
+    assert (status["pinned"], status["unconfirmed"]) == ({"count": 1, "bytes": 3}, {"count": 2, "bytes": 2011})
+    shown = said("cache", "status", store)
+    assert [word in shown for word in ("no quota", "bodies", "1 attachment, 3 bytes")] == [True] * 3
+    assert told("cache", "evict", store, "--to-bytes", "0")["bodies"] == 0
+    assert "0 attachments evicted" in said("cache", "evict", store)
+    assert "1 attachment unpinned" in said("attachments", "unpin", store, "guide", "hum")
+    assert told("attachments", "delete", store, "guide", "hum") == {"deleted": ["hum"]}
+    assert [one["id"] for one in told("attachments", "list", store, "guide")] == [added["id"]]
