@@ -216,8 +216,7 @@ class Edge:
         """What of the attachments stays on this disk: quota, pins, eviction."""
         from edge.storage.cache import Cache
 
-        quota = self.config.quota_bytes
-        return Cache(self.log, self.path, self._clock, quota_bytes=quota, link=lambda: self._link)
+        return Cache(self.log, self.path, self._clock, self.config.quota_bytes, lambda: self._link)
 
     def erasures(self) -> list[Erasure]:
         """What was erased in this fleet (``Agent.erase``), as digests, oldest first."""

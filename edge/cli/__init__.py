@@ -59,10 +59,7 @@ def main() -> None:
 
 for command in (
     *(init, collection, put, patch, increment, add, remove, delete, get, scan, search),
-    *(state, memory, documents, export, erase, erasures),
-
-
-    *(state, memory, documents, attachments, export, cache),
+    *(state, memory, documents, attachments, export, erase, erasures, cache),
     *(sync, run, status, verify, snapshot),
 ):
     main.add_command(command)

@@ -82,9 +82,7 @@ class Evicted(NamedTuple):
 class Cache:
     """Get it from ``edge.cache``. Safe to use from several threads."""
 
-    def __init__(
-        self, log: DeltaLog, store: str, clock: Clock, *, quota_bytes: int, link: Callable[[], Fetching]
-    ) -> None:
+    def __init__(self, log: DeltaLog, store: str, clock: Clock, quota_bytes: int, link: Callable[[], Fetching]) -> None:
         self.problem = ""
         self.quota_bytes = quota_bytes
         self.added = threading.Event()  # there may be something to upload

@@ -20,6 +20,7 @@ from edge import (
     CallableMediaEmbedder,
     CorruptStore,
     Edge,
+    Erased,
     InvalidValue,
     NotFound,
     SchemaMismatch,
@@ -272,3 +273,33 @@ def test_what_cannot_be_asked_says_why(edge: Edge, photos: Attachments) -> None:
     another = CallableMediaEmbedder(red, model="another", dimensions=2)
     with pytest.raises(SchemaMismatch):
         edge.agent("guide").attachments("photos", embedders={"image": another})
+
+
+def test_an_erased_namespace_leaves_no_byte_of_its_attachments(edge: Edge) -> None:
+    canary = b"the canary sings at noon " * 100
+    kept = edge.agent("guide").attachments("kept")
+    kept.add(b"stays", id="it")
+    gone = edge.agent("guide").attachments("photos", embedders=EMBEDDERS)
+    gone.add(canary, id="it", text="a bird nobody may know", media_type="image/png")
+    receipt = edge.agent("guide").erase("photos")
+    assert receipt.deleted == {"agent.attachments": 1, "agent.attachments.image": 1, "agent.attachments.text": 1}
+    for path in Path(edge.path).rglob("*"):
+        data = path.read_bytes() if path.is_file() else b""
+        assert [word for word in (b"canary", b"bird") if word in data] == [], path
+    assert list(gone.all()) == []
+    assert kept.read("it") == b"stays"
+    with pytest.raises(Erased):
+        gone.add(canary, id="again")
+    assert len(files(edge)) == 1, "nor is the body there of what was refused"
+
+
+def test_a_body_that_is_in_use_goes_when_its_reader_has_ended(edge: Edge, photos: Attachments) -> None:
+    added = photos.add(b"x" * 1000)
+    digest = bytes.fromhex(added.digest)
+    with edge.cache.bodies.using(digest):
+        photos.delete(added.id)
+        assert files(edge) == [added.digest]
+    assert files(edge) == []
+    with edge.cache.bodies.using(digest), edge.cache.bodies.frozen():
+        again = photos.add(b"x" * 1000)
+    assert photos.read(again.id) == b"x" * 1000
