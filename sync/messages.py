@@ -190,9 +190,12 @@ class FindBodies(Message, frozen=True):
 
 
 class BodiesFound(Message, frozen=True):
-    """For each name that was asked for, the numbers of its parts that are there, ascending."""
+    """For each name that was asked for, the numbers of its parts that are there, ascending. ``place``: the id of the
+    place where bodies are kept now; in another one they have to be looked for again.
+    """
 
     parts: Annotated[list[PartNumbers], msgspec.Meta(max_length=BODY_NAMES_MAX)]
+    place: Id16
 
 
 class BodyKept(Message, frozen=True):

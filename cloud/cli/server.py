@@ -41,6 +41,7 @@ def serve(directory: Path, host: str | None, port: int | None, config_file: Path
     import msgspec
 
     from cloud.config import PORT
+    from cloud.ports import SystemRandom
     from cloud.server.app import Service
     from cloud.server.home import Home
     from cloud.server.jobs import Jobs
@@ -62,7 +63,7 @@ def serve(directory: Path, host: str | None, port: int | None, config_file: Path
         before = {name: home.noted_job(name) for name in JOBS}
         plane = RehearsalPlane() if home.is_rehearsal else home.plane
         jobs = Jobs(_jobs(home), home.clock, home.note_job, before)
-        bodies = None if home.is_rehearsal else Bodies(lambda: home.objects)
+        bodies = None if home.is_rehearsal else Bodies(lambda: home.objects, SystemRandom())
         service = Service(plane, home.store, jobs, config.server, home.clock, bodies)
         about = (f"fleet {home.fleet.name!r} ({home.fleet.fleet.hex()})", f"archive {_where(home)}")
 

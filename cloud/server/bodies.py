@@ -62,7 +62,7 @@ class BodyRoutes:
                 raise Malformed("only FindBodies is taken here")
             bodies, names = self._kept(), message.names
             found = await self._do(lambda: [bodies.held(caller.fleet, name) for name in names])
-            return respond(BodiesFound(found))
+            return respond(BodiesFound(found, await self._do(lambda: bodies.place(caller.fleet))))
 
     async def _put(self, request: web.Request) -> web.Response:
         name, number, path = _place(request)

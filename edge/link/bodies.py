@@ -53,19 +53,20 @@ class BodyLink:
         self._client = client
 
     def upload(self, *, using: Callable[[BodyClient], object] | None = None) -> Sent:
-        """Everything that waits. A body that cannot be taken holds up no other. ``using`` is told of the connection.
+        """Ask where the cloud keeps bodies now, and bring there everything that waits. A body that cannot be taken
+        holds up no other. ``using`` is told of the connection.
 
         Raises Unreachable, and what else concerns all of them; what had been uploaded is noted.
         """
         cache = self._cache
-        pending = cache.pending()
         bodies = size = 0
         failed: AgentDBError | None = None
-        if pending:
+        if cache.is_concerned():
             with closing(self._client()) as client:
                 if using is not None:
                     using(client)
-                for one in pending:
+                cache.notes.note_place(client.place())
+                for one in cache.pending():
                     try:
                         if self._upload(client, one):
                             bodies, size = bodies + 1, size + one.size
@@ -83,6 +84,7 @@ class BodyLink:
         """
         cache, parts = self._cache, parts_of(size)
         with closing(self._client()) as client, cache.room(size):
+            cache.notes.note_place(client.place())
             place = self._find(client, digest, parts)
             if place is None or len(place.held) < parts:
                 raise BodyNotHere(
@@ -121,7 +123,7 @@ class BodyLink:
                 note = cache.notes.of(one.digest)
                 whole = place is not None and len(place.held) == parts
                 if whole and note.confirmed and place is not None and place.epoch == note.epoch:
-                    cache.notes.confirm(one.digest)  # what it had in an earlier life of the cloud is there still
+                    cache.notes.confirm(one.digest)  # what it had elsewhere was moved
                     return True
                 epoch = place.epoch if whole and place is not None else self._ring.current
                 name = body_name(self._ring, epoch, self._fleet, one.digest)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edge.link.runner import Link
 
 ROUND_S = 30.0
+ASK_MS = 3_600_000  # where bodies are kept, if there is nothing else to ask
 STOP_S_MAX = 30.0
 _log = logging.getLogger("agentdb.edge")
 
@@ -33,6 +34,7 @@ class BodyCare:
         self._busy = True
         self._stopping = False
         self._settled = -1
+        self._ask_at = link.clock.monotonic_ms()
         self._client: BodyClient | None = None
         self._thread = threading.Thread(target=self._run, name="agentdb-bodies", daemon=True)
         self._thread.start()
@@ -64,12 +66,15 @@ class BodyCare:
         """Seconds until the next one, if nothing is added before."""
         cache = self._link.cache
         try:
-            if cache.pending():
+            now = self._link.clock.monotonic_ms()
+            uploading = bool(cache.pending()) or now >= self._ask_at
+            if uploading:
+                self._ask_at = now + ASK_MS
                 failed = self._link.bodies(self._url).upload(using=self._use).failed
                 if failed is not None:
                     raise failed
             position = self._link.log.position
-            if position != self._settled:
+            if uploading or position != self._settled:
                 cache.settle()
                 self._settled = position
         except AgentDBError as error:

@@ -40,6 +40,13 @@ class BodyClient:
         self._used = False
         self._aborted = False
 
+    def place(self) -> bytes:
+        """The id of where bodies are kept. Raises as ``find``."""
+        answer = self._ask("POST", BODIES_PATH, encode(FindBodies([])))
+        if not isinstance(answer, BodiesFound):
+            raise ProtocolError("the server did not say where it keeps bodies")
+        return answer.place
+
     def find(self, names: list[bytes]) -> list[list[int]]:
         """The numbers of each body's parts that are there. Raises SyncError and its kinds, DataError."""
         found: list[list[int]] = []

@@ -99,7 +99,7 @@ class Link:
         started = self.clock.monotonic_ms()
         done = asyncio.run(self.replicator(live=False, url=url, on_progress=on_progress).run(timeout_ms))
         backoff = Backoff(self.random)
-        while self.cache.pending():
+        while self.cache.is_concerned():
             try:
                 sent = self.bodies(url).upload()
             except Unreachable:
@@ -110,6 +110,8 @@ class Link:
                 continue
             if sent.failed is not None:
                 raise sent.failed
+            if not self.cache.pending():
+                break
         self.cache.settle()
         return done
 

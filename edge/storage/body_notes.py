@@ -1,8 +1,8 @@
 """What is noted of bodies in the log's database: which the cloud has, which must stay here, how far an upload is.
 
 The table is made with the first note. What always holds: a note is durable when its method returns; ``confirmed`` is
-the life (incarnation) of the cloud that held all parts of the body when this device last looked: in another life it has
-to be looked for again before this device may give up its copy.
+the id of the place, of those where the cloud keeps or kept bodies, that had all parts of the body when this device last
+looked: in another place it has to be looked for again before this device may give up its copy.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ _TABLE = (
     "pinned INTEGER NOT NULL DEFAULT 0, epoch INTEGER NOT NULL DEFAULT 0, sent INTEGER NOT NULL DEFAULT 0) "
     "WITHOUT ROWID"
 )
+_PLACE = "bodies.place"
 _IS_THERE = "SELECT 1 FROM sqlite_schema WHERE name = 'bodies'"
 
 
@@ -36,9 +37,13 @@ class BodyNotes:
         self._log = log
         self._made = False
 
-    def incarnation(self) -> bytes:
-        """The cloud's, as this device last knew it; empty if it never did."""
-        return self._log.meta_get("incarnation") or b""
+    def place(self) -> bytes:
+        """Where the cloud keeps bodies, as this device last knew it; empty if it never did."""
+        return self._log.meta_get(_PLACE) or b""
+
+    def note_place(self, place: bytes) -> None:
+        if place != self.place():
+            self._log.meta_set(_PLACE, place)
 
     def all(self) -> dict[bytes, Note]:
         if not self._is_made():
@@ -53,8 +58,8 @@ class BodyNotes:
         return Note() if row is None else Note(row[0], bool(row[1]), row[2], row[3])
 
     def confirm(self, digest: bytes) -> None:
-        """The cloud, in its present life, has all parts, and their content is known to be right."""
-        self._set(digest, "confirmed", self.incarnation())
+        """The cloud has all parts in its present place, and their content is known to be right."""
+        self._set(digest, "confirmed", self.place())
 
     def pin(self, digest: bytes, pinned: bool) -> None:
         self._set(digest, "pinned", int(pinned))

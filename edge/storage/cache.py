@@ -4,7 +4,7 @@
     edge.cache.pin(digest)         # stays here, whatever happens
     edge.cache.evict(to_bytes=0)   # everything that may go
 
-What may go are bodies of attachments that the cloud, in its present life, has confirmed to hold: the least recently
+What may go are bodies of attachments that the cloud, where it keeps them now, is known to hold: the least recently
 used first. They come back when they are read. What always holds: the only copy never goes, nor what is pinned, nor what
 somebody is reading in or writing. Records, large checkpoint values among them, never go: the log is the truth.
 """
@@ -108,7 +108,7 @@ class Cache:
         """Raises StorageError."""
         notes, here = self.notes.all(), self.bodies.all()
         known = {one.digest for one in here}
-        alive = self.notes.incarnation()
+        alive = self.notes.place()
         away = [size for digest, size in self.bodies.named().items() if digest not in known]
         by_kind = self._by_kind()
         return CacheStatus(
@@ -199,13 +199,17 @@ class Cache:
         return file
 
     def pending(self) -> list[Held]:
-        """Bodies here that a record names and the cloud has not confirmed in its present life."""
+        """Bodies here that a record names and that are not known to be where the cloud keeps them now."""
         if ATTACHMENTS not in self._log.schemas:
             return []
-        notes, alive = self.notes.all(), self.notes.incarnation()
+        notes, alive = self.notes.all(), self.notes.place()
         waiting = [one for one in self.bodies.all() if not _is_confirmed(notes.get(one.digest), alive)]
         named = self.bodies.named() if waiting else {}
         return [one for one in waiting if one.digest in named]
+
+    def is_concerned(self) -> bool:
+        """Whether there is anything to tell or to ask the cloud about bodies."""
+        return bool(self.pending()) or any(note.confirmed for note in self.notes.all().values())
 
     def collect(self) -> int:
         """Remove bodies that no record names, and their notes. Returns how many. Raises StorageError."""
@@ -256,7 +260,7 @@ class Cache:
 
     def _evictable(self) -> list[Held]:
         """The least recently used first."""
-        notes, alive = self.notes.all(), self.notes.incarnation()
+        notes, alive = self.notes.all(), self.notes.place()
         found = [one for one in self.bodies.all() if _may_go(notes.get(one.digest), alive)]
         return sorted(found, key=lambda one: (one.used_ms, one.digest))
 

@@ -11,8 +11,11 @@ from cloud.storage.archive.anchor import Anchored, AnchorFile, MemoryAnchor
 from cloud.storage.archive.errors import ForeignArchive, MissingObject
 from cloud.storage.archive.state import begin_anew
 from cloud.storage.archive.transfer import copy_archive
+from cloud.storage.bodies import Bodies
 from cloud.storage.objects import open_objects
+from sync.bodies import body_name, seal_part
 from sync.errors import InvalidValue, NotFound
+from sync.keys import KeyRing
 from tests.cloud.archive_world import ArchiveWorld, digest_of, put, rows_in
 
 
@@ -160,3 +163,24 @@ def test_an_anchor_can_be_forgotten(tmp_path: Path) -> None:
         anchor.forget(one)
         assert anchor.last(one) is None
         assert anchor.last(other) == Anchored(7, bytes(32))
+
+
+def test_bodies_of_attachments_move_along_and_are_no_leftovers(world: ArchiveWorld) -> None:
+    bodies = Bodies(lambda: world.objects, world.random)
+    ring = KeyRing({1: b"k" * 32})
+    name = body_name(ring, 1, world.fleet, b"d" * 32)
+    sealed = seal_part(b"data", ring=ring, epoch=1, fleet=world.fleet, name=name, number=0, parts=1)
+    place = bodies.place(world.fleet)
+    bodies.put(world.fleet, name, 0, sealed)
+    world.push([put("a")])
+    world.archive.run_once()
+    report = world.verify()
+    assert (report.problems, report.unreferenced) == ([], 0)
+    target = open_objects("memory://")
+    copy_archive(world.objects, target, world.fleet, world.archive.state.number)
+    moved = Bodies(lambda: target, world.random)
+    assert moved.get(world.fleet, name, 0) == sealed
+    assert moved.held(world.fleet, name) == [0]
+    assert moved.place(world.fleet) == place, "devices need not look for them again"
+    elsewhere = open_objects("memory://")
+    assert Bodies(lambda: elsewhere, world.random).place(world.fleet) != place

@@ -28,7 +28,8 @@ class Door:
     def __init__(self, directory: Path) -> None:
         self.world = World(directory)
         self.objects = open_objects(str(directory / "bucket"))
-        self.server = LiveServer(self.world, CountingPlane(self.world), bodies=Bodies(lambda: self.objects))
+        bodies = Bodies(lambda: self.objects, self.world.random)
+        self.server = LiveServer(self.world, CountingPlane(self.world), bodies=bodies)
         self.key = self.world.joined()
         self.fleet = self.world.fleet
         self.name = body_name(RING, 1, self.fleet, b"d" * 32)
@@ -40,6 +41,11 @@ class Door:
 
     def path(self, number: object = 0) -> str:
         return f"{BODIES}/{self.name.hex()}/{number}"
+
+    def place(self) -> bytes:
+        answer = self.ask("POST", BODIES, encode(FindBodies([])))[1]
+        assert isinstance(answer, BodiesFound)
+        return answer.place
 
     def ask(self, method: str, path: str, body: bytes = b"", key: DeviceKey | None = None) -> tuple[int, object]:
         self._nonce += 1
@@ -72,12 +78,17 @@ def code(answer: tuple[int, object]) -> tuple[int, str]:
 
 def test_a_part_is_kept_found_and_sent(door: Door) -> None:
     sealed = door.part()
-    assert door.ask("POST", BODIES, encode(FindBodies([door.name, bytes(32)]))) == (200, BodiesFound([[], []]))
+    place = door.place()
+    asked = encode(FindBodies([door.name, bytes(32)]))
+    assert door.ask("POST", BODIES, asked) == (200, BodiesFound([[], []], place))
     assert code(door.ask("GET", door.path())) == (404, "not-found")
     assert door.ask("PUT", door.path(), sealed) == (200, BodyKept(created=True))
     assert door.ask("PUT", door.path(2), door.part(number=2)) == (200, BodyKept(created=True))
     assert door.ask("GET", door.path()) == (200, sealed)
-    assert door.ask("POST", BODIES, encode(FindBodies([door.name, bytes(32)]))) == (200, BodiesFound([[0, 2], []]))
+    assert door.ask("POST", BODIES, encode(FindBodies([door.name, bytes(32)]))) == (
+        200,
+        BodiesFound([[0, 2], []], place),
+    )
 
 
 def test_a_part_is_never_replaced(door: Door) -> None:
@@ -122,7 +133,7 @@ def test_a_nonce_counts_once_here_and_in_the_sync(door: Door) -> None:
 def test_a_fleet_sees_its_own_bodies_only(door: Door) -> None:
     door.objects.put(Names(b"x" * 16).body_part(door.name, 0), door.part(fleet=b"x" * 16))
     assert code(door.ask("GET", door.path())) == (404, "not-found")
-    assert door.ask("POST", BODIES, encode(FindBodies([door.name]))) == (200, BodiesFound([[]]))
+    assert door.ask("POST", BODIES, encode(FindBodies([door.name]))) == (200, BodiesFound([[]], door.place()))
 
 
 @pytest.mark.parametrize("number", ["00", "01", "-1", "10000", "x", "1?x=1"])

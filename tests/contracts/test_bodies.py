@@ -16,7 +16,6 @@ import pytest
 from cloud.storage.bucket_setup import ensure_bucket
 from cloud.storage.objects import open_objects
 from edge import (
-    Attachments,
     BodyNotHere,
     BrokenChain,
     CorruptStore,
@@ -24,7 +23,6 @@ from edge import (
     DecryptionFailed,
     Edge,
     Malformed,
-    QuotaExceeded,
     Unreachable,
 )
 from edge.link.membership import session_keys
@@ -65,77 +63,6 @@ def test_what_one_attached_another_reads_when_it_wants_it(world: BodyWorld) -> N
     assert (b.cache.status().unconfirmed.count, a.cache.status().unconfirmed.count) == (0, 0)
     sync(b, a)
     assert len(world.objects.puts) == 4, "what the cloud has is not sent again"
-
-
-def test_an_evicted_body_comes_back_and_offline_says_so(world: BodyWorld) -> None:
-    a = world.device("a")
-    added = attachments(a).add(PHOTO, id="photo")
-    sync(a)
-    assert a.cache.evict(0).bodies == 1
-    assert not body_file(a, PHOTO).exists()
-    assert attachments(a).read("photo") == PHOTO
-    assert body_file(a, PHOTO).exists()
-    a.cache.evict(0)
-    world.server.stop()
-    with pytest.raises(BodyNotHere, match=r"'photo', added by a, is not on this device: .*cannot be asked") as failure:
-        attachments(a).read("photo")
-    assert failure.value.retryable
-    assert "network" in failure.value.hint
-    assert attachments(a).get("photo") == added._replace(here=False), "what is known of it needs no network"
-
-
-def test_only_what_the_cloud_has_goes_and_nothing_pinned(world: BodyWorld) -> None:
-    a = world.device("a")
-    held = attachments(a)
-    for name in ("sent", "pinned"):
-        held.add(some_bytes(1000, len(name)), id=name)
-    sync(a)
-    held.add(some_bytes(1000, 99), id="new")
-    held.pin("pinned")
-    assert (a.cache.status().evictable.count, a.cache.status().unconfirmed.count) == (1, 1)
-    assert a.cache.evict(0)[:2] == (1, 1000)
-    assert {one.id: one.here for one in held.all()} == {"sent": False, "pinned": True, "new": True}
-    held.unpin("pinned")
-    sync(a)
-    assert a.cache.evict(0).bodies == 2
-    assert held.read("new") == some_bytes(1000, 99)
-
-
-def test_the_least_recently_read_goes_first(world: BodyWorld) -> None:
-    a = world.device("a")
-    held = attachments(a)
-    for number in range(4):
-        held.add(some_bytes(10_000, number), id=str(number))
-        time.sleep(0.005)
-    sync(a)
-    held.read("0")
-    used = a.cache.status().bytes
-    assert a.cache.evict(used - 15_000).bodies == 2
-    assert {one.id for one in held.all() if one.here} == {"0", "3"}
-
-
-def fill(held: Attachments, size: int) -> None:
-    for number in range(6):
-        held.add(some_bytes(size, number), id=str(number))
-
-
-def test_a_quota_makes_room_by_what_the_cloud_has(world: BodyWorld) -> None:
-    size = 400_000
-    a = world.device("a", quota_bytes=2_000_000)
-    held = attachments(a)
-    with pytest.raises(QuotaExceeded, match=r"quota of 2,000,000.*bodies .* are not in the cloud yet") as failure:
-        fill(held, size)
-    assert "sync" in failure.value.hint
-    added = len(list(held.all()))
-    assert 2 < added < 6
-    assert held.get(str(added)) is None, "what had no room has no record"
-    sync(a)
-    for number in range(added, 6):
-        held.add(some_bytes(size, number), id=str(number))
-        assert a.cache.status().bytes <= 2_000_000
-        sync(a)
-    assert [held.read(str(number)) for number in range(6)] == [some_bytes(size, number) for number in range(6)]
-    assert a.cache.status().bytes <= 2_000_000
 
 
 def test_a_bucket_tells_neither_content_nor_digest(world: BodyWorld) -> None:
@@ -182,9 +109,7 @@ def plant(world: BodyWorld, edge: Edge, digest: bytes, data: bytes) -> None:
     epoch = keys.ring.current
     name = body_name(keys.ring, epoch, keys.fleet, digest)
     sealed = seal_part(data, ring=keys.ring, epoch=epoch, fleet=keys.fleet, name=name, number=0, parts=1)
-    from cloud.storage.bodies import Bodies
-
-    assert Bodies(lambda: world.objects).put(keys.fleet, name, 0, sealed)
+    assert world.bodies.put(keys.fleet, name, 0, sealed)
 
 
 def test_what_another_device_put_there_is_looked_at_before_it_is_trusted(world: BodyWorld) -> None:
@@ -312,25 +237,6 @@ def test_a_deleted_attachment_goes_from_every_device(world: BodyWorld) -> None:
     assert not body_file(b, PHOTO).exists()
 
 
-def test_after_the_cloud_was_restored_a_body_is_looked_for_again(world: BodyWorld) -> None:
-    a = world.device("a")
-    attachments(a).add(PHOTO, id="photo")
-    attachments(a).add(b"small", id="small")
-    sync(a)
-    world.begin_again()
-    for path in sorted(world.bucket.rglob("body/*/0002")):
-        path.unlink()  # the photo's last part was lost
-    world.objects.on_put = lambda _name, _data: _away()
-    with pytest.raises(Unreachable):
-        a.sync(timeout_s=1)
-    assert a.cache.evict(0).bodies == 1, "the one that the cloud still has, whole"
-    world.objects.on_put = lambda _, data: data
-    sync(a)
-    assert [name[-4:] for name in world.objects.puts[4:]] == ["0002"]
-    assert a.cache.evict(0).bodies == 1
-    assert attachments(a).read("photo") == PHOTO
-
-
 def test_a_live_link_brings_bodies_up_by_itself(world: BodyWorld) -> None:
     a, b = world.device("a"), world.device("b")
     a.start_sync()
@@ -352,13 +258,26 @@ def test_a_live_link_brings_bodies_up_by_itself(world: BodyWorld) -> None:
         edge.stop_sync()
 
 
-def test_a_snapshot_has_the_bodies_that_only_this_device_has(world: BodyWorld, tmp_path: Path) -> None:
+def test_a_live_link_stops_in_the_middle_of_a_part(world: BodyWorld) -> None:
     a = world.device("a")
+    waiting, gate = threading.Event(), threading.Event()
+
+    def hold(_: str, data: bytes) -> bytes:
+        waiting.set()
+        gate.wait(PATIENCE_S)
+        return data
+
+    world.objects.on_put = hold
     attachments(a).add(PHOTO, id="photo")
-    a.snapshot(tmp_path / "copy")
-    with Edge.open(tmp_path / "copy") as copy:
-        assert attachments(copy).read("photo") == PHOTO
-        assert copy.verify() == []
+    a.start_sync()
+    assert waiting.wait(PATIENCE_S)
+    began = time.monotonic()
+    a.stop_sync()
+    assert time.monotonic() - began < 10
+    gate.set()
+    assert a.cache.status().unconfirmed.count == 1
+    sync(a)
+    assert a.cache.status().unconfirmed.count == 0
 
 
 @pytest.mark.s3

@@ -7,6 +7,7 @@
     v1/{hash2}/{fleet}/meta/{number:020d}.{epoch:08x}.{id}                       side tables
     v1/{hash2}/{fleet}/manifest/{number:020d}                                    the chain
     v1/{hash2}/{fleet}/body/{name}/{number:04d}                                  parts of attachments' bodies
+    v1/{hash2}/{fleet}/body/place                                                16 random bytes: which place this is
 
 ``hash2`` spreads fleets over an object store's partitions. Ids are in hex and commit to the content; everything
 sorts in its own order. What always holds: a name says positions and epochs, and nothing of the content.
@@ -54,6 +55,11 @@ class Names:
 
     def body_part(self, name: bytes, number: int) -> str:
         return f"{self.body(name)}{number:04d}"
+
+    @property
+    def bodies_place(self) -> str:
+        """The object with the id of the place that bodies are kept in: it moves with them."""
+        return self.bodies + "place"
 
     def owns(self, name: str) -> bool:
         return name.startswith(self.root)
