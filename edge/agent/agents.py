@@ -80,8 +80,9 @@ class Agent:
         return Attachments(self._shelf, self.name, namespace, embedders=embedders)
 
     def export(self, path: str | os.PathLike[str], *, namespace: str | None = None) -> dict[str, int]:
-        """All memories, documents and checkpoints as JSON lines in the new file ``path``, or the memories and documents
-        of a namespace (``edge.agent.export``). Returns how many of each. Raises InvalidValue, StorageError.
+        """All memories, documents, attachments and checkpoints as JSON lines in the new file ``path``, or those of a
+        namespace, which has no checkpoints; the bytes of attachments beside it, in ``<path>.bodies``
+        (``edge.agent.export``). Returns how many of each. Raises InvalidValue, StorageError, BodyNotHere.
         """
         from edge.agent.export import export
 

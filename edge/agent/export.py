@@ -1,9 +1,10 @@
 """Everything of an agent, or of one namespace, as JSON lines: for its owner, for another program, for the law.
 
-A line is one memory, document or checkpoint: ``{"store": "memory" | "document" | "state", …}``, UTF-8, in order of
-store and key, what JSON has not as ``values.plain`` has it. Vectors are left out: a model makes them anew.
+A line is one memory, document, attachment or checkpoint: ``{"store": "memory" | "document" | "attachment" | "state",
+…}``, UTF-8, in order of store and key, what JSON has not as ``values.plain`` has it. Vectors are left out: a model
+makes them anew. The bytes of attachments are files in the directory ``<file>.bodies``, named in their lines.
 
-What always holds: the file is there whole, or not at all; nothing of another agent is in it.
+What always holds: the file is there whole, with all that it names, or not at all; nothing of another agent is in it.
 """
 
 from __future__ import annotations
@@ -11,40 +12,61 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.agent.agents import Agent
+from edge.agent.attachments import Attachments
 from edge.agent.documents import DOCUMENTS, Documents
 from edge.agent.embedders import VECTOR
 from edge.agent.memory_record import MEMORIES
 from edge.agent.names import escape, unescape
 from edge.agent.values import plain
+from edge.storage.appearing import appearing
+from edge.storage.bodies import ATTACHMENTS
 from edge.storage.durable import fsync_path, storage_error
 from sync.errors import InvalidValue
 
 if TYPE_CHECKING:
     from edge.agent.shelf import Shelf
 
+BODIES_SUFFIX = ".bodies"
+
 
 def export(shelf: Shelf, agent: str, path: str | os.PathLike[str], *, namespace: str | None = None) -> dict[str, int]:
     """Write the file ``path``, which must not exist; readable by its owner only. Returns how many of each store.
 
-    ``namespace``: only its memories and documents. Raises InvalidValue, StorageError, CorruptStore (a checkpoint that
-    does not check out).
+    ``namespace``: only its memories, documents and attachments. Raises InvalidValue, StorageError, CorruptStore (a
+    checkpoint or attachment that does not check out), BodyNotHere (an attachment's bytes cannot be fetched).
     """
     target = Path(path)
-    if target.exists():
-        raise InvalidValue(f"{target} is there already", hint="choose a new file")
-    counts = {"memory": 0, "document": 0, "state": 0}
+    beside = target.with_name(target.name + BODIES_SUFFIX)
+    for there in (target, beside):
+        if there.exists():
+            raise InvalidValue(f"{there} is there already", hint="choose a new file")
+    with ExitStack() as kept:
+        counts = _write(shelf, agent, namespace, target, beside, kept)
+        kept.pop_all()
+    return counts
+
+
+def _write(
+    shelf: Shelf, agent: str, namespace: str | None, target: Path, beside: Path, unless_done: ExitStack
+) -> dict[str, int]:
+    """``unless_done`` takes back what is there before the file."""
+    if _bodies(shelf, agent, namespace, beside):
+        unless_done.callback(shutil.rmtree, beside, ignore_errors=True)
+    counts = {"memory": 0, "document": 0, "attachment": 0, "state": 0}
     draft: Path | None = None
     try:
         handle, made = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
         draft = Path(made)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            for line in lines(shelf, agent, namespace):
+            for line in lines(shelf, agent, namespace, beside.name):
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 counts[line["store"]] += 1
             file.flush()
@@ -61,6 +83,28 @@ def export(shelf: Shelf, agent: str, path: str | os.PathLike[str], *, namespace:
     return counts
 
 
+def _bodies(shelf: Shelf, agent: str, namespace: str | None, folder: Path) -> bool:
+    """Write the attachments' bytes into a new directory, each once. False, and no directory, if there are none."""
+    found = {one.digest: (store, one.id) for store in _attachments(shelf, agent, namespace) for one in store.all()}
+    if not found:
+        return False
+    with appearing(str(folder)) as draft:
+        for digest, (store, name) in found.items():
+            with store.open(name) as body, Path(draft, digest).open("xb") as file:
+                shutil.copyfileobj(body, file)
+                file.flush()
+                os.fsync(file.fileno())
+    return True
+
+
+def _attachments(shelf: Shelf, agent: str, namespace: str | None) -> list[Attachments]:
+    if ATTACHMENTS not in shelf.log.schemas:
+        return []
+    prefix = f"{escape('an agent', agent)}/"
+    names = _namespaces(shelf, ATTACHMENTS, prefix) if namespace is None else [namespace]
+    return [Attachments(shelf, agent, name) for name in names]
+
+
 def _name(draft: Path, target: Path) -> None:
     try:
         os.link(draft, target)  # unlike a rename, it fails if there is such a file by now
@@ -72,8 +116,8 @@ def _name(draft: Path, target: Path) -> None:
         draft.rename(target)
 
 
-def lines(shelf: Shelf, agent: str, namespace: str | None) -> Iterator[dict[str, Any]]:
-    """The lines of the file, as plain values."""
+def lines(shelf: Shelf, agent: str, namespace: str | None, folder: str) -> Iterator[dict[str, Any]]:
+    """The lines of the file, as plain values; ``folder`` has the bytes of attachments."""
     prefix = f"{escape('an agent', agent)}/"
     if namespace is not None:
         prefix += f"{escape('a namespace', namespace)}/"
@@ -83,20 +127,25 @@ def lines(shelf: Shelf, agent: str, namespace: str | None) -> Iterator[dict[str,
             accesses, last = shelf.recalls.of([key]).get(key, (0, 0))
             yield {"store": "memory", "id": key, **_plain_fields(shown), "accesses": accesses, "accessed_at": last}
     if DOCUMENTS in shelf.log.schemas:
-        for name in _namespaces(shelf, prefix):
+        for name in _namespaces(shelf, DOCUMENTS, prefix):
             found = Documents(shelf, agent, name)
             for document in found.all():
                 told = {**document._asdict(), "namespace": name, "text": found.text(document.id)}
                 yield {"store": "document", **_plain_fields(told)}
+    for attachments in _attachments(shelf, agent, namespace):
+        for one in attachments.all():
+            told = {**one._asdict(), "namespace": attachments.namespace, "body": f"{folder}/{one.digest}"}
+            del told["here"]
+            yield {"store": "attachment", **_plain_fields(told)}
     if namespace is None:
         for thread in Agent(shelf, agent).threads():
-            for one in thread.history():
-                told = {**one._asdict(), "metadata": dict(one.metadata), "value": thread.get(one.id)}
+            for point in thread.history():
+                told = {**point._asdict(), "metadata": dict(point.metadata), "value": thread.get(point.id)}
                 yield {"store": "state", "thread": thread.name, "type": thread.type, **_plain_fields(told)}
 
 
-def _namespaces(shelf: Shelf, prefix: str) -> list[str]:
-    found = {key.split("/")[1] for key, _ in shelf.collection(DOCUMENTS).scan(prefix)}
+def _namespaces(shelf: Shelf, collection: str, prefix: str) -> list[str]:
+    found = {key.split("/")[1] for key, _ in shelf.collection(collection).scan(prefix)}
     return sorted(unescape(name) for name in found)
 
 

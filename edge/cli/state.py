@@ -191,17 +191,17 @@ def snapshots(store: str, as_json: bool) -> None:
 @store_argument
 @_agent
 @click.argument("file", type=click.Path(dir_okay=False))
-@click.option("--namespace", help="Only its memories and documents.")
+@click.option("--namespace", help="Only its memories, documents and attachments.")
 @json_option
 def export(store: str, agent: str, file: str, namespace: str | None, as_json: bool) -> None:
-    """Everything of an agent as JSON lines in the new FILE."""
-    with reading(store) as edge:
+    """Everything of an agent as JSON lines in the new FILE; the bytes of attachments in FILE.bodies."""
+    with searching(store) as edge:
         counts = edge.agent(agent).export(file, namespace=namespace)
     if as_json:
         print_json(counts)
     else:
-        click.echo(f"{file}: {counted(counts['memory'], 'memory')}, {counted(counts['document'], 'document')}, "
-                   f"{counted(counts['state'], 'checkpoint')}")  # fmt: skip
+        words = {"memory": "memory", "document": "document", "attachment": "attachment", "state": "checkpoint"}
+        click.echo(f"{file}: " + ", ".join(counted(counts[store], word) for store, word in words.items()))
 
 
 def when(at_ms: int) -> str:

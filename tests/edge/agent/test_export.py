@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge import CorruptStore, Edge, InvalidValue, StorageError
+from edge import BodyNotHere, CorruptStore, Edge, InvalidValue, StorageError
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def test_everything_of_one_agent_and_nothing_of_another(edge: Edge, tmp_path: Path) -> None:
     target = tmp_path / "guide.jsonl"
-    assert edge.agent("guide").export(target) == {"memory": 2, "document": 2, "state": 1}
+    assert edge.agent("guide").export(target) == {"memory": 2, "document": 2, "attachment": 0, "state": 1}
     found = read(target)
     assert [(one["store"], one.get("namespace")) for one in found] == [
         ("memory", "a"),
@@ -52,9 +52,15 @@ def test_everything_of_one_agent_and_nothing_of_another(edge: Edge, tmp_path: Pa
     assert edge.agent("guide").export(tmp_path / "ns.jsonl", namespace="b/c") == {
         "memory": 1,
         "document": 1,
+        "attachment": 0,
         "state": 0,
     }
-    assert edge.agent("nobody").export(tmp_path / "none.jsonl") == {"memory": 0, "document": 0, "state": 0}
+    assert edge.agent("nobody").export(tmp_path / "none.jsonl") == {
+        "memory": 0,
+        "document": 0,
+        "attachment": 0,
+        "state": 0,
+    }
 
 
 def test_what_json_has_not(edge: Edge, tmp_path: Path) -> None:
@@ -113,3 +119,38 @@ def test_a_file_system_without_links(edge: Edge, tmp_path: Path, monkeypatch: py
     assert len(read(tmp_path / "x.jsonl")) == 5
     assert (tmp_path / "x.jsonl.part").read_text() == "mine"
     assert stat.S_IMODE((tmp_path / "x.jsonl").stat().st_mode) == 0o600
+
+
+def test_attachments_with_their_bytes(edge: Edge, tmp_path: Path) -> None:
+    guide = edge.agent("guide")
+    guide.attachments("a").add(b"hum", id="hum", media_type="audio/wav", text="a hum", metadata={"floor": 2})
+    guide.attachments("b/c").add(b"hum", id="the same", media_type="audio/wav")
+    guide.attachments("b/c").add(b"", id="empty")
+    edge.agent("cook").attachments("a").add(b"not his")
+    target = tmp_path / "guide.jsonl"
+    assert guide.export(target)["attachment"] == 3
+    found = {one["id"]: one for one in read(target) if one["store"] == "attachment"}
+    assert sorted(found) == ["empty", "hum", "the same"]
+    assert {name: (tmp_path / one["body"]).read_bytes() for name, one in found.items()} == {
+        "hum": b"hum",
+        "the same": b"hum",
+        "empty": b"",
+    }
+    assert (found["hum"]["namespace"], found["hum"]["text"], found["hum"]["metadata"]) == ("a", "a hum", {"floor": 2})
+    assert len(list((tmp_path / "guide.jsonl.bodies").iterdir())) == 2
+    assert stat.S_IMODE((tmp_path / "guide.jsonl.bodies").stat().st_mode) == 0o700
+    assert guide.export(tmp_path / "a.jsonl", namespace="a")["attachment"] == 1
+
+
+def test_an_attachment_that_cannot_be_had_leaves_no_export(edge: Edge, tmp_path: Path) -> None:
+    held = edge.agent("guide").attachments("a")
+    added = held.add(b"hum")
+    edge.cache.bodies.path(bytes.fromhex(added.digest)).unlink()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(BodyNotHere, match=added.digest):
+        edge.agent("guide").export(tmp_path / "x.jsonl")
+    assert sorted(tmp_path.iterdir()) == before
+    held.add(b"hum")
+    (tmp_path / "x.jsonl.bodies").mkdir()
+    with pytest.raises(InvalidValue, match=r"bodies is there already"):
+        edge.agent("guide").export(tmp_path / "x.jsonl")
