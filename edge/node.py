@@ -27,7 +27,6 @@ from edge.storage.collection import Collection
 from edge.storage.delta_log import DeltaLog
 from edge.storage.erasures import pending
 from edge.storage.projections import TRIM_ROWS, Projections
-from edge.storage.store_making import LOG_FILE, check_vacant_target
 from edge.storage.store_opening import open_to_read, open_to_write
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, StorageError, UnknownCollection
@@ -353,16 +352,9 @@ class Edge:
         Opened, it is a replica of its own; its projections are rebuilt from its records. Raises InvalidValue,
         StorageError.
         """
-        target = os.path.abspath(path)
-        from edge.storage.appearing import appearing
-        from edge.storage.keystore import check_device_key, copy_keys
+        from edge.storage.store_copy import copy_store
 
-        check_vacant_target(self.path, target)
-        check_device_key(self.path)
-        with appearing(target) as draft, self.cache.bodies.frozen():
-            copy_keys(self.path, draft)
-            self.log.snapshot(os.path.join(draft, LOG_FILE))
-            self.cache.bodies.copy_to(draft)
+        copy_store(self.path, os.path.abspath(path), self.log, self.cache.bodies)
 
     def status(self) -> dict[str, Any]:
         """What there is to know, as plain values: the store, its log, its link to the cloud, its projections."""
