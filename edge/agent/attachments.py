@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from edge.agent.embedders import K_MAX, VECTOR, Embedder, embedded, searched
 from edge.agent.media import MAGIC_BYTES, MEDIA, MediaEmbedder, check_embedders, media_type_of, medium_of
 from edge.agent.names import check_text, escape
-from edge.storage.bodies import ATTACHMENTS, check_size, open_source
+from edge.storage.bodies import ATTACHMENTS, check_size, names_body, open_source
 from edge.storage.search import Scored, depth_for, fuse
 from edge.storage.transaction import Write
 from sync.errors import BodyNotHere, InvalidValue, NotFound, TooLarge
@@ -35,6 +35,7 @@ _FETCH_MAX = 10_000
 _DIGEST_BYTES = 12
 _ID_BYTES_MAX = 1_024
 _FIELDS = {"agent": "str", "namespace": "str", "digest": "str", "media_type": "str", "size": "int", "text": "str"}
+_WRITTEN = {"id": str, "media_type": str, "text": str, "metadata": dict, "added_at": int, "added_by": str}
 _VECTOR_FIELDS = {"agent": "str", "namespace": "str", "text": "str"}
 
 
@@ -130,6 +131,7 @@ class Attachments:
             }
             with self._shelf.lock(key):
                 old = self._records.get(key)
+                old = old if old is not None and is_attachment(old) else None
                 vectors = self._vector_writes(key, fields, kept, old)
                 same = old is not None and all(old.get(word) == value for word, value in fields.items())
                 if not same or old is None:
@@ -168,7 +170,7 @@ class Attachments:
     def get(self, attachment: str) -> Attachment | None:
         """What is known of it, without its body."""
         fields = self._records.get(self._key(attachment))
-        return None if fields is None else self._shown(fields)
+        return None if fields is None or not is_attachment(fields) else self._shown(fields)
 
     def open(self, attachment: str) -> BinaryIO:
         """Its body as a file, to be read from the beginning and closed; it was checked. One that is not here is fetched
@@ -190,7 +192,8 @@ class Attachments:
     def all(self) -> Iterator[Attachment]:
         """In no order of use."""
         for _, fields in self._records.scan(self._prefix):
-            yield self._shown(fields)
+            if is_attachment(fields):
+                yield self._shown(fields)
 
     def search(
         self,
@@ -215,7 +218,7 @@ class Attachments:
         best = []
         for key, score in fuse(rankings.values(), k):
             fields = self._records.get(key)
-            if fields is not None:
+            if fields is not None and is_attachment(fields):
                 by = tuple(name for name, ranking in rankings.items() if any(hit.key == key for hit in ranking))
                 best.append(Found(self._shown(fields), score, by))
         return best
@@ -235,7 +238,7 @@ class Attachments:
 
     def _held(self, attachment: str) -> dict[str, Any]:
         fields = self._records.get(self._key(attachment))
-        if fields is None:
+        if fields is None or not is_attachment(fields):
             where = f"namespace {self.namespace!r} of agent {self.agent!r}"
             raise NotFound(f"{where} has no attachment {attachment!r:.100}")
         return fields
@@ -339,8 +342,10 @@ class Attachments:
 
     def _passes(self, key: str, matches: Any) -> bool:
         fields = self._records.get(key)
-        if fields is None or matches is None:
-            return fields is not None
+        if fields is None or not is_attachment(fields):
+            return False
+        if matches is None:
+            return True
         own = {name: fields[name] for name in ("id", "media_type", "size", "added_at")}
         return bool(matches({**fields["metadata"], **own}))
 
@@ -351,6 +356,11 @@ class _OfTexts:
     def __init__(self, embedder: Any) -> None:
         self.model, self.dimensions = embedder.model, embedder.dimensions
         self.embed = embedder.embed_texts
+
+
+def is_attachment(fields: Mapping[str, Any]) -> bool:
+    """Whether a record is what ``add`` writes: any device of the fleet can write others into the collection."""
+    return names_body(fields) is not None and all(type(fields.get(name)) is kind for name, kind in _WRITTEN.items())
 
 
 def _space(medium: str) -> str:

@@ -34,6 +34,7 @@ class BodyCare:
         self._busy = True
         self._stopping = False
         self._settled = -1
+        self._due = True  # there may be something to upload
         self._ask_at = link.clock.monotonic_ms()
         self._client: BodyClient | None = None
         self._thread = threading.Thread(target=self._run, name="agentdb-bodies", daemon=True)
@@ -57,7 +58,10 @@ class BodyCare:
         added = self._link.cache.added
         while not self._stopping:
             self._busy = True
+            self._due = self._due or added.is_set()
             added.clear()
+            if self._stopping:
+                return
             wait_s = self._round()
             self._busy = False
             added.wait(wait_s)
@@ -67,12 +71,14 @@ class BodyCare:
         cache = self._link.cache
         try:
             now = self._link.clock.monotonic_ms()
-            uploading = bool(cache.pending()) or now >= self._ask_at
+            uploading = self._due or now >= self._ask_at
             if uploading:
+                self._due = True
                 self._ask_at = now + ASK_MS
                 failed = self._link.bodies(self._url).upload(using=self._use).failed
                 if failed is not None:
                     raise failed
+                self._due = False
             position = self._link.log.position
             if uploading or position != self._settled:
                 cache.settle()

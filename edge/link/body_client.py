@@ -6,9 +6,11 @@ size; every one may be repeated. What always holds: nothing that arrives is beli
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import ssl
+import threading
 from contextlib import suppress
 from socket import SHUT_RDWR, socket
 from typing import Any
@@ -23,6 +25,7 @@ from sync.limits import BODY_NAMES_MAX, MESSAGE_BYTES_MAX
 from sync.messages import Answer, BodiesFound, BodyKept, Failure, FindBodies, decode, encode
 
 BODIES_PATH = "/v1/bodies"
+ANSWER_BYTES_MAX = max(PART_SEALED_BYTES_MAX, MESSAGE_BYTES_MAX)
 _BYTES = "application/octet-stream"
 _NONCE_TRIES_MAX = 3
 
@@ -75,6 +78,9 @@ class BodyClient:
     def abort(self) -> None:
         """From any thread: what is under way fails with Unreachable, and so does what comes after it."""
         self._aborted = True
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         used = self._connection.sock
         if used is not None:
             with suppress(OSError):
@@ -120,12 +126,20 @@ class BodyClient:
             connection.connect()
             made: Any = connection.sock
             made.settimeout(REQUEST_S_MAX)
-        connection.request(method, self._prefix + path, body, headers)
-        response = connection.getresponse()
-        most = max(PART_SEALED_BYTES_MAX, MESSAGE_BYTES_MAX)
-        data = response.read(most + 1)
-        if len(data) > most or not response.isclosed():
-            raise ProtocolError(f"the server sent more than {most} bytes")
+        # A socket's own timeout is for each read: who sends a byte now and then would hold us for ever.
+        alarm = threading.Timer(REQUEST_S_MAX, self._hang_up)
+        alarm.daemon = True
+        alarm.start()
+        try:
+            connection.request(method, self._prefix + path, body, headers)
+            response = connection.getresponse()
+            data = response.read(ANSWER_BYTES_MAX + 1)
+        finally:
+            alarm.cancel()
+        if len(data) > ANSWER_BYTES_MAX:
+            raise ProtocolError(f"the server sent more than {ANSWER_BYTES_MAX} bytes")
+        if not response.isclosed():
+            raise ConnectionResetError(errno.ECONNRESET, "the answer was cut off")
         self._used = True
         kind = response.headers.get_content_type()
         if kind == CONTENT_TYPE:

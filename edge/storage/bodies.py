@@ -12,14 +12,15 @@ what the cloud has (``body_notes``), which may go (``cache``), and how one comes
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from edge.storage.durable import fsync_path
 from edge.storage.log_schema import translate
@@ -36,6 +37,7 @@ ATTACHMENTS = "agent.attachments"  # the collection whose records name bodies, i
 _INCOMING = "incoming"
 _CHUNK_BYTES = 1 << 20
 _PAGE = 1_000
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Kept(NamedTuple):
@@ -172,11 +174,9 @@ class Bodies:
         after = ""
         while page := self._log.scan(ATTACHMENTS, after=after, limit=_PAGE) if ATTACHMENTS in self._log.schemas else []:
             for _, image in page:
-                fields = image_values(image) or {}
-                try:
-                    found[bytes.fromhex(fields["digest"])] = int(fields["size"])
-                except (KeyError, ValueError, TypeError):
-                    continue  # no attachment of ours: it names nothing
+                named = names_body(image_values(image) or {})
+                if named is not None:
+                    found[named.digest] = named.size
             after = page[-1][0]
         return found
 
@@ -295,6 +295,14 @@ def _copy(source: bytes | os.PathLike[str], out: BinaryIO) -> tuple[bytes, int]:
             hasher.update(chunk)
             _write(out, chunk)
     return hasher.digest(), size
+
+
+def names_body(fields: Mapping[str, Any]) -> Kept | None:
+    """The body that a record names; None if it names none, whatever it has in those fields."""
+    digest, size = fields.get("digest"), fields.get("size")
+    if type(digest) is not str or not _DIGEST.fullmatch(digest) or type(size) is not int:
+        return None
+    return Kept(bytes.fromhex(digest), size) if 0 <= size <= BODY_BYTES_MAX else None
 
 
 def check_size(size: int) -> None:

@@ -4,9 +4,11 @@ cloud has may go from a device, and nothing else; a cloud that lies is not belie
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,11 @@ from edge import (
     DataError,
     DecryptionFailed,
     Edge,
+    EdgeConfig,
     Malformed,
     Unreachable,
 )
+from edge.link import body_client
 from edge.link.membership import session_keys
 from sync.bodies import body_name, seal_part
 from sync.errors import SyncError
@@ -298,3 +302,33 @@ def test_bodies_in_s3(tmp_path: Path) -> None:
             assert attachments(b).read("photo") == PHOTO
     finally:
         server.stop()
+
+
+def test_a_server_that_drips_is_hung_up_on(world: BodyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = world.device("a")
+    held = attachments(a)
+    held.add(PHOTO, id="photo")
+    sync(a)
+    a.cache.evict(0)
+    monkeypatch.setattr(body_client, "REQUEST_S_MAX", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        over = threading.Event()
+        dripping = threading.Thread(target=drip, args=(listening, over))
+        dripping.start()
+        port = listening.getsockname()[1]
+        a.close()
+        with Edge.open(a.path, config=EdgeConfig(sync_url=f"http://127.0.0.1:{port}")) as again:
+            began = time.monotonic()
+            with pytest.raises(BodyNotHere, match="no answer"):
+                attachments(again).read("photo")
+            assert time.monotonic() - began < 5
+        over.set()
+        dripping.join(PATIENCE_S)
+
+
+def drip(listening: socket.socket, over: threading.Event) -> None:
+    connection, _ = listening.accept()
+    with connection, suppress(OSError):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        while not over.wait(0.1):
+            connection.sendall(b"x")

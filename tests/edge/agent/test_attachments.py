@@ -303,3 +303,34 @@ def test_a_body_that_is_in_use_goes_when_its_reader_has_ended(edge: Edge, photos
     with edge.cache.bodies.using(digest), edge.cache.bodies.frozen():
         again = photos.add(b"x" * 1000)
     assert photos.read(again.id) == b"x" * 1000
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"digest": "../../keys/device.key"},
+        {"digest": "AB" * 32},
+        {"digest": "ab" * 31},
+        {"digest": None},
+        {"size": -1},
+        {"size": 1 << 62},
+        {"added_by": None},
+        {"metadata": None},
+    ],
+)
+def test_records_that_are_no_attachments_are_none(edge: Edge, photos: Attachments, changed: dict[str, Any]) -> None:
+    photos.add(b"good", id="good", text="a good one")
+    photos.add(b"bad", id="bad", text="a bad one")
+    collection = edge.collection("agent.attachments")
+    ((key, fields),) = [(key, fields) for key, fields in collection.scan() if fields["id"] == "bad"]
+    fields.update(changed)
+    collection.put(key, {name: value for name, value in fields.items() if value is not None})
+    assert [one.id for one in photos.all()] == ["good"]
+    assert photos.get("bad") is None
+    with pytest.raises(NotFound):
+        photos.read("bad")
+    assert [hit.attachment.id for hit in photos.search("one")] == ["good"]
+    assert edge.cache.status().bodies.count == 2
+    assert edge.agent("guide").export(Path(edge.path).parent / "x.jsonl")["attachment"] == 1
+    assert photos.add(b"bad", id="bad").here
+    assert photos.read("bad") == b"bad"
