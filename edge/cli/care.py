@@ -60,6 +60,7 @@ def _print_status(store: str, said: dict[str, Any]) -> None:
         ("link", _link_state(said["sync"] or {})),
     ]
     rows += [(f"collection {name}", counted(told["records"], "record")) for name, told in said["collections"].items()]
+    rows += [("attachments", _cache(said["cache"]))] if said.get("cache") else []
     rows += [("schema problem", f"{name}: {why}") for name, why in said["schema_problems"].items()]
     if said["projections"]["problem"]:
         rows.append(("search tables", said["projections"]["problem"]))
@@ -68,6 +69,12 @@ def _print_status(store: str, said: dict[str, Any]) -> None:
         click.echo("\nRefused by the cloud, kept here:")
         columns = ("seq", "collection", "key", "code", "reason")
         print_table(columns, [tuple(str(letter[name]) for name in columns) for letter in said["dead_letters"]])
+
+
+def _cache(cache: dict[str, Any]) -> str:
+    quota = f", of {cache['quota_bytes']:,} the store may take" if cache["quota_bytes"] else ""
+    told = f"{cache['bodies']['bytes']:,} bytes here{quota}, {cache['unconfirmed']['bytes']:,} not in the cloud yet"
+    return f"{told}; {cache['problem']}" if cache["problem"] else told
 
 
 def _link_state(link: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -143,7 +143,8 @@ class Bodies:
             file.seek(0)
             if reading:
                 now_ns = self._clock.wall_ms() * 1_000_000
-                os.utime(file.fileno(), ns=(now_ns, now_ns))
+                with suppress(PermissionError):  # whoever may only read it leaves no mark
+                    os.utime(file.fileno(), ns=(now_ns, now_ns))
         except OSError as error:
             file.close()
             raise translate(error, str(path)) from error

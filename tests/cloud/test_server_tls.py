@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import closing
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -11,7 +12,13 @@ import pytest
 
 from cloud.config import ServerConfig
 from cloud.server.serve import tls_context
-from sync.errors import InvalidConfig
+from cloud.storage.bodies import Bodies
+from cloud.storage.objects import open_objects
+from edge.link.body_client import BodyClient
+from edge.link.signing import Nonces
+from sync.bodies import body_name, seal_part
+from sync.errors import InvalidConfig, ProtocolError, Unreachable
+from sync.keys import KeyRing
 from tests.cloud.identity_world import World
 from tests.cloud.server_world import CountingPlane, LiveServer
 from tests.cloud.tls_files import self_signed
@@ -35,6 +42,31 @@ def test_tls_is_spoken(tmp_path: Path, files: tuple[str, str]) -> None:
         trusting.maximum_version = ssl.TLSVersion.TLSv1_2
         with pytest.raises(URLError):
             urlopen(f"{server.url}/v1/health", context=trusting)
+    world.store.close()
+
+
+def test_bodies_go_over_tls(tmp_path: Path, files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path)
+    objects = open_objects("memory://")
+    config = ServerConfig(port=0, tls_certificate_file=files[0], tls_key_file=files[1])
+    ring, key = KeyRing({1: b"k" * 32}), world.joined()
+    name = body_name(ring, 1, world.fleet, b"d" * 32)
+    sealed = seal_part(b"data", ring=ring, epoch=1, fleet=world.fleet, name=name, number=0, parts=1)
+    nonces = Nonces(0, lambda _: None)
+    bodies = Bodies(lambda: objects, world.random)
+    with LiveServer(world, CountingPlane(world), config, bodies=bodies) as server:
+        with pytest.raises(ProtocolError, match="no valid certificate"):
+            BodyClient(server.url, key, nonces).find([name])
+        monkeypatch.setenv("SSL_CERT_FILE", files[0])
+        with closing(BodyClient(server.url, key, nonces)) as client:
+            assert client.find([name] * 65) == [[]] * 65
+            assert [client.put(name, 0, sealed), client.put(name, 0, sealed)] == [True, False]
+            assert (client.find([name]), client.get(name, 0)) == ([[0]], sealed)
+            client.abort()
+            with pytest.raises(Unreachable):
+                client.get(name, 0)
+        with pytest.raises(InvalidConfig, match="plain HTTP"):
+            BodyClient("http://192.0.2.1:7700", key, nonces)
     world.store.close()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgpack
 
 from sync import columns
+from sync.bodies import body_name, seal_part
 from sync.keys import DeviceKey, KeyRing
 from sync.messages import Hello, Pull, Refusal, Welcome, encode
 from sync.operations import Kind, Operation, Shape
@@ -26,6 +27,7 @@ A, B = b"devicedevice\x00\x00\x00\x01", b"machinemachi\x00\x00\x00\x02"
 DEVICE_KEY, CLOUD_KEY = DeviceKey.from_bytes(bytes(range(64))), DeviceKey.from_bytes(bytes(range(64, 128)))
 RING = KeyRing({7: bytes(range(32))})
 TS = 1_700_000_000_000 << 16
+BODY_DIGEST = bytes(range(100, 132))
 
 
 def operations() -> list[Operation]:
@@ -88,7 +90,9 @@ def sealed_files() -> dict[str, bytes]:
         operations(), fleet=FLEET, stream=CLOUD, replica=CLOUD, first_seq=100, previous=GENESIS, ring=RING,
         signer=CLOUD_KEY, flags=FLAG_FEED, clear=msgpack.packb([140]),
     )  # fmt: skip
-    return {"push.v1.seg": push.data, "feed.v1.seg": feed.data}
+    name = body_name(RING, RING.current, FLEET, BODY_DIGEST)
+    part = seal_part(b"the last part", ring=RING, epoch=RING.current, fleet=FLEET, name=name, number=1, parts=2)
+    return {"push.v1.seg": push.data, "feed.v1.seg": feed.data, "body.v1.part": part}
 
 
 if __name__ == "__main__":

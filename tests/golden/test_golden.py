@@ -8,12 +8,25 @@ import msgpack
 import pytest
 
 from sync import columns
+from sync.bodies import body_name, open_part
 from sync.column_codecs import ADDS, GENERIC
 from sync.messages import Hello, Refusal, Welcome, decode, encode
 from sync.records import Record
 from sync.segment import FLAG_FEED, expect, open_segment
 from sync.tokens import parse_token
-from tests.golden.generate import CLOUD, CLOUD_KEY, DEVICE_KEY, FLEET, HERE, RING, A, operations, plain_files, record
+from tests.golden.generate import (
+    BODY_DIGEST,
+    CLOUD,
+    CLOUD_KEY,
+    DEVICE_KEY,
+    FLEET,
+    HERE,
+    RING,
+    A,
+    operations,
+    plain_files,
+    record,
+)
 
 PLAIN = plain_files()
 
@@ -64,6 +77,14 @@ def test_golden_segments_open() -> None:
         check=expect(fleet=FLEET, stream=CLOUD),
     )
     assert (feed.operations, feed.header.flags, feed.clear) == (operations(), FLAG_FEED, b"\x91\xcc\x8c")
+
+
+def test_the_golden_part_of_a_body_opens() -> None:
+    name = body_name(RING, RING.current, FLEET, BODY_DIGEST)
+    sealed = (HERE / "body.v1.part").read_bytes()
+    place = {"ring": RING, "epoch": RING.current, "fleet": FLEET, "number": 1, "parts": 2}
+    assert open_part(sealed, name=name, **place) == b"the last part"  # type: ignore[arg-type]
+    assert sealed[24:56] == name, "the name of a body is what it was"
 
 
 def test_the_golden_operations_use_every_column_tag() -> None:
