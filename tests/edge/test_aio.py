@@ -49,7 +49,7 @@ PAIRS = [
 ]
 # Of Memory, for what is done to many at once; of Cache, for the stores of agents and the link.
 INNER = {"held", "patch_of", "fields_of", "prepared", "ranked"}
-INNER |= {"body", "keeping", "room", "collect", "pending", "settle", "used_bytes"}
+INNER |= {"body", "keeping", "room", "is_concerned", "collect", "pending", "settle", "used_bytes"}
 
 
 @pytest.mark.parametrize(("sync", "awaited"), PAIRS)
@@ -86,8 +86,15 @@ def test_what_is_awaited_is_what_edge_does(tmp_path: Path) -> None:
             added = await memory.add("Ada likes tea")
             assert [one.id async for one in memory.all()] == [added.id]
             assert len(await memory.consolidate(lambda found: ["fact"])) == 1
+            photos = await edge.agent("a").attachments("p")
+            attached = await photos.add(b"png", text="a pump")
+            assert await photos.read(attached.id) == b"png"
+            assert [one.id async for one in photos.all()] == [attached.id]
+            assert (await photos.search("pump"))[0].attachment == attached
+            assert (await edge.cache.status()).unconfirmed.count == 1
+            assert (await edge.cache.evict(0)).bodies == 0
             assert await edge.verify() == []
-            assert edge.collections() == ["agent.memories", "notes"]
+            assert edge.collections() == ["agent.attachments", "agent.memories", "notes"]
             assert await edge.agents() == ["a"]
 
     run(work())
