@@ -307,8 +307,11 @@ def test_a_snapshot_ends_while_others_write(tmp_path: Path) -> None:
         assert sum(1 for _ in copy.collection("notes").scan("k")) == 3000
 
 
-@pytest.mark.parametrize("stage", ["copy_keys", "snapshot"])
-def test_an_interrupted_snapshot_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+@pytest.mark.parametrize(
+    "where",
+    ["edge.storage.store_copy.copy_keys", "edge.storage.log_care.snapshot", "edge.storage.bodies.Bodies.copy_to"],
+)
+def test_an_interrupted_snapshot_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """Above all no keys."""
 
     def interrupted(*_: object) -> None:
@@ -317,7 +320,6 @@ def test_an_interrupted_snapshot_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     with Edge.open(tmp_path / "store") as edge:
         edge.collection("notes").put("a", {"n": 1})
         with monkeypatch.context() as patch:
-            where = "edge.storage.keystore.copy_keys" if stage == "copy_keys" else "edge.storage.log_care.snapshot"
             patch.setattr(where, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 edge.snapshot(tmp_path / "copies" / "copy")
