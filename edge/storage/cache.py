@@ -16,7 +16,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
@@ -85,22 +84,15 @@ class Cache:
     def __init__(self, log: DeltaLog, store: str, clock: Clock, quota_bytes: int, link: Callable[[], Fetching]) -> None:
         self.problem = ""
         self.quota_bytes = quota_bytes
+        self.bodies = Bodies(log, store, clock)
+        self.notes = BodyNotes(log)
         self.added = threading.Event()  # there may be something to upload
         self._log = log
         self._store = store
-        self._clock = clock
         self._link = link
         self._lock = threading.RLock()
         self._reserved = 0
         self._fetching = [threading.Lock() for _ in range(_FETCHES)]
-
-    @cached_property
-    def bodies(self) -> Bodies:
-        return Bodies(self._log, self._store, self._clock)
-
-    @cached_property
-    def notes(self) -> BodyNotes:
-        return BodyNotes(self._log)
 
     # -- what users ask -----------------------------------------------------------------------------------------------
 
@@ -108,7 +100,7 @@ class Cache:
         """Raises StorageError."""
         notes, here = self.notes.all(), self.bodies.all()
         known = {one.digest for one in here}
-        alive = self.notes.place()
+        place = self.notes.place()
         away = [size for digest, size in self.bodies.named().items() if digest not in known]
         by_kind = self._by_kind()
         return CacheStatus(
@@ -116,9 +108,9 @@ class Cache:
             self.quota_bytes,
             by_kind,
             _share(here),
-            _share([one for one in here if _may_go(notes.get(one.digest), alive)]),
+            _share([one for one in here if _may_go(notes.get(one.digest), place)]),
             _share([one for one in here if _note(notes, one.digest).pinned]),
-            _share([one for one in here if not _is_confirmed(notes.get(one.digest), alive)]),
+            _share([one for one in here if not _is_confirmed(notes.get(one.digest), place)]),
             Share(len(away), sum(away)),
             self.problem,
         )
@@ -202,8 +194,8 @@ class Cache:
         """Bodies here that a record names and that are not known to be where the cloud keeps them now."""
         if ATTACHMENTS not in self._log.schemas:
             return []
-        notes, alive = self.notes.all(), self.notes.place()
-        waiting = [one for one in self.bodies.all() if not _is_confirmed(notes.get(one.digest), alive)]
+        notes, place = self.notes.all(), self.notes.place()
+        waiting = [one for one in self.bodies.all() if not _is_confirmed(notes.get(one.digest), place)]
         named = self.bodies.named() if waiting else {}
         return [one for one in waiting if one.digest in named]
 
@@ -260,8 +252,8 @@ class Cache:
 
     def _evictable(self) -> list[Held]:
         """The least recently used first."""
-        notes, alive = self.notes.all(), self.notes.place()
-        found = [one for one in self.bodies.all() if _may_go(notes.get(one.digest), alive)]
+        notes, place = self.notes.all(), self.notes.place()
+        found = [one for one in self.bodies.all() if _may_go(notes.get(one.digest), place)]
         return sorted(found, key=lambda one: (one.used_ms, one.digest))
 
     def _evict(self, over: int) -> tuple[int, int]:
@@ -316,12 +308,12 @@ def _note(notes: dict[bytes, Note], digest: bytes) -> Note:
     return notes.get(digest) or Note()
 
 
-def _is_confirmed(note: Note | None, alive: bytes) -> bool:
-    return note is not None and bool(note.confirmed) and note.confirmed == alive
+def _is_confirmed(note: Note | None, place: bytes) -> bool:
+    return note is not None and bool(note.confirmed) and note.confirmed == place
 
 
-def _may_go(note: Note | None, alive: bytes) -> bool:
-    return note is not None and not note.pinned and _is_confirmed(note, alive)
+def _may_go(note: Note | None, place: bytes) -> bool:
+    return note is not None and not note.pinned and _is_confirmed(note, place)
 
 
 def _share(found: list[Held]) -> Share:
