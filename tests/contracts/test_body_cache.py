@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -18,6 +20,7 @@ from edge import (
     QuotaExceeded,
     Unreachable,
 )
+from sync.bodies import sealed_length
 from sync.limits import BODY_PART_BYTES
 from tests.contracts.body_world import PATIENCE_S, BodyWorld, attachments, body_world, some_bytes, sync
 
@@ -149,3 +152,81 @@ def test_a_snapshot_has_the_bodies_that_only_this_device_has(world: BodyWorld, t
     with Edge.open(tmp_path / "copy") as copy:
         assert attachments(copy).read("photo") == PHOTO
         assert copy.verify() == []
+
+
+class Histories:
+    """Two devices that do anything, against a dict, with a quota that a few attachments fill."""
+
+    def __init__(self, world: BodyWorld, seed: int) -> None:
+        self.world, self.seed = world, seed
+        self.dice = Random(seed)
+        self.edges = {name: self._open(name) for name in ("a", "b")}
+        self.model: dict[str, bytes] = {}
+        self.pinned: dict[str, list[str]] = {"a": [], "b": []}
+        self.failing = False
+        world.objects.on_put = world.objects.on_get = self._sometimes
+
+    def _open(self, name: str) -> Edge:
+        return self.world.device(name, quota_bytes=600_000)
+
+    def _sometimes(self, _: str, data: bytes) -> bytes:
+        if self.failing and self.dice.random() < 0.5:
+            raise Unreachable("the object store is away")
+        return data
+
+    def step(self, number: int) -> None:
+        name = self.dice.choice(sorted(self.edges))
+        what = self.dice.choice(["add", "add", "read", "read", "delete", "evict", "pin", "unpin", "sync", "reopen"])
+        self.failing = self.dice.random() < 0.3
+        known = sorted(one.id for one in attachments(self.edges[name]).all() if one.id in self.model)
+        with suppress(QuotaExceeded, BodyNotHere, Unreachable):
+            if what == "add":
+                data = some_bytes(self.dice.randrange(1, 60_000), self.seed * 1000 + number)
+                attachments(self.edges[name]).add(data, id=f"{number}")
+                self.model[f"{number}"] = data
+            elif what == "sync":
+                self.edges[name].sync(timeout_s=2)
+            elif what == "evict":
+                self.edges[name].cache.evict(self.dice.choice([None, 0, 200_000]))
+            elif what == "reopen":
+                self.edges[name].close()
+                self.edges[name] = self._open(name)
+            elif what == "unpin" and self.pinned[name]:
+                attachments(self.edges[name]).unpin(self.pinned[name].pop())
+            elif known:
+                self._use(name, what, self.dice.choice(known))
+
+    def _use(self, name: str, what: str, one: str) -> None:
+        held = attachments(self.edges[name])
+        if what == "read":
+            assert held.read(one) == self.model[one]
+        elif what == "delete" and one not in self.pinned["a"] + self.pinned["b"]:
+            held.delete(one)
+            self.model.pop(one)
+        elif what == "pin" and len(self.pinned[name]) < 3:
+            held.pin(one)
+            held.read(one)
+            self.pinned[name].append(one)
+
+    def check(self) -> None:
+        in_cloud = {path.stat().st_size for path in self.world.bucket.rglob("body/*/0000")}
+        for name, data in self.model.items():
+            here = [edge for edge in self.edges.values() if body_file(edge, data).exists()]
+            assert here or sealed_length(len(data)) in in_cloud, f"{name} is nowhere"
+        for which, names in self.pinned.items():
+            assert all(body_file(self.edges[which], self.model[name]).exists() for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_whatever_happens_there_is_a_copy_and_the_pinned_is_here(world: BodyWorld, seed: int) -> None:
+    both = Histories(world, seed)
+    for number in range(80):
+        both.step(number)
+        both.check()
+    both.failing = False
+    for edge in (*both.edges.values(), *both.edges.values()):
+        with suppress(QuotaExceeded):
+            sync(edge)
+    assert {one.id for one in attachments(both.edges["a"]).all()} == set(both.model)
+    assert [edge.cache.status().unconfirmed.count for edge in both.edges.values()] == [0, 0]
