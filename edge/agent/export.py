@@ -88,7 +88,7 @@ def _bodies(shelf: Shelf, agent: str, namespace: str | None, folder: Path) -> bo
     found = {one.digest: (store, one.id) for store in _attachments(shelf, agent, namespace) for one in store.all()}
     if not found:
         return False
-    with appearing(str(folder)) as draft:
+    with appearing(str(folder.absolute())) as draft:
         for digest, (store, name) in found.items():
             with store.open(name) as body, Path(draft, digest).open("xb") as file:
                 shutil.copyfileobj(body, file)

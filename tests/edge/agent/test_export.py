@@ -121,7 +121,7 @@ def test_a_file_system_without_links(edge: Edge, tmp_path: Path, monkeypatch: py
     assert stat.S_IMODE((tmp_path / "x.jsonl").stat().st_mode) == 0o600
 
 
-def test_attachments_with_their_bytes(edge: Edge, tmp_path: Path) -> None:
+def test_attachments_with_their_bytes(edge: Edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guide = edge.agent("guide")
     guide.attachments("a").add(b"hum", id="hum", media_type="audio/wav", text="a hum", metadata={"floor": 2})
     guide.attachments("b/c").add(b"hum", id="the same", media_type="audio/wav")
@@ -139,7 +139,9 @@ def test_attachments_with_their_bytes(edge: Edge, tmp_path: Path) -> None:
     assert (found["hum"]["namespace"], found["hum"]["text"], found["hum"]["metadata"]) == ("a", "a hum", {"floor": 2})
     assert len(list((tmp_path / "guide.jsonl.bodies").iterdir())) == 2
     assert stat.S_IMODE((tmp_path / "guide.jsonl.bodies").stat().st_mode) == 0o700
-    assert guide.export(tmp_path / "a.jsonl", namespace="a")["attachment"] == 1
+    monkeypatch.chdir(tmp_path)
+    assert guide.export("a.jsonl", namespace="a")["attachment"] == 1
+    assert [path.read_bytes() for path in (tmp_path / "a.jsonl.bodies").iterdir()] == [b"hum"]
 
 
 def test_an_attachment_that_cannot_be_had_leaves_no_export(edge: Edge, tmp_path: Path) -> None:
