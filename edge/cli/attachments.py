@@ -11,7 +11,7 @@ import click
 
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.state import when
-from edge.cli.stores import existing, read_json, store_argument
+from edge.cli.stores import existing, read_json, reading, searching, store_argument
 from sync.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def add(
 @json_option
 def show(store: str, agent: str, namespace: str, as_json: bool) -> None:
     """The attachments of a namespace."""
-    with existing(store) as edge:
+    with reading(store) as edge:
         found = list(_of(edge, agent, namespace).all())
     if as_json:
         print_json([one._asdict() for one in found])
@@ -88,7 +88,7 @@ def show(store: str, agent: str, namespace: str, as_json: bool) -> None:
 @json_option
 def get(store: str, agent: str, name: str, target: Path, namespace: str, as_json: bool) -> None:
     """Write its bytes to the new FILE, or with - to standard output; fetched from the cloud if they are not here."""
-    with existing(store) as edge:
+    with searching(store) as edge:
         found = _of(edge, agent, namespace)
         with found.open(name) as body:
             if str(target) == "-":
@@ -117,7 +117,7 @@ def get(store: str, agent: str, name: str, target: Path, namespace: str, as_json
 def search(store: str, agent: str, query: str, namespace: str, k: int, where: str | None, as_json: bool) -> None:
     """The attachments whose captions answer QUERY best."""
     given = None if where is None else read_json("--where", where, "'{\"floor\": 2}'")
-    with existing(store) as edge:
+    with searching(store) as edge:
         found = _of(edge, agent, namespace).search(query, k, filter=given)
     if as_json:
         print_json([{**one.attachment._asdict(), "score": one.score, "by": list(one.by)} for one in found])

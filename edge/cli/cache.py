@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edge.cli.output import counted, json_option, print_json, print_table
-from edge.cli.stores import existing, store_argument
+from edge.cli.stores import existing, reading, store_argument
 
 
 @click.group()
@@ -18,7 +18,7 @@ def cache() -> None:
 @json_option
 def status(store: str, as_json: bool) -> None:
     """What takes the space, and what of the attachments' bytes may go, is pinned, or is not in the cloud yet."""
-    with existing(store) as edge:
+    with reading(store) as edge:
         told = edge.cache.status()
     if as_json:
         print_json(told.shown())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.cli.output import cell, counted, json_option, print_json, print_table
-from edge.cli.stores import existing, read_json, read_text, reading, store_argument, store_to_write
+from edge.cli.stores import existing, read_json, read_text, reading, searching, store_argument, store_to_write
 from sync.errors import NotFound
 
 if TYPE_CHECKING:

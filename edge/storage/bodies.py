@@ -141,7 +141,7 @@ class Bodies:
                     hint="delete that file: if the cloud has the attachment, the next read fetches it",
                 )
             file.seek(0)
-            if reading:
+            if reading and not self._log.read_only:
                 now_ns = self._clock.wall_ms() * 1_000_000
                 with suppress(PermissionError):  # whoever may only read it leaves no mark
                     os.utime(file.fileno(), ns=(now_ns, now_ns))

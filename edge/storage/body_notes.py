@@ -74,6 +74,7 @@ class BodyNotes:
                 db.execute("DELETE FROM bodies WHERE digest = ?", (digest,))
 
     def _set(self, digest: bytes, *pairs: Any) -> None:
+        self._log.check_writable()
         names, values = pairs[::2], pairs[1::2]
         columns, marks = ", ".join(names), ", ".join("?" for _ in names)
         changes = ", ".join(f"{name} = excluded.{name}" for name in names)

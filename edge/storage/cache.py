@@ -132,6 +132,7 @@ class Cache:
         if to_bytes is not None and (type(to_bytes) is not int or to_bytes < 0):
             raise InvalidValue(f"to_bytes is a number of bytes, 0 or more, not {to_bytes!r:.40}")
         target = self.quota_bytes or None if to_bytes is None else to_bytes
+        self._log.check_writable()
         with self._lock:
             self.collect()
             used = self.used_bytes()
@@ -144,7 +145,8 @@ class Cache:
 
     @contextmanager
     def keeping(self, source: bytes | os.PathLike[str]) -> Iterator[Kept]:
-        """``Bodies.keeping``, with room for it. Raises QuotaExceeded, and as that does."""
+        """``Bodies.keeping``, with room for it. Raises QuotaExceeded, ReadOnly, and as that does."""
+        self._log.check_writable()
         try:
             with self.room(_size_of(source)), self.bodies.keeping(source) as kept:
                 yield kept
@@ -177,12 +179,19 @@ class Cache:
             try:
                 file = self.bodies.open(digest, reading=True)
             except CorruptStore as error:
+                if self._log.read_only:
+                    raise
                 _log.warning("attachments: %s; fetching it again", error)
                 try:
                     self._link().fetch_body(digest, size)
                 except BodyNotHere:
                     raise error from None
                 file = self.bodies.open(digest, reading=True)
+            if file is None and self._log.read_only:
+                raise BodyNotHere(
+                    "this process only reads the store, and fetches nothing",
+                    hint="whoever has the store open for writing can read it, and then it is here",
+                )
             if file is None:
                 self._link().fetch_body(digest, size)
                 file = self.bodies.open(digest, reading=True)
@@ -205,6 +214,7 @@ class Cache:
 
     def collect(self) -> int:
         """Remove bodies that no record names, and their notes. Returns how many. Raises StorageError."""
+        self._log.check_writable()
         if ATTACHMENTS not in self._log.schemas:
             return 0
         done = self.bodies.collect()

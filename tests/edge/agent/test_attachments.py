@@ -23,6 +23,7 @@ from edge import (
     Erased,
     InvalidValue,
     NotFound,
+    ReadOnly,
     SchemaMismatch,
     TooLarge,
 )
@@ -334,3 +335,26 @@ def test_records_that_are_no_attachments_are_none(edge: Edge, photos: Attachment
     assert edge.agent("guide").export(Path(edge.path).parent / "x.jsonl")["attachment"] == 1
     assert photos.add(b"bad", id="bad").here
     assert photos.read("bad") == b"bad"
+
+
+def test_a_process_that_only_reads_writes_nothing(edge: Edge, photos: Attachments) -> None:
+    here, gone = photos.add(b"here", text="a pump"), photos.add(b"gone")
+    edge.cache.bodies.path(bytes.fromhex(gone.digest)).unlink()
+    before = {path: path.stat().st_mtime_ns for path in (Path(edge.path) / "bodies").rglob("*")}
+    with Edge.open(edge.path, read_only=True) as reader:
+        held = reader.agent("guide").attachments("photos")
+        assert {one.id: one.here for one in held.all()} == {here.id: True, gone.id: False}
+        assert held.read(here.id) == b"here"
+        assert [hit.attachment for hit in held.search("pump")] == [here]
+        with pytest.raises(BodyNotHere, match="only reads"):
+            held.read(gone.id)
+        for refused in (
+            lambda: held.add(b"new"),
+            lambda: held.delete(here.id),
+            lambda: held.pin(here.id),
+            lambda: reader.cache.evict(0),
+        ):
+            with pytest.raises(ReadOnly):
+                refused()
+        assert reader.cache.status().bodies.count == 1
+    assert {path: path.stat().st_mtime_ns for path in (Path(edge.path) / "bodies").rglob("*")} == before
