@@ -147,7 +147,7 @@ class LogWriter:
         else:
             self.overlay.update(transaction.changed())
             self._unfolded_bytes = size
-        self.changed.update(dict.fromkeys({ref[0] for ref in transaction.touched}, transaction.position))
+        self.changed.update({collection: transaction.position for collection, _ in transaction.touched})
         return True
 
     def commit_new(self, rows: Sequence[OperationRow], images: Mapping[Ref, bytes]) -> bool:
@@ -164,7 +164,7 @@ class LogWriter:
             raise translate(error, self.path) from error
         if done:
             self.overlay.update({ref: (None, image, 0) for ref, image in images.items()})
-            self.changed.update(dict.fromkeys({ref[0] for ref in images}, rows[-1][1]))
+            self.changed.update({collection: rows[-1][1] for collection, _ in images})
             self._unfolded_bytes += sum([len(row[8]) for row in rows])
         return done
 
