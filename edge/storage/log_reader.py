@@ -139,9 +139,7 @@ class LogReader:
         collection_id = self._collections.get(collection)
         if collection_id is None:
             return []
-        newer = {
-            key: image for key, image in self._newer(collection_id).items() if key > after and key.startswith(prefix)
-        }
+        newer = self._newer(collection_id, after, prefix)
         above = _after_prefix(prefix)
         out: list[tuple[str, bytes]] = []
         while True:
@@ -212,12 +210,12 @@ class LogReader:
                 out += [(name, key, image) for key, image in rows]
         return out
 
-    def _newer(self, collection_id: int) -> dict[str, bytes]:
+    def _newer(self, collection_id: int, after: str = "", prefix: str = "") -> dict[str, bytes]:
         """The overlay's images of one collection, as of now. ``list`` of a dict is atomic: writers go on meanwhile."""
         return {
-            key: image
-            for (number, key), (_, image, _) in list(self._overlay.items())
-            if number == collection_id and image is not None
+            key: held[1]
+            for (number, key), held in list(self._overlay.items())
+            if number == collection_id and key > after and key.startswith(prefix) and held[1] is not None
         }
 
     def changes(self, after_position: int, limit: int, known_position: int) -> list[tuple[int, str, str]]:
