@@ -88,8 +88,11 @@ def damage(
         else:
             within = budget is None or size <= budget or first(name)
             budget = budget if budget is None else budget - size
-            if within and digest_of(root / name) != digest:
-                problems.append(f"{name} has been altered")
+            try:
+                if within and digest_of(root / name) != digest:
+                    problems.append(f"{name} has been altered")
+            except FileNotFoundError:
+                problems.append(f"{name} is missing")
     return problems
 
 
