@@ -26,7 +26,7 @@ from edge.storage.batch import Batch, Open, open_batch
 from edge.storage.collection import Collection
 from edge.storage.delta_log import DeltaLog
 from edge.storage.erasures import pending
-from edge.storage.projections import TRIM_ROWS, Projections
+from edge.storage.projections import Projections
 from edge.storage.store_opening import open_to_read, open_to_write
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, StorageError, UnknownCollection
@@ -286,7 +286,7 @@ class Edge:
         finally:
             self._syncing -= 1
         self.carry_out_erasures()
-        self.projections.trim(TRIM_ROWS)
+        self.projections.tidy()
         return done
 
     def start_sync(self, *, url: str | None = None, on_progress: Callable[[Progress], None] | None = None) -> None:

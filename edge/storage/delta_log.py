@@ -309,6 +309,12 @@ class DeltaLog(LogCore):
 
         return log_care.trim(self, position)
 
+    def reclaim(self, *, idle: bool = False) -> int:
+        """Give back the space of what was dropped (``log_vacuum``). Returns how many pages. Raises StorageError."""
+        from edge.storage import log_vacuum
+
+        return log_vacuum.reclaim(self, idle=idle)
+
     def snapshot(self, target: str) -> None:
         """A consistent copy of the database at ``target``, which must not exist. Opened, it is a new replica."""
         from edge.storage import log_care

@@ -134,6 +134,16 @@ class ExactIndex:
                     raise storage_error(f"writing the vectors of {self.schema.name!r}", error) from error
                 raise
 
+    def keep_up(self, changes: int) -> None:
+        """Fold when the files are so many changes behind the log, however few records those are of: the log cannot be
+        trimmed beyond them. In a large collection, a tenth of its records. Raises StorageError.
+        """
+        with self._lock:
+            behind = self._log.position - self.position
+            if behind >= changes and behind >= len(self._open().keys) * _FOLD_SHARE:
+                self.refresh()
+                self.fold()
+
     def verify(self) -> list[str]:
         """Check all rows, against their CRCs and against the record images; rebuild if anything is wrong.
 

@@ -54,16 +54,16 @@ class MatrixFile:
     def load(folder: Path, spec: VectorSpec, note: Mapping[str, Any], *, owned: bool = True) -> MatrixFile:
         """Open what ``note`` describes, and remove what it does not if the folder is ``owned``.
 
-        Raises Damaged, also for a matrix of other dimensions or another metric.
+        Raises Damaged, also for a matrix of another field, other dimensions or another metric.
         """
         try:
             packed = (folder / note["index"]).read_bytes()
             if sha256(packed).digest() != note["digest"]:
                 raise Damaged(f"{note['index']} has been altered")
             index = msgpack.unpackb(packed, raw=False, max_ext_len=0)
-            said = (index["format"], index["dimensions"], index["metric"])
-            if said != (FORMAT, spec.dimensions, spec.metric):
-                raise Damaged(f"{note['index']} is of another format, dimension or metric")
+            said = (index["format"], index.get("field", spec.field), index["dimensions"], index["metric"])
+            if said != (FORMAT, spec.field, spec.dimensions, spec.metric):
+                raise Damaged(f"{note['index']} is of another format, field, dimension or metric")
             path = folder / note["matrix"]
             size = len(index["keys"]) * spec.dimensions * 4
             held = path.stat().st_size
@@ -138,7 +138,8 @@ class MatrixFile:
         return keys, crcs
 
     def _commit(self, keys: list[str], crcs: list[int], position: int) -> None:
-        said = {"format": FORMAT, "dimensions": self._spec.dimensions, "metric": self._spec.metric}
+        spec = self._spec
+        said = {"format": FORMAT, "field": spec.field, "dimensions": spec.dimensions, "metric": spec.metric}
         packed: bytes = msgpack.packb({**said, "keys": keys, "crcs": crcs}, use_bin_type=True)
         serial = self.note["serial"] + 1
         name = f"keys-{serial:016x}.idx"

@@ -24,6 +24,7 @@ from sync.errors import AgentDBError, CorruptStore, DiskFull, StorageError, Stor
 from sync.stamps import replica_id
 
 FORMAT = 1
+BUSY_MS = 2_000
 APPLICATION_ID = 0x41474442  # "AGDB"
 DURABILITY = {"full": "FULL", "relaxed": "NORMAL"}
 _SQLITE_MIN = 3_051_003
@@ -89,12 +90,13 @@ def connect(
         raise translate(error, path) from error
     try:
         # Only against strangers with a SQLite shell: our own writers queue before they come here.
-        db.set_busy_timeout(2000)
+        db.set_busy_timeout(BUSY_MS)
         # What is refused stays as it was found: closing would bring the write-ahead log in, as far as it can be read.
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         if vfs is None:
             if create is not None and db.execute("PRAGMA page_count").get == 0:
                 page_checksums.reserve(db)
+                db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table, or it takes a VACUUM
         elif page_checksums.has_checksums(db):
             raise StorageError(f"{path} has page checksums, which VFS {vfs!r} would not keep")
         db.execute("PRAGMA journal_mode=WAL")

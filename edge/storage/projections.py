@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MODES = ("vector", "text", "hybrid")
 FLOAT_BYTES = 4
 TRIM_ROWS = 1_000  # fewer are not worth the commits of a trim
+_BEHIND_MAX = 4_096  # changes that a matrix may be behind while there is much to write
 _EXACT, _LANCE = "exact", "lance"
 _ASIDE_BYTES_MIN = 4 << 20  # of vectors: from here on a hybrid search scans them while the text is searched
 
@@ -73,6 +74,7 @@ class Projections:
         self._care: Care | None = None
         self._closed = False
         self._trimmed = 0
+        self._tidied = -1
 
     # -- searching ----------------------------------------------------------------------------------------------------
 
@@ -221,10 +223,26 @@ class Projections:
         self._besides()
         tables = self._tables
         if tables is not None:
+            idle = self._log.position == self._tidied
             tables.flush()
             while tables.maintain():
                 pass
+            if idle:
+                tables.rest()
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Bring the matrices up to the log where they would keep it from being trimmed, trim it, and give the space
+        back; more of it when nothing was written since the last time. Raises StorageError.
+        """
+        position = self._log.position
+        idle, self._tidied = position == self._tidied, position
+        for name, schema in sorted(self._log.schemas.items()):
+            note = self._log.checkpoint(f"{_EXACT}:{name}") if schema.vector is not None else None
+            if note is not None and position - int(note["position"]) >= TRIM_ROWS:
+                self.exact(schema).keep_up(TRIM_ROWS if idle else _BEHIND_MAX)
         self.trim(TRIM_ROWS)
+        self._log.reclaim(idle=idle)
 
     def trim(self, least: int = 1) -> int:
         """Drop what neither the cloud nor a projection needs of the log, if the two have got on by ``least`` rows since

@@ -84,7 +84,8 @@ class LanceTables:
     # -- keeping up -------------------------------------------------------------------------------------------------
 
     def flush(self) -> int:
-        """Bring every table up to the log, durably. Returns how many changes were taken in. Raises StorageError.
+        """Bring every table up to where the log is now, durably: whoever goes on writing does not keep this from
+        returning. Returns how many changes were taken in. Raises StorageError.
 
         Records that changed several times are written once a round; a round is one ``merge_insert`` (and one delete)
         for each collection that changed, of at most 1,024 changes together.
@@ -93,15 +94,15 @@ class LanceTables:
         with self._lock:
             if self._log.checkpoint(CHECKPOINT) is None or self.position > self._log.position:
                 self._build_all("")
-            position = self.position
-            while True:
+            position, until = self.position, self._log.position
+            while position < until:
                 try:
                     page = changes_after(self._log, position, ROWS_PER_BATCH)
                 except LogTrimmed:
                     position = self._build_all("the log was trimmed beyond it")
                     continue
                 if not page:
-                    return taken
+                    break
                 changed: dict[str, dict[str, int]] = {}
                 for at, collection, key in page:
                     if not collection.startswith("_"):
@@ -114,6 +115,7 @@ class LanceTables:
                 position = page[-1][0]
                 self._log.set_checkpoint(CHECKPOINT, {"position": position})
                 taken += len(page)
+            return taken
 
     def maintain(self, *, force: bool = False) -> list[str]:
         """Compact the table that needs it most, if one does: merge small files, index new text, remove old versions.
@@ -127,6 +129,13 @@ class LanceTables:
                 return [done for table in tables for done in self._compact(table)]
             needy = sorted(tables, key=_need, reverse=True)
             return self._compact(needy[0]) if needy and _need(needy[0]) >= 1 else []
+
+    def rest(self) -> None:
+        """Nothing is being written: compact what has grown by half, before ``maintain`` would. Raises StorageError."""
+        with self._lock:
+            for name in sorted(self._log.schemas):
+                if self._exists(name) and (table := self._table(name)).is_loose:
+                    self._compact(table)
 
     def verify(self) -> list[str]:
         """Hash every file, then hold every row against its record image; rebuild what is wrong.

@@ -58,6 +58,7 @@ ROWS_PER_BATCH = 1024
 SCAN_ROWS = 8 * ROWS_PER_BATCH
 SCAN_BYTES_MAX = 32 << 20
 SAMPLE_ROWS = 64
+_LOOSE, _LOOSE_BYTES_MIN = 1.5, 1 << 20
 _NO_VECTOR = "null"  # to lancedb a record without a vector is a bad vector, unless it is told otherwise
 _FOREVER = timedelta(days=36_500)
 _AT_ONCE = timedelta(milliseconds=1)  # 0 makes lancedb warn of concurrent readers of old versions, which we do not have
@@ -91,6 +92,7 @@ class LanceTable:
         self._handle: Table | None = None
         self._files: Files = {}
         self._rows = 0
+        self._tight_bytes = 0
 
     @property
     def handle(self) -> Table:
@@ -101,6 +103,15 @@ class LanceTable:
     def files(self) -> Files:
         """The manifest of the table's files as of the checkpoint."""
         return self._files
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for size, _ in self._files.values())
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether it takes half as much again as when it was last opened, compacted or rebuilt."""
+        return self.bytes > max(_LOOSE * self._tight_bytes, self._tight_bytes + _LOOSE_BYTES_MIN)
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -149,6 +160,7 @@ class LanceTable:
         self._handle = self._connect(self.generation > 0).open_table(self.name)
         self._files = files
         self._rows, self.position = note["rows"], note["position"]
+        self._tight_bytes = self.bytes
         if self._handle.version != note["version"]:
             return f"version {note['version']} was noted, version {self._handle.version} opens"
         if (rows := self._handle.count_rows()) != self._rows:
@@ -227,6 +239,7 @@ class LanceTable:
             self._files = {}
             self._index_text()
             self._commit(position)
+            self._tight_bytes = self.bytes
             fsync_path(self._folder.parent.parent)
 
     def _create(self, position: int) -> Table:
@@ -359,6 +372,7 @@ class LanceTable:
             self.generation += 1
             self.handle.optimize(cleanup_older_than=_AT_ONCE, delete_unverified=True)
             self._commit(self.position)
+            self._tight_bytes = self.bytes
         return self.sample()
 
 
