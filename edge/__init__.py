@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edge.agent.agents import Agent, Restored, Snapshot, Snapshots
     from edge.agent.attachments import Attachment, Attachments, Found
     from edge.agent.documents import Document, Documents, Indexed, Passage
+    from edge.agent.embedder_adapters import HttpEmbedder, SentenceTransformerEmbedder
     from edge.agent.embedders import CallableEmbedder, Embedder
     from edge.agent.erase import Erasure, Receipt
     from edge.agent.loading import Chunk, Splitter
@@ -116,6 +117,7 @@ __all__ = [
     "Found",
     "FutureStamp",
     "Hit",
+    "HttpEmbedder",
     "Indexed",
     "InputError",
     "InvalidConfig",
@@ -136,6 +138,7 @@ __all__ = [
     "Restored",
     "SchemaMismatch",
     "Scoring",
+    "SentenceTransformerEmbedder",
     "Share",
     "Snapshot",
     "Snapshots",
@@ -188,6 +191,7 @@ _HOMES = {
     "Forgetting": "edge.agent.memory_care",
     "Forgotten": "edge.agent.memory_care",
     "Found": "edge.agent.attachments",
+    "HttpEmbedder": "edge.agent.embedder_adapters",
     "Hit": "edge.storage.collection",
     "Indexed": "edge.agent.documents",
     "MediaEmbedder": "edge.agent.media",
@@ -199,6 +203,7 @@ _HOMES = {
     "Restored": "edge.agent.agents",
     "Scoring": "edge.agent.scoring",
     "Share": "edge.storage.cache",
+    "SentenceTransformerEmbedder": "edge.agent.embedder_adapters",
     "Snapshot": "edge.agent.agents",
     "Snapshots": "edge.agent.agents",
     "Splitter": "edge.agent.loading",

@@ -231,7 +231,7 @@ def check_successor(old: CollectionSchema, new: CollectionSchema) -> None:
         becomes = new.fields.get(field)
         if becomes is None:
             # Undeclared, it would become a last-writer field beside what was merged so far, or beside vectors.
-            if rule.merge != "lww" or rule.type == "vector":
+            if rule.merge != "lww" or (rule.type == "vector" and not _moves(old, new)):
                 is_what = "holds vectors" if rule.type == "vector" else f"merges by {rule.merge!r}"
                 raise SchemaMismatch(
                     f"field {field!r} of {old.name!r} {is_what} and must stay declared",
@@ -243,8 +243,15 @@ def check_successor(old: CollectionSchema, new: CollectionSchema) -> None:
                 f"{becomes.type}/{becomes.merge}",
                 hint="declare a new field instead",
             )
-    if old.vector and new.vector and old.vector.dimensions != new.vector.dimensions:
+    if old.vector and new.vector and not _moves(old, new) and old.vector.dimensions != new.vector.dimensions:
         raise SchemaMismatch(f"the vectors of {old.name!r} have {old.vector.dimensions} dimensions")
+
+
+def _moves(old: CollectionSchema, new: CollectionSchema) -> bool:
+    """Whether the vectors are in another field from now on: those of another model, so that a ranking never has both.
+    What is in the old field are plain bytes then, which an open schema takes from devices that have not heard of it.
+    """
+    return bool(old.vector and new.vector and old.vector.field != new.vector.field and not new.strict)
 
 
 COLLECTIONS_SCHEMA = CollectionSchema(COLLECTIONS, {"spec": FieldRule("json", "lww")}, strict=True)

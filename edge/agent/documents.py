@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.agent.embedders import VECTOR, Embedder, asked, embedded, searched
+from edge.agent.embedders import Embedder, active_field, asked, embedded, searched
 from edge.agent.loading import Chunk, Chunker, Splitter, chunked, load
 from edge.agent.names import escape
 from edge.storage.transaction import Write
@@ -143,8 +143,8 @@ class Documents:
         wanted = {place[0]: chunk for place, chunk in zip(places, found, strict=True)}
         old = self._documents.get(key)
         there = {at.rpartition("/")[2]: chunk for at, chunk in self._chunks.scan(f"{key}/")}
-        vectors = self._embedder is not None
-        known = {one for one in wanted if one in there and (not vectors or VECTOR in there[one])}
+        field = active_field(self._chunks.schema) if self._embedder is not None else None
+        known = {one for one in wanted if one in there and (field is None or field in there[one])}
         gone = sorted(there.keys() - wanted.keys())
         same = old is not None and all(old.get(word) == value for word, value in fields.items())
         if same and len(known) == len(wanted) and not gone and self._places(key, old) == places:
@@ -228,6 +228,18 @@ class Documents:
             found = _reranked(reranker, query, found[:wanted])
         return found[:k]
 
+    def reembed(
+        self, embedder: Embedder | None = None, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> int:
+        """As ``Memory.reembed``, of the chunks of documents. Returns how many vectors were made. Raises InvalidValue
+        (no embedder, or not one), StorageError, and what the embedder does.
+        """
+        from edge.agent.reembedding import reembed
+
+        made = reembed(self._shelf, self._chunks, embedder or self._embedder, self._prefix, on_progress)
+        self._embedder = embedder or self._embedder
+        return made
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _key(self, document: str) -> str:
@@ -260,10 +272,11 @@ class Documents:
             vectors: Sequence[Any] = [None] * len(some)
             if self._embedder is not None:
                 vectors = embedded(self._embedder, [chunk.text for _, chunk in some], self._chunks)
+            field = active_field(self._chunks.schema) or ""
             for (digest, chunk), vector in zip(some, vectors, strict=True):
                 fields = {"agent": self.agent, "document": key, "namespace": self.namespace, "text": chunk.text}
                 if vector is not None:
-                    fields[VECTOR] = vector
+                    fields[field] = vector
                 writes.append(self._shelf.put_of(CHUNKS, f"{key}/{digest}", fields))
             if on_progress is not None:
                 on_progress(at + len(some), len(every))

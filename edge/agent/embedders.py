@@ -1,22 +1,25 @@
 """Embedders: what turns texts into vectors. A Protocol, since they are always somebody else's.
 
-``model`` is stored with each vector's collection: a search with another model's vector is an error, not a wrong answer.
+The vectors of each model are in a field of their own, named for it, and the collection says whose are searched: a
+search with another model's vector is an error, not a wrong answer, and no ranking has vectors of two models.
+``reembed`` (``reembedding``) goes over to another model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edge.agent.names import check_text
 from sync.errors import InvalidValue, SchemaMismatch
+from sync.schema import CollectionSchema, VectorSpec
 
 if TYPE_CHECKING:
     from edge.agent.shelf import Shelf
     from edge.storage.collection import Collection
-    from sync.schema import CollectionSchema
 
-VECTOR = "embedding"
+VECTOR = "embedding"  # what the names of vector fields begin with
 K_MAX = 1_000
 
 
@@ -44,6 +47,26 @@ class CallableEmbedder:
         return self._function(texts)
 
 
+def vector_field(embedder: Embedder) -> str:
+    """The field of its vectors: two devices that begin with different models fill different fields."""
+    named = f"{embedder.model}\0{embedder.dimensions}".encode("utf-8", "surrogatepass")
+    return f"{VECTOR}_{blake2b(named, digest_size=4).hexdigest()}"
+
+
+def spec_of(embedder: Embedder) -> VectorSpec:
+    return VectorSpec(vector_field(embedder), embedder.dimensions, "cosine", embedder.model)
+
+
+def active_field(schema: CollectionSchema) -> str | None:
+    """Where the vectors are that a search compares."""
+    return None if schema.vector is None else schema.vector.field
+
+
+def vector_fields(fields: Mapping[str, Any]) -> list[str]:
+    """Those of a record's fields that hold vectors, of whatever model."""
+    return [name for name in fields if name == VECTOR or name.startswith(f"{VECTOR}_")]
+
+
 class Question(NamedTuple):
     """As ``Collection.search`` takes it."""
 
@@ -57,6 +80,11 @@ def embedded(embedder: Embedder, texts: Sequence[str], into: Collection) -> list
     collection has another model's by now; what the embedder raises passes.
     """
     _check_model(into.schema, embedder)
+    return embedding_of(embedder, texts)
+
+
+def embedding_of(embedder: Embedder, texts: Sequence[str]) -> list[Any]:
+    """One vector for each text. Raises InvalidValue if the embedder returns another number, or none."""
     returned = embedder.embed(texts)
     try:
         vectors = list(returned)
@@ -73,7 +101,7 @@ def _check_model(schema: CollectionSchema, embedder: Embedder) -> None:
         raise SchemaMismatch(
             f"{schema.name} has vectors of {known.model!r} with {known.dimensions} dimensions, not of "
             f"{embedder.model!r} with {embedder.dimensions}",
-            hint="give the embedder of that model, or none",
+            hint="give the embedder of that model, or none; reembed(embedder) goes over to another one",
         )
 
 
@@ -93,20 +121,28 @@ def asked(query: str, k: int, mode: str | None, embedder: Embedder | None, colle
     return Question(None if mode == "vector" else query, vector, mode)
 
 
-def searched(shelf: Shelf, name: str, fields: Mapping[str, str], embedder: Embedder | None) -> Collection:
-    """A collection of texts, in the field ``text``; with an embedder, of its vectors. Raises SchemaMismatch,
-    InvalidValue.
-    """
-    if embedder is not None and not all(hasattr(embedder, word) for word in ("model", "dimensions", "embed")):
+def checked(embedder: Any) -> Embedder:
+    """Raises InvalidValue for what is no embedder."""
+    if not all(hasattr(embedder, word) for word in ("model", "dimensions", "embed")):
         raise InvalidValue(
             f"an embedder has a model, dimensions and embed(texts); {type(embedder).__name__} has not",
             hint="CallableEmbedder(function, model=…, dimensions=…) makes one",
         )
+    found: Embedder = embedder
+    return found
+
+
+def searched(shelf: Shelf, name: str, fields: Mapping[str, str], embedder: Embedder | None) -> Collection:
+    """A collection of texts, in the field ``text``; with an embedder, of its vectors. Raises SchemaMismatch,
+    InvalidValue.
+    """
+    if embedder is not None:
+        checked(embedder)
     schema = shelf.log.schemas.get(name)
     known = None if schema is None else schema.vector
     if schema is not None and embedder is not None:
         _check_model(schema, embedder)
     if schema is not None and (known is not None or embedder is None):
         return shelf.collection(name)
-    vector = None if embedder is None else (VECTOR, embedder.dimensions, "cosine", embedder.model)
+    vector = None if embedder is None else spec_of(embedder)
     return shelf.collection(name, fields=fields, text=["text"], vector=vector)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from edge.agent.agents import Agent
 from edge.agent.attachments import Attachments
 from edge.agent.documents import DOCUMENTS, Documents
-from edge.agent.embedders import VECTOR
+from edge.agent.embedders import vector_fields
 from edge.agent.memory_record import MEMORIES
 from edge.agent.names import escape, unescape
 from edge.agent.values import plain
@@ -123,7 +123,8 @@ def lines(shelf: Shelf, agent: str, namespace: str | None, folder: str) -> Itera
         prefix += f"{escape('a namespace', namespace)}/"
     if MEMORIES in shelf.log.schemas:
         for key, fields in shelf.collection(MEMORIES).scan(prefix):
-            shown = {name: value for name, value in fields.items() if name not in ("agent", VECTOR)}
+            left_out = {"agent", *vector_fields(fields)}
+            shown = {name: value for name, value in fields.items() if name not in left_out}
             accesses, last = shelf.recalls.of([key]).get(key, (0, 0))
             yield {"store": "memory", "id": key, **_plain_fields(shown), "accesses": accesses, "accessed_at": last}
     if DOCUMENTS in shelf.log.schemas:

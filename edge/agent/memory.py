@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.agent.embedders import VECTOR, asked
+from edge.agent.embedders import Embedder, asked, vector_fields
 from edge.agent.memory_base import MemoryBase, merged
 from edge.agent.memory_record import MEMORIES, Remembered, check_kinds, has_ended, moment, shown, unit
 from edge.agent.names import check_text
@@ -152,7 +152,7 @@ class Memory(MemoryBase):
         """Change text, importance, metadata or valid_at of a memory that goes on being the same one. Raises NotFound,
         InvalidValue, TooLarge, StorageError.
         """
-        self.held(memory)
+        held = self.held(memory)
         unknown = changes.keys() - {"text", "importance", "metadata", "valid_at"}
         if unknown or not changes:
             raise InvalidValue("update changes text, importance, metadata or valid_at", hint=", ".join(sorted(unknown)))
@@ -160,8 +160,8 @@ class Memory(MemoryBase):
             raise InvalidValue(f"metadata is a mapping, not {type(changes['metadata']).__name__}")
         if "text" in changes:
             check_text("a memory", changes["text"])
-            if self.collection.schema.vector is not None:
-                changes[VECTOR] = None  # that of the old text; ``reembed`` makes a new one where there is no embedder
+            # Those of the old text go; ``reembed`` makes a new one where there is no embedder.
+            changes.update(dict.fromkeys(vector_fields(held)))
             self._embed([changes])
         if "importance" in changes:
             changes["importance"] = unit("importance", changes["importance"])
@@ -275,8 +275,18 @@ class Memory(MemoryBase):
 
         return consolidate(self, extractor, kinds=kinds, limit=limit)
 
-    def reembed(self, *, on_progress: Callable[[int, int], None] | None = None) -> int:
-        """Vectors for memories that have none. Returns how many. Raises InvalidValue, StorageError."""
-        from edge.agent.memory_care import reembed
+    def reembed(
+        self, embedder: Embedder | None = None, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> int:
+        """Vectors for the memories of this namespace that have none. With an ``embedder`` of another model, go over to
+        it: for the memories of all agents, here and on every device of the fleet. Until all have its vectors those of
+        the old model are searched, and from then on the new ones; another call goes on where one was interrupted.
 
-        return reembed(self, on_progress=on_progress)
+        ``on_progress(done, all)`` after each 500 memories. Returns how many vectors were made. Raises InvalidValue (no
+        embedder, or not one), StorageError, and what the embedder does.
+        """
+        from edge.agent.reembedding import reembed
+
+        made = reembed(self.shelf, self.collection, embedder or self.embedder, self.prefix, on_progress)
+        self.embedder = embedder or self.embedder
+        return made

@@ -1,4 +1,4 @@
-"""What is done to many memories at once: forgetting, consolidation, new vectors. Off the write path, bounded in steps.
+"""What is done to many memories at once: forgetting, consolidation. Off the write path, bounded in steps.
 
 What always holds: forgetting archives by a formula that anybody can compute, never at random, and what is archived can
 be restored; only what has expired is deleted. What a function of the user's raises is raised, with nothing written.
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.agent.embedders import VECTOR, embedded
 from edge.agent.memory_record import MEMORIES, Remembered, check_kinds, has_ended
 from edge.agent.scoring import DAY_MS
 from edge.storage.transaction import Write
@@ -144,26 +143,6 @@ def _facts(returned: Any) -> list[dict[str, Any]]:
             raise InvalidValue("what is consolidated is not of kind working")
         found.append(dict(fact))
     return found
-
-
-def reembed(memory: Memory, *, on_progress: Callable[[int, int], None] | None = None) -> int:
-    """Vectors for all memories of the namespace that have none, by the memory's embedder: in steps, so that it goes on
-    where it was interrupted. Returns how many. Raises InvalidValue (no embedder).
-    """
-    if memory.embedder is None:
-        raise InvalidValue("there is no embedder", hint="agent.memory(embedder=…)")
-    todo = [key for key, fields in memory.collection.scan(memory.prefix) if VECTOR not in fields]
-    for at in range(0, len(todo), _STEP):
-        keys = todo[at : at + _STEP]
-        held = [(key, fields) for key in keys if (fields := memory.collection.get(key)) is not None]
-        vectors = embedded(memory.embedder, [fields["text"] for _, fields in held], memory.collection)
-        _submit(
-            memory,
-            [memory.patch_of(key, {VECTOR: vector}) for (key, _), vector in zip(held, vectors, strict=True)],
-        )
-        if on_progress is not None:
-            on_progress(min(at + _STEP, len(todo)), len(todo))
-    return len(todo)
 
 
 def _submit(memory: Memory, writes: Sequence[Write]) -> None:

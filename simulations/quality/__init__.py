@@ -1,0 +1,1 @@
+"""What searching memories finds, measured on texts with known answers."""
