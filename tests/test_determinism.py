@@ -28,6 +28,7 @@ REAL_TIME = (
 # Waiting for another process is waiting in real time, whoever's clock it is: (file, what is called).
 WAITS = {
     ("cloud/server/home.py", "time.sleep"),
+    ("edge/agent/embedder_adapters.py", "time.sleep"),
     ("edge/link/runner.py", "time.sleep"),
     ("edge/storage/store_lock.py", "time.sleep"),
     ("edge/storage/tables_borrowed.py", "time.sleep"),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.agent.embedders import Embedder, active_field, asked, embedded, searched
+from edge.agent.embedders import Embedder, active_field, answered, asked, embedded, searched
 from edge.agent.loading import Chunk, Chunker, Splitter, chunked, load
 from edge.agent.names import escape
 from edge.storage.transaction import Write
@@ -219,6 +219,7 @@ class Documents:
         fetch = wanted
         while True:
             hits = self._chunks.search(**question._asdict(), k=fetch, filter=where)
+            answered(question, self._embedder, self._chunks)
             found = self._passages(hits)
             # What no list names, because another device's version of its document stands, is no hit.
             if len(found) >= wanted or len(hits) < fetch or fetch >= _FETCH_MAX:
@@ -269,14 +270,17 @@ class Documents:
         every = list(new.items())
         for at in range(0, len(every), _EMBEDDED_AT_ONCE):
             some = every[at : at + _EMBEDDED_AT_ONCE]
-            vectors: Sequence[Any] = [None] * len(some)
+            vectors: Sequence[Mapping[str, bytes]] = [{}] * len(some)
             if self._embedder is not None:
                 vectors = embedded(self._embedder, [chunk.text for _, chunk in some], self._chunks)
-            field = active_field(self._chunks.schema) or ""
             for (digest, chunk), vector in zip(some, vectors, strict=True):
-                fields = {"agent": self.agent, "document": key, "namespace": self.namespace, "text": chunk.text}
-                if vector is not None:
-                    fields[field] = vector
+                fields = {
+                    "agent": self.agent,
+                    "document": key,
+                    "namespace": self.namespace,
+                    "text": chunk.text,
+                    **vector,
+                }
                 writes.append(self._shelf.put_of(CHUNKS, f"{key}/{digest}", fields))
             if on_progress is not None:
                 on_progress(at + len(some), len(every))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edge.agent.names import check_text
 from sync.errors import InvalidValue, SchemaMismatch
-from sync.schema import CollectionSchema, VectorSpec
+from sync.schema import CollectionSchema, VectorSpec, pack_vector
 
 if TYPE_CHECKING:
     from edge.agent.shelf import Shelf
@@ -75,16 +75,20 @@ class Question(NamedTuple):
     mode: str
 
 
-def embedded(embedder: Embedder, texts: Sequence[str], into: Collection) -> list[Any]:
-    """One vector for each text. Raises InvalidValue if the embedder returns another number, and SchemaMismatch if the
-    collection has another model's by now; what the embedder raises passes.
+def embedded(embedder: Embedder, texts: Sequence[str], into: Collection) -> list[dict[str, bytes]]:
+    """The vector of each text, as the field that it belongs in. Raises SchemaMismatch if the collection has another
+    model's by now, and what ``vectors_of`` does.
     """
-    _check_model(into.schema, embedder)
-    return embedding_of(embedder, texts)
+    schema = into.schema  # read once: another thread may go over to another model while this one computes
+    check_model(schema, embedder)
+    field = active_field(schema) or vector_field(embedder)
+    return [{field: vector} for vector in vectors_of(embedder, texts)]
 
 
-def embedding_of(embedder: Embedder, texts: Sequence[str]) -> list[Any]:
-    """One vector for each text. Raises InvalidValue if the embedder returns another number, or none."""
+def vectors_of(embedder: Embedder, texts: Sequence[str]) -> list[bytes]:
+    """One vector for each text, packed. Raises InvalidValue if the embedder returns another number, or no vectors, and
+    SchemaMismatch for another dimension; what the embedder raises passes.
+    """
     returned = embedder.embed(texts)
     try:
         vectors = list(returned)
@@ -92,10 +96,11 @@ def embedding_of(embedder: Embedder, texts: Sequence[str]) -> list[Any]:
         raise InvalidValue(f"embedder {embedder.model!r} returned {type(returned).__name__}, no vectors") from error
     if len(vectors) != len(texts):
         raise InvalidValue(f"embedder {embedder.model!r} returned {len(vectors)} vectors for {len(texts)} texts")
-    return vectors
+    return [pack_vector(vector, embedder.dimensions, f"of {embedder.model}") for vector in vectors]
 
 
-def _check_model(schema: CollectionSchema, embedder: Embedder) -> None:
+def check_model(schema: CollectionSchema, embedder: Embedder) -> None:
+    """Raises SchemaMismatch if the vectors there are those of another model."""
     known = schema.vector
     if known is not None and known[1:] != (embedder.dimensions, "cosine", embedder.model):
         raise SchemaMismatch(
@@ -117,8 +122,14 @@ def asked(query: str, k: int, mode: str | None, embedder: Embedder | None, colle
         return Question(query, None, mode)
     if embedder is None:
         raise InvalidValue(f"there is no embedder for a {mode} search", hint="embedder=, where the store is got")
-    (vector,) = embedded(embedder, [query], collection)
+    ((vector,),) = (fields.values() for fields in embedded(embedder, [query], collection))
     return Question(None if mode == "vector" else query, vector, mode)
+
+
+def answered(question: Question, embedder: Embedder | None, collection: Collection) -> None:
+    """After the search: raises SchemaMismatch if it compared the vectors of a model that the question's is not of."""
+    if question.mode != "text" and embedder is not None:
+        check_model(collection.schema, embedder)
 
 
 def checked(embedder: Any) -> Embedder:
@@ -141,7 +152,7 @@ def searched(shelf: Shelf, name: str, fields: Mapping[str, str], embedder: Embed
     schema = shelf.log.schemas.get(name)
     known = None if schema is None else schema.vector
     if schema is not None and embedder is not None:
-        _check_model(schema, embedder)
+        check_model(schema, embedder)
     if schema is not None and (known is not None or embedder is None):
         return shelf.collection(name)
     vector = None if embedder is None else spec_of(embedder)

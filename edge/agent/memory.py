@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.agent.embedders import Embedder, asked, vector_fields
+from edge.agent.embedders import Embedder, answered, asked, vector_fields
 from edge.agent.memory_base import MemoryBase, merged
 from edge.agent.memory_record import MEMORIES, Remembered, check_kinds, has_ended, moment, shown, unit
 from edge.agent.names import check_text
@@ -152,7 +152,7 @@ class Memory(MemoryBase):
         """Change text, importance, metadata or valid_at of a memory that goes on being the same one. Raises NotFound,
         InvalidValue, TooLarge, StorageError.
         """
-        held = self.held(memory)
+        self.held(memory)
         unknown = changes.keys() - {"text", "importance", "metadata", "valid_at"}
         if unknown or not changes:
             raise InvalidValue("update changes text, importance, metadata or valid_at", hint=", ".join(sorted(unknown)))
@@ -160,14 +160,15 @@ class Memory(MemoryBase):
             raise InvalidValue(f"metadata is a mapping, not {type(changes['metadata']).__name__}")
         if "text" in changes:
             check_text("a memory", changes["text"])
-            # Those of the old text go; ``reembed`` makes a new one where there is no embedder.
-            changes.update(dict.fromkeys(vector_fields(held)))
             self._embed([changes])
         if "importance" in changes:
             changes["importance"] = unit("importance", changes["importance"])
         if "valid_at" in changes:
             changes["valid_at"] = moment("valid_at", changes["valid_at"], 0)
-        self.collection.patch(memory, changes)
+        with self.shelf.lock(memory):
+            if "text" in changes:  # the vectors of the old one go; ``reembed`` makes one where there is no embedder
+                changes = {**dict.fromkeys(vector_fields(self.held(memory))), **changes}
+            self.collection.patch(memory, changes)
 
     def touch(self, *memories: str) -> None:
         """Count an access to each. Raises NotFound, ReadOnly."""
@@ -219,6 +220,7 @@ class Memory(MemoryBase):
             k=max(_CANDIDATES_MIN, _CANDIDATES * k),
             filter=self._filter(filter, kinds, at, now, archived=archived),
         )
+        answered(question, self.embedder, self.collection)
         recalls = self.shelf.recalls.of([hit.key for hit in hits])
         best = max((hit.score for hit in hits), default=0.0)
         found = []

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from edge.agent.embedders import Embedder, active_field, embedded, searched
+from edge.agent.embedders import Embedder, embedded, searched
 from edge.agent.memory_record import (
     FIELDS,
     MEMORIES,
@@ -139,10 +139,8 @@ class MemoryBase:
     def _embed(self, many: Sequence[dict[str, Any]]) -> None:
         if self.embedder is not None:
             vectors = embedded(self.embedder, [fields["text"] for fields in many], self.collection)
-            field = active_field(self.collection.schema)
-            assert field is not None
             for fields, vector in zip(many, vectors, strict=True):
-                fields[field] = vector
+                fields.update(vector)
 
     def _put(self, memory: str, fields: Mapping[str, Any]) -> Write:
         return self.shelf.put_of(MEMORIES, memory, fields)

@@ -18,14 +18,14 @@ from edge.agent.embedders import (
     Embedder,
     active_field,
     checked,
-    embedding_of,
     spec_of,
     vector_fields,
+    vectors_of,
 )
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue
 from sync.operations import Kind
-from sync.schema import FieldRule, pack_vector
+from sync.schema import FieldRule
 
 if TYPE_CHECKING:
     from edge.agent.shelf import Shelf
@@ -79,10 +79,7 @@ def _fill(
         waiting = list(texts)
         for start in range(0, len(waiting), _EMBEDDED_AT_ONCE):
             some = waiting[start : start + _EMBEDDED_AT_ONCE]
-            found = embedding_of(embedder, [texts[key] for key in some])
-            vectors |= {
-                key: pack_vector(vector, embedder.dimensions, field) for key, vector in zip(some, found, strict=True)
-            }
+            vectors |= dict(zip(some, vectors_of(embedder, [texts[key] for key in some]), strict=True))
         made += _write(shelf, collection, field, texts, vectors)
         if on_progress is not None:
             on_progress(min(at + _STEP, len(todo)), len(todo))

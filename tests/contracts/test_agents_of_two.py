@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edge import NotFound, Thread
+from edge import CallableEmbedder, NotFound, SchemaMismatch, Thread
+from edge.agent.embedders import vector_field, vector_fields
 from tests.contracts.fleet_world import Cloud, Device
 
 
@@ -55,6 +56,55 @@ def test_what_two_write_offline_are_two_branches(two: Two) -> None:
     joined = a.put("both", expected=max(ours.id, theirs.id))
     two.settle()
     assert b.head() == joined
+
+
+def test_two_models_are_never_in_one_ranking(two: Two) -> None:
+    """Each begins with its own model while they are apart; the later declaration stands, and says so to the other."""
+    first = CallableEmbedder(lambda texts: [[1.0, float(len(text))] for text in texts], model="m1", dimensions=2)
+    other = CallableEmbedder(lambda texts: [[float(len(text)), 1.0, 0.0] for text in texts], model="m2", dimensions=3)
+    a = two.a.edge.agent("guide").memory(embedder=first)
+    a.add("robot a")
+    two.b.clock.now_ms += 1_000
+    b = two.b.edge.agent("guide").memory(embedder=other)
+    b.add("robot b, which is longer")
+    two.settle()
+    assert {one.text for one in a.all()} == {one.text for one in b.all()} == {"robot a", "robot b, which is longer"}
+    with pytest.raises(SchemaMismatch, match="m2"):
+        a.search("robot", mode="vector")
+    with pytest.raises(SchemaMismatch, match="m2"):
+        a.add("more")
+    assert len(two.a.edge.agent("guide").memory().search("robot")) == 2, "by its words everything is found"
+    assert [one.text for one in b.search("robot", mode="vector")] == ["robot b, which is longer"]
+    assert b.reembed() == 1
+    two.settle()
+    a = two.a.edge.agent("guide").memory(embedder=other)
+    assert {one.text for one in a.search("robot", mode="vector")} == {"robot a", "robot b, which is longer"}
+    assert a.reembed(first) == 2, "and back again, on every device"
+    two.settle()
+    with pytest.raises(SchemaMismatch, match="m1"):
+        b.search("robot")
+    b = two.b.edge.agent("guide").memory(embedder=first)
+    assert {one.text for one in b.search("robot", mode="vector")} == {"robot a", "robot b, which is longer"}
+    fields = [fields for _, fields in two.b.edge.collection("agent.memories").scan()]
+    assert all(vector_fields(each) == [vector_field(first)] for each in fields)
+
+
+def test_what_a_device_wrote_while_another_went_over_is_taken_and_found_by_its_words(two: Two) -> None:
+    first = CallableEmbedder(lambda texts: [[1.0, float(len(text))] for text in texts], model="m1", dimensions=2)
+    other = CallableEmbedder(lambda texts: [[float(len(text)), 1.0, 0.0] for text in texts], model="m2", dimensions=3)
+    a = two.a.edge.agent("guide").memory(embedder=first)
+    a.add("before")
+    two.settle()
+    b = two.b.edge.agent("guide").memory(embedder=first)
+    b.add("written by b, offline")
+    a.reembed(other)
+    two.settle()  # and nothing of b's is refused
+    a.add("after")
+    assert {one.text for one in a.search("x", mode="vector")} == {"before", "after"}
+    assert len(a.search("written offline", mode="text")) == 1
+    assert a.reembed() == 1
+    assert {one.text for one in a.search("x", mode="vector")} == {"before", "after", "written by b, offline"}
+    two.settle()
 
 
 def test_a_large_state_is_read_elsewhere_and_goes_on_there(two: Two) -> None:

@@ -332,6 +332,17 @@ def test_what_a_schema_may_become() -> None:
     check_successor(declare("things"), old)
 
 
+def test_vectors_of_another_model_may_be_in_another_field_and_of_another_size() -> None:
+    old = declare("things", fields={"n": "counter"}, vector=("v", 3, "cosine", "a"))
+    new = declare("things", fields={"n": "counter"}, vector=("w", 5, "cosine", "b"))
+    check_successor(old, new)
+    check_successor(new, old)
+    with pytest.raises(SchemaMismatch, match="holds vectors"):  # who has not heard of it could not write any more
+        check_successor(old, declare("things", fields={"n": "counter"}, vector=("w", 5), strict=True))
+    with pytest.raises(SchemaMismatch, match="cannot become"):
+        check_successor(old, declare("things", fields={"n": "counter", "v": "str"}, vector=("w", 5)))
+
+
 @pytest.mark.parametrize(
     "new",
     [
