@@ -115,6 +115,7 @@ class AsyncDocuments(Wrapper[Documents]):
     text = Awaited(Documents.text)
     all = Streamed(Documents.all)
     search = Awaited(Documents.search)
+    reembed = Awaited(Documents.reembed)
 
 
 class AsyncAttachments(Wrapper[Attachments]):

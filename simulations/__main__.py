@@ -218,6 +218,15 @@ def quality(model: bool, as_json: bool) -> None:
     sys.exit(0 if result["met"] else 1)
 
 
+@main.command()
+def api() -> None:
+    """Write docs/API.md from the docstrings."""
+    from simulations import api_reference  # noqa: PLC0415 - griffe, which nothing else needs
+
+    api_reference.PAGE.write_text(api_reference.render(), encoding="utf-8")
+    click.echo(f"written: {api_reference.PAGE}")
+
+
 def _hunt(name: str, seeds: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "simulations.fleet.planted", name, seeds]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -23,7 +23,7 @@ ADAPTERS = {"edge/ports.py", "cloud/ports.py"}
 # how long it took, and draws the seeds that nobody chose.
 REAL_TIME = (
     *("simulations/benchmarks/", "simulations/crash/", "simulations/demo/"),
-    *("simulations/device.py", "simulations/__main__.py"),
+    *("simulations/device.py", "simulations/growth.py", "simulations/__main__.py"),
 )
 # Waiting for another process is waiting in real time, whoever's clock it is: (file, what is called).
 WAITS = {

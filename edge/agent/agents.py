@@ -160,6 +160,7 @@ class Snapshots:
         return sorted({thread.agent for thread in threads(self._shelf, None)})
 
     def all(self) -> list[Snapshot]:
+        """By name."""
         return [
             Snapshot(unescape(key), fields["agent"], fields["at"], len(fields["heads"]))
             for key, fields in self._shelf.records(SNAPSHOTS)
@@ -188,7 +189,7 @@ class Snapshots:
         return Restored(back, newer, missing)
 
     def delete(self, name: str) -> None:
-        """Raises NotFound, StorageError."""
+        """The name goes, and ``prune`` may take what only it kept. Raises NotFound, StorageError."""
         self._fields(name)
         self._shelf.submit((Write(Kind.DELETE, SNAPSHOTS, escape("a snapshot", name)),))
 

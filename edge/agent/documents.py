@@ -170,6 +170,7 @@ class Documents:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def get(self, document: str) -> Document | None:
+        """What there is to know of a document, or None. Raises InvalidValue."""
         fields = self._documents.get(self._key(document))
         return None if fields is None else _shown(fields)
 

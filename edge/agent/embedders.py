@@ -27,16 +27,24 @@ class Embedder(Protocol):
     """``dimensions`` of each vector; ``embed`` returns one for each text, in order."""
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """Its name, of up to 256 characters: the same on all devices whose vectors may be compared."""
+        ...
 
     @property
-    def dimensions(self) -> int: ...
+    def dimensions(self) -> int:
+        """How many numbers a vector has, 1 to 8,192."""
+        ...
 
-    def embed(self, texts: Sequence[str]) -> Sequence[Any]: ...
+    def embed(self, texts: Sequence[str]) -> Sequence[Any]:
+        """One vector for each text, in order: sequences or arrays of finite numbers, or an array of (texts,
+        dimensions). What it raises passes to whoever wrote or searched, and nothing is written.
+        """
+        ...
 
 
 class CallableEmbedder:
-    """Any function from texts to vectors."""
+    """Any function from a list of texts to as many vectors of ``dimensions`` numbers: ``embed`` of ``Embedder``."""
 
     def __init__(self, function: Callable[[Sequence[str]], Sequence[Any]], *, model: str, dimensions: int) -> None:
         self._function = function
@@ -44,6 +52,7 @@ class CallableEmbedder:
         self.dimensions = dimensions
 
     def embed(self, texts: Sequence[str]) -> Sequence[Any]:
+        """What the function returns."""
         return self._function(texts)
 
 

@@ -180,7 +180,7 @@ class Memory(MemoryBase):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def get(self, memory: str) -> Remembered | None:
-        """Whatever became of it, or None. Raises InvalidValue."""
+        """A memory of this namespace, whatever became of it, or None. Raises InvalidValue."""
         fields = self.collection.get(memory) if self._is_mine(memory) else None
         return None if fields is None else shown(memory, fields)
 

@@ -55,5 +55,6 @@ class Scoring(NamedTuple):
         return float((1 + _FACTOR * max(since_ms, 0) / DAY_MS / stability) ** _DECAY)
 
     def score(self, relevance: float, retention: float, importance: float) -> Terms:
+        """Of three numbers from 0 to 1, the terms and their product."""
         factor = self.base + self.retention * retention + self.importance * importance
         return Terms(relevance, retention, importance, relevance * factor)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge.cli.embedder import embedder_of, embedder_options, embedding_bar
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.state import when
 from edge.cli.stores import existing, read_json, read_text, reading, searching, store_argument, store_to_write
@@ -93,12 +94,16 @@ def add(
 @_namespace
 @click.option("-k", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--where", help="A filter over the documents' metadata, as JSON.")
+@embedder_options
 @json_option
-def search(store: str, agent: str, query: str, namespace: str, k: int, where: str | None, as_json: bool) -> None:
+def search(
+    store: str, agent: str, query: str, namespace: str, k: int, where: str | None, as_json: bool, **embedder: Any
+) -> None:
     """The passages that answer QUERY best."""
     given = None if where is None else read_json("--where", where, "'{\"floor\": 2}'")
     with searching(store) as edge:
-        found = _of(edge, agent, namespace).search(query, k, filter=given)
+        named = edge.agent(agent).documents(namespace, embedder=embedder_of(embedder))
+        found = named.search(query, k, filter=given)
     if as_json:
         print_json([{**one._asdict(), "document": one.document._asdict()} for one in found])
         return
@@ -141,6 +146,25 @@ def delete(store: str, agent: str, names: tuple[str, ...], namespace: str, as_js
         print_json({"deleted": list(names)})
     else:
         click.echo(f"{counted(len(names), 'document')} deleted")
+
+
+@documents.command()
+@store_to_write
+@_agent
+@_namespace
+@embedder_options
+@json_option
+def reembed(store: str, agent: str, namespace: str, as_json: bool, **embedder: Any) -> None:
+    """Vectors for chunks that have none. By another model than the one until now: for the documents of all agents;
+    until that is done the old vectors are searched, and an interrupted call goes on with the next.
+    """
+    chosen = embedder_of(embedder, needed=True)
+    with existing(store) as edge, embedding_bar(hidden=as_json) as on_progress:
+        made = _of(edge, agent, namespace).reembed(chosen, on_progress=on_progress)
+    if as_json:
+        print_json({"vectors": made})
+    else:
+        click.echo(f"{counted(made, 'vector')} made")
 
 
 def _sources(file: str) -> list[str]:

@@ -23,6 +23,7 @@ _INSTEAD = {
     "one process writes to a store at a time": "close it there first, or wait for it: --wait SECONDS; commands that "
     "only read work meanwhile; a program that has it open syncs by itself with edge.start_sync(), without "
     "`agentdb-edge run`",
+    "give the embedder of that model": "name that model by --embedder-…, or none; `reembed` goes over to another one",
     "create a new device key": "a store's key is for life: make another store, agentdb-edge init STORE --join TOKEN, "
     "with a new token from the fleet's operator",
 }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge.cli.embedder import embedder_of, embedder_options, embedding_bar
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.state import when
 from edge.cli.stores import existing, read_json, read_text, reading, searching, store_argument, store_to_write
@@ -60,6 +61,7 @@ def add(store: str, agent: str, text: str, namespace: str, metadata: str | None,
 @click.option("--as-of", type=int, help="What held at this moment, in milliseconds since 1970.")
 @click.option("--archived", is_flag=True, help="What was forgotten, too.")
 @click.option("--explain", is_flag=True, help="What each score is made of.")
+@embedder_options
 @json_option
 def search(
     store: str,
@@ -73,12 +75,15 @@ def search(
     archived: bool,
     explain: bool,
     as_json: bool,
+    **embedder: Any,
 ) -> None:
     """The memories that answer QUERY best."""
     given = None if where is None else read_json("--where", where, '\'{"importance": {"$gt": 0.5}}\'')
     with searching(store) as edge:
-        found = _of(edge, agent, namespace).search(
-            query, k, filter=given, kinds=kinds or None, as_of=as_of, archived=archived, explain=True
+        found = (
+            edge.agent(agent)
+            .memory(namespace, embedder=embedder_of(embedder))
+            .search(query, k, filter=given, kinds=kinds or None, as_of=as_of, archived=archived, explain=True)
         )
     if as_json:
         print_json([
@@ -189,6 +194,25 @@ def restore(store: str, agent: str, memory_ids: tuple[str, ...], namespace: str,
         print_json({"restored": back})
     else:
         click.echo(f"{back:,} restored")
+
+
+@memory.command()
+@store_to_write
+@_agent
+@_namespace
+@embedder_options
+@json_option
+def reembed(store: str, agent: str, namespace: str, as_json: bool, **embedder: Any) -> None:
+    """Vectors for what has none. By another model than the one until now: for the memories of all agents; until that is
+    done the old vectors are searched, and an interrupted call goes on with the next.
+    """
+    chosen = embedder_of(embedder, needed=True)
+    with existing(store) as edge, embedding_bar(hidden=as_json) as on_progress:
+        made = _of(edge, agent, namespace).reembed(chosen, on_progress=on_progress)
+    if as_json:
+        print_json({"vectors": made})
+    else:
+        click.echo(f"{counted(made, 'vector')} made")
 
 
 def _of(edge: Edge, agent: str, namespace: str) -> Memory:

@@ -59,6 +59,7 @@ class Collection:
 
     @property
     def schema(self) -> CollectionSchema:
+        """What is declared now; another device's declaration may have come with a sync."""
         return self._log.schemas[self.name]
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -98,6 +99,9 @@ class Collection:
         self._set_change(_REMOVE, key, field, elements, upsert=False)
 
     def delete(self, key: str) -> None:
+        """Of everything that this device has seen of the record; what others write without having seen the delete, may
+        bring it back (the collection's conflict rule).
+        """
         self._submit((Write(_DELETE, self.name, check_key(key)),))
 
     def _set_change(self, kind: int, key: str, field: str, elements: tuple[str | int, ...], upsert: bool) -> None:
@@ -192,7 +196,7 @@ class Collection:
 
     def to_arrow(self) -> Any:
         """The collection as a ``pyarrow.Table``: every acknowledged record, one typed column for each declared
-        field.
+        field (``edge.storage.tables_schema`` has the types). Imports lancedb with its first use. Raises StorageError.
         """
         return self._projections.to_arrow(self.name)
 
