@@ -2,10 +2,9 @@
 
 Records with a text and a vector of 384 numbers are written over and over, each write one durable commit, while the
 runtime's own care runs beside it: nothing here compacts, trims or vacuums. Two devices of one fleet, with a real
-control plane: *linked* is in sync all the time; *returning* writes without a link, and syncs at the end. Until then its
-log is history that has to reach the cloud, and is kept: ``unsent`` shows it, and it is not judged. What counts is the
-directory after each has settled, over the live data: the directory of a new device that joins the fleet, pulls the
-1,000 records, and settles with the same projections.
+control plane: *linked* is in sync all the time; *returning* writes without a link, settles, and syncs at the end. What
+counts is the directory after each has settled, of the second also before it syncs (``unsent``), over the live data: the
+directory of a new device that joins the fleet, pulls the 1,000 records, and settles with the same projections.
 """
 
 from __future__ import annotations
@@ -50,12 +49,19 @@ class Sample(NamedTuple):
 
 
 class Grown(NamedTuple):
-    """One device: its course, its ``peak``, and what is left ``after`` it has settled; ``unsent``: before it synced."""
+    """One device: its course, its ``peak``, and what is left ``after`` it has settled; ``unsent``: settled before it
+    synced.
+    """
 
     name: str
     samples: list[Sample]
     unsent: int | None
     after: int
+
+    @property
+    def worst(self) -> int:
+        """Of the times when it had settled."""
+        return max(self.after, self.unsent or 0)
 
     @property
     def peak(self) -> int:
@@ -102,9 +108,9 @@ def run(
         "writes": writes,
         "records": records,
         "live_bytes": live,
-        "ratio": round(max(one.after for one in grown) / live, 2),
+        "ratio": round(max(one.worst for one in grown) / live, 2),
         "target": f"ratio <= {RATIO_MAX:g}",
-        "met": all(one.after <= RATIO_MAX * live for one in grown),
+        "met": all(one.worst <= RATIO_MAX * live for one in grown),
         "devices": {
             one.name: {
                 "after_bytes": one.after,

@@ -299,6 +299,10 @@ class DeltaLog(LogCore):
         """Of a collection that has operations. For this package only."""
         return self._collections[name]
 
+    def collection_ids(self) -> dict[str, int]:
+        """Of all collections that have operations. For this package only."""
+        return dict(self._collections)
+
     def transact(self) -> Transact:
         """A transaction: ``with log.writer.lock, log.transact() as db``. For this package only."""
         return self.writer.transact()
@@ -308,6 +312,14 @@ class DeltaLog(LogCore):
         from edge.storage import log_care
 
         return log_care.trim(self, position)
+
+    def void(self, *, idle: bool = False) -> int:
+        """Empty unsent operations that later ones have made void (``log_void``). Returns how many. Raises
+        StorageError.
+        """
+        from edge.storage import log_void
+
+        return log_void.void(self, idle=idle)
 
     def reclaim(self, *, idle: bool = False) -> int:
         """Give back the space of what was dropped (``log_vacuum``). Returns how many pages. Raises StorageError."""

@@ -241,6 +241,7 @@ class Projections:
             note = self._log.checkpoint(f"{_EXACT}:{name}") if schema.vector is not None else None
             if note is not None and position - int(note["position"]) >= TRIM_ROWS:
                 self.exact(schema).keep_up(TRIM_ROWS if idle else _BEHIND_MAX)
+        self._log.void(idle=idle)
         self.trim(TRIM_ROWS)
         self._log.reclaim(idle=idle)
 

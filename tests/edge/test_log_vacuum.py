@@ -10,10 +10,12 @@ import apsw
 import pytest
 
 from edge import Edge, EdgeConfig
-from edge.storage import page_checksums
+from edge.storage import log_void, page_checksums
 from edge.storage.delta_log import DeltaLog
 from edge.storage.log_vacuum import STEP_PAGES, STEPS_MAX
 from edge.storage.projections import Projections
+from edge.storage.transaction import Write
+from sync.operations import Kind
 from sync.schema import declare
 from tests.edge.stores import open_log, put
 
@@ -169,3 +171,50 @@ def test_who_goes_on_writing_does_not_keep_care_from_its_end(tmp_path: Path) -> 
             stop.set()
             writer.join()
         done.join()
+
+
+def test_a_log_without_a_link_keeps_what_counts_of_what_was_overwritten(tmp_path: Path) -> None:
+    log = open_log(tmp_path, NOTES)
+    fill(log, 100, 60)
+    log.submit([Write(Kind.DELETE, "notes", "0007")])
+    kept = log.pending(5_900, 10_000, 1 << 30)
+    digest, head = log.digest(), log.head_seq
+    assert log.void() == 5_900 + 1, "all rounds but the last, and of the deleted record that, too"
+    assert log.void() == 0
+    assert log.verify() == []
+    assert (log.digest(), log.head_seq) == (digest, head)
+    every = log.pending(0, 10_000, 1 << 30)
+    assert [one.seq for one in every] == list(range(1, head + 1)), "dense"
+    assert [one for one in every if one.shape.names and one.shape.collection == "notes"] == [
+        one for one in kept if one.shape.names and one.key != "0007" and one.seq > head - 101
+    ]
+    assert every[0].fields["spec"], "declarations stay"
+    while log.reclaim(idle=True):
+        pass
+    assert database(log) < 10 * 100 * SIZE < 60 * 100 * SIZE / 5
+    log.close()
+    again = open_log(tmp_path)
+    assert again.digest() == digest
+    again.close()
+
+
+def test_what_is_on_its_way_and_what_merges_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_void, "LEAST", 1)
+    log = open_log(tmp_path, declare("notes", fields={"n": "counter"}))
+    schema = log.schemas["notes"]
+    put(log, "notes", {"k": {"a": 1}})
+    put(log, "notes", {"k": {"a": 2}})
+    sent = log.head_seq
+    log.meta_set("sent", [(sent, b"s" * 32)])
+    put(log, "notes", {"k": {"a": 3, "b": 1}})
+    log.submit([Write(Kind.PATCH, "notes", "k", {"a": 4}, False, schema)])
+    log.submit([Write(Kind.INCREMENT, "notes", "k", {"n": 2}, True)])
+    log.submit([Write(Kind.INCREMENT, "notes", "k", {"n": 2}, True)])
+    assert log.void() == 0, "b is nobody else's, and counters add up"
+    put(log, "notes", {"k": {"a": 5, "b": 2}})
+    before = log.digest()
+    log.meta_set(log_void.NOTE, (0, 0))  # it waits until as much was written as it left
+    assert log.void() == 2
+    assert [len(one.shape.names) for one in log.pending(sent - 2, 10, 1 << 20)] == [1, 1, 0, 0, 1, 1, 2]
+    assert log.digest() == before
+    log.close()

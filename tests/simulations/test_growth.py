@@ -17,8 +17,8 @@ def test_ten_thousand_writes_leave_less_than_three_times_the_live_data(tmp_path:
     assert result["met"], result
     assert result["ratio"] <= growth.RATIO_MAX
     for name, device in result["devices"].items():
-        assert device["peak_bytes"] > 5 * device["after_bytes"], (name, device)
-    assert result["devices"]["returning"]["unsent_bytes"] > 3 * result["live_bytes"]
+        assert device["peak_bytes"] > 3 * device["after_bytes"], (name, device)
+    assert result["devices"]["returning"]["unsent_bytes"] <= growth.RATIO_MAX * result["live_bytes"]
     written = json.loads((tmp_path / "growth.json").read_text())
     assert len(written["samples"]["linked"]) > 50
     shown = "".join(ET.parse(tmp_path / "growth.svg").getroot().itertext())
