@@ -10,7 +10,7 @@ devices come to hold is the same to the byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
@@ -70,16 +70,16 @@ def void(log: DeltaLog, *, idle: bool) -> int:
         with log.writer.lock, log.transact() as db:
             if log.replica != replica:
                 return at  # the numbers are another life's by now
-            _empty(db, frozenset(found[at : at + _PAGE]))
+            _empty(db, found[at : at + _PAGE])
     log.meta_set(NOTE, (until, left))
     return len(found)
 
 
-def _empty(db: apsw.Connection, some: frozenset[Void]) -> None:
+def _empty(db: apsw.Connection, some: Sequence[Void]) -> None:
     """Deleted and inserted again: an update would leave the pages as they are, and almost empty."""
-    seqs = [seq for seq, _ in some]
-    rows: Iterator[Any] = db.execute(_ROWS, (min(seqs), max(seqs)))
-    void = [row for row in rows if (row[0], row[2]) in some]
+    known = frozenset(some)
+    rows: Iterator[Any] = db.execute(_ROWS, (some[-1][0], some[0][0]))  # the newest is the first
+    void = [row for row in rows if (row[0], row[2]) in known]
     db.executemany(_DELETE, [row[:1] for row in void])
     insert(db, _INSERT, [(*row, int(Kind.PUT), "", _NOTHING) for row in void])
 

@@ -90,7 +90,7 @@ def test_flipped_bits_are_found_or_change_nothing(folder: Path) -> None:
             found += 1
             continue
         with open_store(folder) as edge:  # a page that nothing of the above looks at
-            found += any("not what was written" in problem for problem in edge.verify())
+            found += any(problem.startswith("database: ") for problem in edge.verify())
     assert found > 0.9 * tried, "the rest are pages on SQLite's list of free ones"
     path.write_bytes(whole)
     use(folder)
