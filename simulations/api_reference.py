@@ -126,7 +126,7 @@ def _is_told(found: griffe.Class, one: griffe.Attribute) -> bool:
 
 
 def _field(one: griffe.Attribute) -> str:
-    default = "" if one.value is None else f" = {one.value}"
+    default = "" if one.value is None else f" = {_quoted(one.value)}"
     return f"{one.name}: {one.annotation}{default}"
 
 
@@ -155,9 +155,14 @@ def _parameters(one: griffe.Function) -> Iterator[str]:
         sign = {kinds.var_positional: "*", kinds.var_keyword: "**"}.get(part.kind or kinds.positional_or_keyword, "")
         typed = f": {part.annotation}" if part.annotation is not None else ""
         equals = " = " if typed else "="
-        default = "" if part.default is None or sign else f"{equals}{part.default}"
+        default = "" if part.default is None or sign else f"{equals}{_quoted(part.default)}"
         yield f"{sign}{part.name}{typed}{default}"
         before = part
+
+
+def _quoted(value: object) -> str:
+    """As ruff would write it, which formats the Python of Markdown files, too."""
+    return str(value).replace("'", '"')
 
 
 def _text(one: griffe.Object) -> str:
