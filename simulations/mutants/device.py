@@ -15,13 +15,13 @@ MUTANTS = [
         "            try:\n"
         "                writer.begin()\n"
         "                transaction = self._transaction()\n"
-        "                transaction.prefetch([(operation[4][1], operation[5]) for operation in operations])\n",
+        "                transaction.prefetch([*((operation[4][1], operation[5]) for operation in admitted), *denied])\n",
         "            try:\n"
         "                if cursor is not None:\n"
         '                    self.meta_set("cursor", cursor)\n'
         "                writer.begin()\n"
         "                transaction = self._transaction()\n"
-        "                transaction.prefetch([(operation[4][1], operation[5]) for operation in operations])\n",
+        "                transaction.prefetch([*((operation[4][1], operation[5]) for operation in admitted), *denied])\n",
         "a crash or a full disk between cursor and page skips the page",
     ),
     Mutant(
@@ -50,8 +50,8 @@ MUTANTS = [
     Mutant(
         "clock-forgotten-at-restart",
         _CORE,
-        'notes["head"] = (self.head_seq, transaction.position, max(newest, self.clock.last))',
-        'notes["head"] = (self.head_seq, transaction.position, 0)',
+        'notes["head"] = (transaction.seq, transaction.position, max(newest, self.clock.last))',
+        'notes["head"] = (transaction.seq, transaction.position, 0)',
         "after a restart a slow clock stamps below what the device has seen: its writes are lost",
         "tests/edge/test_delta_log.py::test_stamps_never_run_back",
     ),
