@@ -32,6 +32,9 @@ _GROUPS = (
     ("State", ("Thread", "Checkpoint", "Snapshots", "Snapshot", "Restored")),
     ("Memory", ("Memory", "Added", "Recall", "Remembered", "Scoring", "Terms", "Forgetting", "Forgotten")),
     ("Documents", ("Documents", "Document", "Indexed", "Passage", "Splitter", "Chunk")),
+    ("Attachments and their cache", ("Attachments", "Attachment", "Found", "Cache", "CacheStatus", "Evicted", "Share")),
+    ("Erasure", ("Erasure", "Receipt")),
+    ("Embedders of media", ("MediaEmbedder", "CallableMediaEmbedder")),
     ("Embedders", ("Embedder", "CallableEmbedder", "SentenceTransformerEmbedder", "HttpEmbedder")),
 )
 _FROM_SYNC = ("sync.ports.Clock", "sync.ports.RandomSource")

@@ -41,12 +41,18 @@ class MediaEmbedder(Protocol):
     """
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """Its name, the same on all devices whose vectors may be compared."""
+        ...
 
     @property
-    def dimensions(self) -> int: ...
+    def dimensions(self) -> int:
+        """How many numbers a vector has."""
+        ...
 
-    def embed(self, bodies: Sequence[bytes]) -> Sequence[Any]: ...
+    def embed(self, bodies: Sequence[bytes]) -> Sequence[Any]:
+        """One vector for each body, in order; what it raises passes, and nothing is written."""
+        ...
 
 
 class CallableMediaEmbedder:
@@ -67,6 +73,7 @@ class CallableMediaEmbedder:
             self.embed_texts = texts
 
     def embed(self, bodies: Sequence[bytes]) -> Sequence[Any]:
+        """What the function returns."""
         return self._function(bodies)
 
 

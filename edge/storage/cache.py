@@ -233,6 +233,7 @@ class Cache:
             self.problem = str(error)
 
     def used_bytes(self) -> int:
+        """What the store takes, of all kinds together."""
         return sum(self._by_kind().values())
 
     # -- inside -------------------------------------------------------------------------------------------------------
