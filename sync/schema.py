@@ -11,12 +11,14 @@ not be brought together again.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
 from sync.errors import InvalidValue, SchemaMismatch, TooLarge
 from sync.limits import FIELDS_MAX, INT_MAX, INT_MIN, VECTOR_DIMENSIONS_MAX
+from sync.precisions import PRECISIONS, check_stored, load, store, stored_bytes
 from sync.values import (
     COLLECTIONS,
     SYSTEM_COLLECTIONS,
@@ -47,12 +49,35 @@ class FieldRule(NamedTuple):
 
 
 class VectorSpec(NamedTuple):
-    """The collection's vector field: float32, ``dimensions`` long, made by the embedding model named ``model``."""
+    """The collection's vector field: ``dimensions`` long, made by the embedding model named ``model``, stored and sent
+    in a ``precision`` of float32, float16 or int8 (``sync.precisions``).
+    """
 
     field: str
     dimensions: int
     metric: str = "cosine"
     model: str = ""
+    precision: str = "float32"
+
+    @property
+    def stored_bytes(self) -> int:
+        return stored_bytes(self.dimensions, self.precision)
+
+    def pack(self, value: Any) -> bytes:
+        """The stored form of what ``pack_vector`` takes. Raises as it does."""
+        return store(pack_vector(value, self.dimensions, self.field), self.precision, self.field)
+
+    def unpack(self, stored: bytes) -> array[float]:
+        """The numbers of the stored form, which must be of ``stored_bytes``."""
+        return load(stored, self.precision)
+
+    def check(self, stored: bytes) -> None:
+        """Of a stored form that somebody else made. Raises SchemaMismatch, InvalidValue."""
+        check_stored(stored, self.dimensions, self.precision, self.field)
+
+    def to_list(self) -> list[Any]:
+        """Without the precision that was the only one once: such a declaration is the same bytes as ever."""
+        return list(self[:4] if self.precision == "float32" else self)
 
 
 class CollectionSchema(NamedTuple):
@@ -81,7 +106,7 @@ class CollectionSchema(NamedTuple):
             "fields": {name: [rule.type, rule.merge] for name, rule in sorted(self.fields.items())},
             "strict": self.strict,
             "text": list(self.text),
-            "vector": list(self.vector) if self.vector else None,
+            "vector": self.vector.to_list() if self.vector else None,
         }
 
     @staticmethod
@@ -101,7 +126,7 @@ class CollectionSchema(NamedTuple):
             raise SchemaMismatch(f"not a schema document for collection {name!r}: {error}") from error
 
     def normalise(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Checked values in the form they are stored: vectors as float32 little-endian bytes, tuples as lists.
+        """Checked values in the form they are stored: vectors as bytes of their precision, tuples as lists.
 
         Raises InvalidValue, TooLarge or SchemaMismatch.
         """
@@ -152,7 +177,7 @@ class CollectionSchema(NamedTuple):
             return value
         if kind == "vector":
             assert self.vector is not None
-            return pack_vector(value, self.vector.dimensions, name)
+            return self.vector.pack(value)
         value = check_value(name, value)
         if kind == "float" and type(value) is int:
             return float(value)
@@ -196,8 +221,8 @@ def declare(
     """Build and check a schema.
 
     ``fields`` maps a name to ``FieldRule(type, merge)``, to the same as a tuple, or to one word: a type (``"int"``) or
-    a merge rule (``"counter"``). ``vector`` is ``(field, dimensions[, metric[, model]])``; ``text`` names the fields
-    that full-text search covers. Raises InvalidValue, SchemaMismatch or TooLarge.
+    a merge rule (``"counter"``). ``vector`` is ``(field, dimensions[, metric[, model[, precision]]])``; ``text``
+    names the fields that full-text search covers. Raises InvalidValue, SchemaMismatch or TooLarge.
     """
     check_collection_name(name)
     if isinstance(vector, str):
@@ -245,6 +270,8 @@ def check_successor(old: CollectionSchema, new: CollectionSchema) -> None:
             )
     if old.vector and new.vector and not _moves(old, new) and old.vector.dimensions != new.vector.dimensions:
         raise SchemaMismatch(f"the vectors of {old.name!r} have {old.vector.dimensions} dimensions")
+    if old.vector and new.vector and old.vector.precision != new.vector.precision:
+        raise SchemaMismatch(f"the vectors of {old.name!r} are stored as {old.vector.precision}")
 
 
 def _moves(old: CollectionSchema, new: CollectionSchema) -> bool:
@@ -289,6 +316,8 @@ def _check_vector(spec: VectorSpec, rules: dict[str, FieldRule]) -> VectorSpec:
         raise SchemaMismatch(f"a vector has 1 to {VECTOR_DIMENSIONS_MAX} dimensions, not {brief(spec.dimensions)}")
     if spec.metric not in METRICS:
         raise SchemaMismatch(f"unknown metric {brief(spec.metric)}; known are {', '.join(METRICS)}")
+    if spec.precision not in PRECISIONS:
+        raise SchemaMismatch(f"unknown precision {brief(spec.precision)}; known are {', '.join(PRECISIONS)}")
     if not _is_short_text(spec.model):
         raise SchemaMismatch(f"an embedding model's name is a string of at most {_NAMES_CHARACTERS_MAX} characters")
     if rules.get(spec.field, FieldRule("vector")) != FieldRule("vector", "lww"):
@@ -321,6 +350,7 @@ __all__ = [
     "COLLECTIONS",
     "COLLECTIONS_SCHEMA",
     "METRICS",
+    "PRECISIONS",
     "RULE_LETTERS",
     "SYSTEM_COLLECTIONS",
     "TYPES",

@@ -25,7 +25,6 @@ from sync.schema import (
     FieldRule,
     check_collection_name,
     check_successor,
-    pack_vector,
 )
 
 _TYPES: dict[str, type[Any]] = {
@@ -179,4 +178,4 @@ def _check_value(schema: CollectionSchema, field: str, rule: FieldRule, value: A
     ):
         raise SchemaMismatch(f"field {field!r} of {schema.name!r} is {rule.type}, not {type(value).__name__}")
     if rule.type == "vector" and schema.vector is not None:
-        pack_vector(value, schema.vector.dimensions, field)
+        schema.vector.check(value)

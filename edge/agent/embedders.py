@@ -111,7 +111,7 @@ def vectors_of(embedder: Embedder, texts: Sequence[str]) -> list[bytes]:
 def check_model(schema: CollectionSchema, embedder: Embedder) -> None:
     """Raises SchemaMismatch if the vectors there are those of another model."""
     known = schema.vector
-    if known is not None and known[1:] != (embedder.dimensions, "cosine", embedder.model):
+    if known is not None and known[1:4] != (embedder.dimensions, "cosine", embedder.model):
         raise SchemaMismatch(
             f"{schema.name} has vectors of {known.model!r} with {known.dimensions} dimensions, not of "
             f"{embedder.model!r} with {embedder.dimensions}",

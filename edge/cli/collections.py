@@ -105,7 +105,8 @@ def _shown(schema: CollectionSchema) -> str:
         if name not in schema.text and rule.type != "vector":
             parts.append(f"{name}={rule.type if rule.merge == 'lww' else f'{rule.type}/{rule.merge}'}")
     if schema.vector:
-        parts.append(f"vector {schema.vector.field}:{schema.vector.dimensions}:{schema.vector.metric}")
+        precision = "" if schema.vector.precision == "float32" else f", {schema.vector.precision}"
+        parts.append(f"vector {schema.vector.field}:{schema.vector.dimensions}:{schema.vector.metric}{precision}")
     if schema.text:
         parts.append(f"text {', '.join(schema.text)}")
     if schema.conflict != "latest":

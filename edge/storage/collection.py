@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, SchemaMismatch
 from sync.images import image_values
-from sync.schema import CollectionSchema, check_elements, check_key, check_value, unpack_vector
+from sync.schema import CollectionSchema, check_elements, check_key, check_value
 
 if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
@@ -204,8 +204,8 @@ class Collection:
         vector = self._log.schemas[self.name].vector
         if vector is not None:
             packed = values.get(vector.field)
-            if type(packed) is bytes and len(packed) == 4 * vector.dimensions:  # else written before the declaration
-                values[vector.field] = unpack_vector(packed)
+            if type(packed) is bytes and len(packed) == vector.stored_bytes:  # else written before the declaration
+                values[vector.field] = vector.unpack(packed)
         return values
 
 

@@ -84,7 +84,7 @@ def _condition(column: Column, operator: str, operand: Any, *, negated: bool) ->
     """None: nothing to push, every row may pass."""
     from lancedb.expr import col, lit
 
-    if column.kind in ("json", "vector"):
+    if column.dimensions or column.kind == "json":
         return None
     if operator == "exists":
         missing = _missing(column)

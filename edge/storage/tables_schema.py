@@ -29,7 +29,9 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edge.storage.vectors import numbers_of
 from sync.limits import INT_MAX, INT_MIN
+from sync.precisions import stored_bytes
 from sync.schema import CollectionSchema, FieldRule
 
 if TYPE_CHECKING:
@@ -43,7 +45,9 @@ Row = tuple[str, int, dict[str, Any]]
 
 
 class Column(NamedTuple):
-    """``kind`` is str, int, float, bool, bytes, list, vector or json. ``dimensions`` is that of a vector, else 0."""
+    """``kind`` is str, int, float, bool, bytes, list, json, or of a vector: vector, float16, int8, as records store it
+    (its column is of float32). ``dimensions`` is that of a vector, else 0.
+    """
 
     field: str
     name: str
@@ -62,11 +66,18 @@ def column_name(field: str) -> str:
 
 def columns_of(schema: CollectionSchema) -> tuple[Column, ...]:
     """The columns of the declared fields, in order of field name."""
-    dimensions = schema.vector.dimensions if schema.vector else 0
     return tuple(
-        Column(field, column_name(field), kind := _kind_of(rule), dimensions if kind == "vector" else 0)
+        Column(field, column_name(field), *_kind_and_dimensions(schema, rule))
         for field, rule in sorted(schema.fields.items())
     )
+
+
+def _kind_and_dimensions(schema: CollectionSchema, rule: FieldRule) -> tuple[str, int]:
+    kind = _kind_of(rule)
+    if kind != "vector" or schema.vector is None:
+        return kind, 0
+    precision = schema.vector.precision
+    return "vector" if precision == "float32" else precision, schema.vector.dimensions
 
 
 def _kind_of(rule: FieldRule) -> str:
@@ -151,8 +162,12 @@ def _shown(column: Column, value: Any) -> Any:
         if of is list and all(type(item) in (str, int) for item in value):
             return [str(item) for item in value]
         return _MISFIT
-    if kind == "vector":
-        return value if of is bytes and len(value) == 4 * column.dimensions and _finite(value) else _MISFIT
+    if column.dimensions:
+        precision = "float32" if kind == "vector" else kind
+        if of is not bytes or len(value) != stored_bytes(column.dimensions, precision):
+            return _MISFIT
+        shown = value if kind == "vector" else numbers_of(precision, value).tobytes()
+        return shown if _finite(shown) else _MISFIT
     return value if of.__name__ == kind else _MISFIT
 
 

@@ -39,9 +39,9 @@ def row_of(spec: VectorSpec, value: Any) -> Floats | None:
     """
     import numpy as np
 
-    if type(value) is not bytes or len(value) != 4 * spec.dimensions:
+    if type(value) is not bytes or len(value) != spec.stored_bytes:
         return None
-    row = np.frombuffer(value, dtype="<f4")
+    row = numbers_of(spec.precision, value)
     if spec.metric != "cosine":
         return row if np.isfinite(row).all() else None
     wide = row.astype(np.float64)
@@ -49,6 +49,18 @@ def row_of(spec: VectorSpec, value: Any) -> Floats | None:
     if not 0.0 < length < float("inf"):
         return None
     return (wide / length).astype(np.float32)
+
+
+def numbers_of(precision: str, stored: bytes) -> Floats:
+    """The numbers of a stored vector: bit by bit those of ``VectorSpec.unpack``."""
+    import numpy as np
+
+    if precision == "float16":
+        return np.frombuffer(stored, dtype="<f2").astype(np.float32)
+    if precision == "int8":
+        levels = np.frombuffer(stored, dtype=np.int8, offset=4).astype(np.float32)
+        return cast("Floats", levels * np.frombuffer(stored, dtype="<f4", count=1))
+    return np.frombuffer(stored, dtype="<f4")
 
 
 class Query:

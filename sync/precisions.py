@@ -1,0 +1,98 @@
+"""How a vector is stored and sent: float32, float16, or int8 with one scale for the vector.
+
+========= ============ ============================================================= ==================================
+precision bytes        stored as                                                     error of a number at most
+========= ============ ============================================================= ==================================
+float32   4·d          little-endian IEEE 754                                        that of float32
+float16   2·d          little-endian IEEE 754 half                                   2^-11 of it, or 2^-25 near zero
+int8      4 + d        the scale (float32), then d signed bytes, -127 to 127         scale/2, scale ≈ largest number/127
+========= ============ ============================================================= ==================================
+
+What always holds: ``load(store(x))`` is the same on every machine, and storing it again gives the same bytes: the scale
+has 16 significant bits, so every multiple of it up to 127 is a float32 exactly. Whoever writes quantises before the
+operation is made; nobody does afterwards.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from math import isfinite
+
+from sync.errors import InvalidValue, SchemaMismatch
+
+PRECISIONS = ("float32", "float16", "int8")
+_FLOAT32_MAX = 3.4028234663852886e38
+_SCALE_MIN, _SCALE_MIN_BITS = 2.0**-126, 0x00800000  # the smallest scale that has all its bits
+_SCALE_ROUND = 0xFF  # the lowest 8 of a float32's 24 significant bits are zero
+_LEVELS = 127
+
+
+def stored_bytes(dimensions: int, precision: str) -> int:
+    """The size of a stored vector."""
+    if precision == "int8":
+        return 4 + dimensions
+    return dimensions * (2 if precision == "float16" else 4)
+
+
+def store(packed: bytes, precision: str, name: str = "vector") -> bytes:
+    """The stored form of a vector of float32 (``sync.schema.pack_vector``). Raises InvalidValue for a number that a
+    float16 cannot have.
+    """
+    if precision == "float32":
+        return packed
+    floats = array("f", packed)
+    if precision == "float16":
+        try:
+            return struct.pack(f"<{len(floats)}e", *floats)
+        except OverflowError as error:
+            raise InvalidValue(
+                f"field {name!r}: a number is beyond 65,504, the greatest of a float16",
+                hint="scale the vectors, or store them as float32 or int8",
+            ) from error
+    scale = _scale_of(max(map(abs, floats)))
+    if scale == 0.0:
+        return bytes(4 + len(floats))
+    return struct.pack("<f", scale) + array("b", [round(number / scale) for number in floats]).tobytes()
+
+
+def load(stored: bytes, precision: str) -> array[float]:
+    """The numbers of a stored vector, as ``array('f')``. The bytes must be of the right size."""
+    if precision == "float32":
+        return array("f", stored)
+    if precision == "float16":
+        return array("f", struct.unpack(f"<{len(stored) // 2}e", stored))
+    (scale,) = struct.unpack_from("<f", stored)
+    return array("f", [scale * level for level in array("b", stored[4:])])
+
+
+def check_stored(stored: bytes, dimensions: int, precision: str, name: str) -> None:
+    """Of bytes from somebody else. Raises SchemaMismatch for another size, InvalidValue for NaN or infinity."""
+    if len(stored) != stored_bytes(dimensions, precision):
+        raise SchemaMismatch(
+            f"field {name!r} has {dimensions} dimensions of {precision}, {stored_bytes(dimensions, precision)} bytes; "
+            f"this vector has {len(stored)}"
+        )
+    if precision == "int8":
+        (scale,) = struct.unpack_from("<f", stored)
+        fine = 0.0 <= scale * _LEVELS <= _FLOAT32_MAX and -128 not in array("b", stored[4:])
+    else:
+        fine = isfinite(sum(load(stored, precision)))
+    if not fine:
+        raise InvalidValue(f"field {name!r}: a vector with NaN or infinity cannot be searched")
+
+
+def _scale_of(peak: float) -> float:
+    """A 127th of the largest number, rounded up to 16 significant bits; down if it overflowed otherwise."""
+    if peak <= _SCALE_MIN / 2:
+        return 0.0
+    (bits,) = struct.unpack("<I", struct.pack("<f", peak / _LEVELS))
+    bits = max((bits + _SCALE_ROUND) & ~_SCALE_ROUND, _SCALE_MIN_BITS)
+    if _scale(bits) * _LEVELS > _FLOAT32_MAX:
+        bits -= _SCALE_ROUND + 1
+    return _scale(bits)
+
+
+def _scale(bits: int) -> float:
+    (scale,) = struct.unpack("<f", struct.pack("<I", bits))
+    return float(scale)
