@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edge.agent.memory_record import Remembered
     from edge.agent.scoring import Scoring, Terms
     from edge.agent.thread import Checkpoint, Thread
+    from edge.agent.vectors import Neighbour, Vector, Vectors
     from edge.aio import (
         AsyncAgent,
         AsyncAttachments,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         AsyncMemory,
         AsyncSnapshots,
         AsyncThread,
+        AsyncVectors,
     )
     from edge.config import EdgeConfig
     from edge.node import Edge
@@ -87,6 +89,7 @@ __all__ = [
     "AsyncMemory",
     "AsyncSnapshots",
     "AsyncThread",
+    "AsyncVectors",
     "Attachment",
     "Attachments",
     "BadSignature",
@@ -126,6 +129,7 @@ __all__ = [
     "Malformed",
     "MediaEmbedder",
     "Memory",
+    "Neighbour",
     "NotFound",
     "Passage",
     "ProtocolError",
@@ -155,7 +159,9 @@ __all__ = [
     "UnknownCollection",
     "Unreachable",
     "UnsupportedVersion",
+    "Vector",
     "VectorSpec",
+    "Vectors",
 ]
 
 _HOMES = {
@@ -175,6 +181,7 @@ _HOMES = {
     "Attachments": "edge.agent.attachments",
     "Cache": "edge.storage.cache",
     "CacheStatus": "edge.storage.cache",
+    "AsyncVectors": "edge.aio",
     "CallableEmbedder": "edge.agent.embedders",
     "CallableMediaEmbedder": "edge.agent.media",
     "Checkpoint": "edge.agent.thread",
@@ -196,6 +203,7 @@ _HOMES = {
     "Indexed": "edge.agent.documents",
     "MediaEmbedder": "edge.agent.media",
     "Memory": "edge.agent.memory",
+    "Neighbour": "edge.agent.vectors",
     "Passage": "edge.agent.documents",
     "Recall": "edge.agent.memory",
     "Receipt": "edge.agent.erase",
@@ -209,7 +217,9 @@ _HOMES = {
     "Splitter": "edge.agent.loading",
     "Terms": "edge.agent.scoring",
     "Thread": "edge.agent.thread",
+    "Vector": "edge.agent.vectors",
     "VectorSpec": "sync.schema",
+    "Vectors": "edge.agent.vectors",
 }
 
 

@@ -23,6 +23,7 @@ from edge.agent.attachments import Attachments
 from edge.agent.documents import Documents
 from edge.agent.memory import Memory
 from edge.agent.thread import Thread
+from edge.agent.vectors import Vectors
 from edge.aio_calls import Awaited, Store, Streamed, Wrapper, to_its_end
 from edge.node import Edge
 from edge.storage.batch import Batch
@@ -47,6 +48,8 @@ class AsyncCollection(Wrapper[Collection]):
     scan = Streamed(Collection.scan)
     count = Awaited(Collection.count)
     search = Awaited(Collection.search)
+    within = Awaited(Collection.within)
+    vector_status = Awaited(Collection.vector_status)
     to_arrow = Awaited(Collection.to_arrow)
 
     @property
@@ -141,6 +144,20 @@ class AsyncCache(Wrapper[Cache]):
     evict = Awaited(Cache.evict)
 
 
+class AsyncVectors(Wrapper[Vectors]):
+    """``Vectors``, awaited."""
+
+    upsert = Awaited(Vectors.upsert)
+    upsert_many = Awaited(Vectors.upsert_many)
+    delete = Awaited(Vectors.delete)
+    get = Awaited(Vectors.get)
+    all = Streamed(Vectors.all)
+    knn = Awaited(Vectors.knn)
+    range = Awaited(Vectors.range)
+    count = Awaited(Vectors.count)
+    status = Awaited(Vectors.status)
+
+
 class AsyncAgent(Wrapper[Agent]):
     """``Agent``, awaited."""
 
@@ -163,6 +180,14 @@ class AsyncAgent(Wrapper[Agent]):
     async def attachments(self, *args: Any, **options: Any) -> AsyncAttachments:
         """See ``Agent.attachments``."""
         return AsyncAttachments(self.store, await self.store.run(lambda: self.inner.attachments(*args, **options)))
+
+    async def vectors(self, *args: Any, **options: Any) -> AsyncVectors:
+        """See ``Agent.vectors``."""
+        return AsyncVectors(self.store, await self.store.run(lambda: self.inner.vectors(*args, **options)))
+
+    async def spaces(self) -> list[AsyncVectors]:
+        """See ``Agent.spaces``."""
+        return [AsyncVectors(self.store, one) for one in await self.store.run(self.inner.spaces)]
 
     async def threads(self, **options: Any) -> list[AsyncThread]:
         """See ``Agent.threads``."""

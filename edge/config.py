@@ -27,6 +27,8 @@ class EdgeConfig(NamedTuple):
     durability: str = "full"
     quota_bytes: int = 0
     exact_mib_max: int = 150
+    ann_rows_min: int = 100_000
+    ann_mib_max: int = 1_024
     flush_interval_ms: int = 2_000
     sync_url: str = ""
     sync_allow_plain_http: bool = False
@@ -48,6 +50,8 @@ _KEYS = (
     _Key("store", "durability", "durability", str, choices=("full", "relaxed")),
     _Key("store", "quota_bytes", "quota_bytes", int, 0, 1 << 60),
     _Key("search", "exact_mib_max", "exact_mib_max", int, 0, 65_536),
+    _Key("search", "ann_rows_min", "ann_rows_min", int, 1_000, 1_000_000_000),
+    _Key("search", "ann_mib_max", "ann_mib_max", int, 0, 1_048_576),
     _Key("projection", "flush_interval_ms", "flush_interval_ms", int, 50, 3_600_000),
     _Key("sync", "url", "sync_url", str),
     _Key("sync", "allow_plain_http", "sync_allow_plain_http", bool),

@@ -368,9 +368,17 @@ class Edge:
 
 
 def _projections(path: str, config: EdgeConfig, log: DeltaLog, besides: Callable[[], None]) -> Projections:
-    bytes_max, interval_ms = config.exact_mib_max << 20, config.flush_interval_ms
     if log.read_only:
         from edge.storage.reading_projections import reading
 
+        bytes_max, interval_ms = config.exact_mib_max << 20, config.flush_interval_ms
         return reading(log, path, exact_bytes_max=bytes_max, flush_interval_ms=interval_ms)
-    return Projections(log, path, exact_bytes_max=bytes_max, flush_interval_ms=interval_ms, besides=besides)
+    return Projections(
+        log,
+        path,
+        exact_bytes_max=config.exact_mib_max << 20,
+        flush_interval_ms=config.flush_interval_ms,
+        ann_rows_min=config.ann_rows_min,
+        ann_bytes_max=config.ann_mib_max << 20,
+        besides=besides,
+    )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edge.agent.erase import Receipt
     from edge.agent.media import MediaEmbedder
     from edge.agent.shelf import Shelf
+    from edge.agent.vectors import Vectors
 
 _LAST = "\U0010ffff"
 _THREADS_MAX = 1_000  # of a snapshot: it is one record
@@ -78,6 +79,30 @@ class Agent:
         from edge.agent.attachments import Attachments
 
         return Attachments(self._shelf, self.name, namespace, embedders=embedders)
+
+    def vectors(
+        self,
+        space: str,
+        *,
+        dimension: int | None = None,
+        metric: str | None = None,
+        precision: str | None = None,
+    ) -> Vectors:
+        """A named space of vectors; declared, with a ``dimension``, by its first use on any device.
+
+        ``metric``: cosine (the default), l2, dot. ``precision``, in which vectors are stored and sent: float32 (the
+        default), float16, int8. What is left out of a space that is there is as it is. Raises NotFound (a new space
+        without a dimension), InvalidValue, SchemaMismatch (declared otherwise), TooLarge, StorageError.
+        """
+        from edge.agent.vectors import Vectors
+
+        return Vectors(self._shelf, self.name, space, dimension=dimension, metric=metric, precision=precision)
+
+    def spaces(self) -> list[Vectors]:
+        """All spaces that have a vector, by name."""
+        from edge.agent.vectors import spaces_of
+
+        return [self.vectors(space) for space in spaces_of(self._shelf.log, self.name)]
 
     def export(self, path: str | os.PathLike[str], *, namespace: str | None = None) -> dict[str, int]:
         """All memories, documents, attachments and checkpoints as JSON lines in the new file ``path``, or those of a

@@ -1,8 +1,9 @@
 """Everything of an agent, or of one namespace, as JSON lines: for its owner, for another program, for the law.
 
-A line is one memory, document, attachment or checkpoint: ``{"store": "memory" | "document" | "attachment" | "state",
-…}``, UTF-8, in order of store and key, what JSON has not as ``values.plain`` has it. Vectors are left out: a model
-makes them anew. The bytes of attachments are files in the directory ``<file>.bodies``, named in their lines.
+A line is one memory, document, attachment, vector or checkpoint: ``{"store": "memory" | "document" | "attachment" |
+"vector" | "state", …}``, UTF-8, in order of store and key, what JSON has not as ``values.plain`` has it. Vectors of
+memories and documents are left out: a model makes them anew. The bytes of attachments are files in the directory
+``<file>.bodies``, named in their lines.
 
 What always holds: the file is there whole, with all that it names, or not at all; nothing of another agent is in it.
 """
@@ -60,7 +61,7 @@ def _write(
     """``unless_done`` takes back what is there before the file."""
     if _bodies(shelf, agent, namespace, beside):
         unless_done.callback(shutil.rmtree, beside, ignore_errors=True)
-    counts = {"memory": 0, "document": 0, "attachment": 0, "state": 0}
+    counts = {"memory": 0, "document": 0, "attachment": 0, "vector": 0, "state": 0}
     draft: Path | None = None
     try:
         handle, made = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
@@ -139,10 +140,18 @@ def lines(shelf: Shelf, agent: str, namespace: str | None, folder: str) -> Itera
             del told["here"]
             yield {"store": "attachment", **_plain_fields(told)}
     if namespace is None:
+        yield from _vectors(shelf, agent)
         for thread in Agent(shelf, agent).threads():
             for point in thread.history():
                 told = {**point._asdict(), "metadata": dict(point.metadata), "value": thread.get(point.id)}
                 yield {"store": "state", "thread": thread.name, "type": thread.type, **_plain_fields(told)}
+
+
+def _vectors(shelf: Shelf, agent: str) -> Iterator[dict[str, Any]]:
+    for space in Agent(shelf, agent).spaces():
+        for vector in space.all():
+            told = {"key": vector.key, "vector": vector.vector.tolist(), "metadata": vector.metadata}
+            yield {"store": "vector", "space": space.space, **_plain_fields(told)}
 
 
 def _namespaces(shelf: Shelf, collection: str, prefix: str) -> list[str]:

@@ -27,6 +27,7 @@ from edge.cli.output import say_error
 from edge.cli.records import add, delete, get, increment, patch, put, remove, scan, search
 from edge.cli.state import export, state
 from edge.cli.stores import STORE
+from edge.cli.vectors import vectors
 from sync.errors import AgentDBError, InputError
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # the store's own are AgentDBErrors
@@ -59,7 +60,7 @@ def main() -> None:
 
 for command in (
     *(init, collection, put, patch, increment, add, remove, delete, get, scan, search),
-    *(state, memory, documents, attachments, export, erase, erasures, cache),
+    *(state, memory, documents, vectors, attachments, export, erase, erasures, cache),
     *(sync, run, status, verify, snapshot),
 ):
     main.add_command(command)

@@ -9,6 +9,7 @@ It leaves to others: durability and merging (``delta_log``), finding things (``p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isnan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.storage.transaction import Write
@@ -18,7 +19,7 @@ from sync.schema import CollectionSchema, check_elements, check_key, check_value
 
 if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
-    from edge.storage.projections import Projections
+    from edge.storage.projections import Found, Projections
 
 _PUT, _PATCH, _INCREMENT, _ADD, _REMOVE, _DELETE = 1, 2, 3, 4, 5, 6
 SCAN_PAGE = 500
@@ -188,11 +189,36 @@ class Collection:
         """
         _check_limit("k", k, SEARCH_MAX)
         found = self._projections.search(self.schema, text, vector, k, filter, mode)
-        why = found.why if explain else ""
+        return self._hits(found, found.why if explain else "")
+
+    def _hits(self, found: Found, why: str) -> list[Hit]:
         fields = found.fields
         return [
             Hit(key, score, self._shown(fields[key]), found.tier, why) for key, score in found.hits if key in fields
         ]
+
+    def within(
+        self,
+        vector: Any,
+        least: float,
+        k: int = 1_000,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - as in scan
+    ) -> list[Hit]:
+        """The records whose vectors score at least ``least``, best first, at most ``k``: by an exact search. Raises as
+        ``search``.
+        """
+        _check_limit("k", k, SEARCH_MAX)
+        if type(least) not in (int, float) or isnan(least):
+            raise InvalidValue(f"the least score is a number, not {least!r:.40}")
+        return self._hits(self._projections.within(self.schema, vector, least, k, filter), "")
+
+    def vector_status(self) -> dict[str, Any]:
+        """Which tier answers a vector search and why, and what was measured of an approximate index: plain values.
+        Raises SchemaMismatch, StorageError.
+        """
+        if self.schema.vector is None:
+            raise SchemaMismatch(f"collection {self.name!r} has no vector field", hint="declare vector=(field, dim)")
+        return self._projections.vector_status(self.schema)
 
     def to_arrow(self) -> Any:
         """The collection as a ``pyarrow.Table``: every acknowledged record, one typed column for each declared

@@ -92,9 +92,14 @@ class ExactIndex:
             return len(changed)
 
     def search(
-        self, query: bytes, k: int, passing: Callable[[Sequence[str]], Collection[str]] | None = None
+        self,
+        query: bytes,
+        k: int,
+        passing: Callable[[Sequence[str]], Collection[str]] | None = None,
+        least: float = float("-inf"),
     ) -> list[Scored]:
-        """The best ``k`` records of those that are ``passing``, best first, ties in order of key.
+        """The best ``k`` records of those that are ``passing``, best first, ties in order of key; none that scores
+        below ``least``.
 
         ``query`` is packed as ``sync.schema.pack_vector`` does. ``passing`` returns those of some keys that pass,
         and is asked in order of score, until ``k`` have. Raises InvalidValue for a query of zeros under cosine.
@@ -105,10 +110,10 @@ class ExactIndex:
             found: list[Scored] = []
             for group in self._groups(prepared, k):
                 for at in range(0, len(group), k):
-                    some = group[at : at + k]
+                    some = [hit for hit in group[at : at + k] if hit.score >= least]
                     passed = None if passing is None else passing([hit.key for hit in some])
                     found += some if passed is None else [hit for hit in some if hit.key in passed]
-                    if len(found) >= k:
+                    if len(found) >= k or group[min(at + k, len(group)) - 1].score < least:
                         return found[:k]
             return found
 

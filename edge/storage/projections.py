@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sync.errors import AgentDBError, InvalidValue, SchemaMismatch, StorageError
+from sync.errors import AgentDBError, StorageError
 from sync.schema import CollectionSchema, pack_vector
 
 if TYPE_CHECKING:
@@ -27,16 +27,17 @@ if TYPE_CHECKING:
     from edge.storage.search import Candidates, Scored
     from edge.storage.tables import LanceTables
 
-MODES = ("vector", "text", "hybrid")
 FLOAT_BYTES = 4
+ANN_ROWS_MIN = 100_000
+ANN_BYTES_MAX = 1 << 30
+_ANN_MAKING = 2  # times the vectors' own size: 290 MB at 100,000 x 384
+_ANN_KEEP = 0.8  # of as many rows as it is made from: an index is not made and deleted in turn
 TRIM_ROWS = 1_000  # fewer are not worth the commits of a trim
 _BEHIND_MAX = 4_096  # changes that a matrix may be behind while there is much to write
 _EXACT, _LANCE = "exact", "lance"
 _ASIDE_BYTES_MIN = 4 << 20  # of vectors: from here on a hybrid search scans them while the text is searched
 
 Nearest = tuple[list["Scored"], str, str]  # and the tier, and why it answered
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 class Found(NamedTuple):
@@ -49,8 +50,9 @@ class Found(NamedTuple):
 
 
 class Projections:
-    """``directory`` holds ``lance/`` and ``exact/``. ``exact_bytes_max`` is the budget of one collection's matrix.
-    ``besides`` is what else is to be done in a round of care.
+    """``directory`` holds ``lance/``, ``exact/`` and ``ann/``. ``exact_bytes_max`` is the budget of one collection's
+    matrix; ``ann_rows_min`` from how many records on an approximate index is made of what is beyond it, if that takes
+    no more than ``ann_bytes_max`` in memory; ``besides`` is what else is to be done in a round of care.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Projections:
         *,
         exact_bytes_max: int,
         flush_interval_ms: int,
+        ann_rows_min: int = ANN_ROWS_MIN,
+        ann_bytes_max: int = ANN_BYTES_MAX,
         besides: Callable[[], None] = lambda: None,
     ) -> None:
         self._besides = besides
@@ -67,6 +71,8 @@ class Projections:
         self._directory = directory
         self._exact_bytes_max = exact_bytes_max
         self._flush_interval_ms = flush_interval_ms
+        self._ann_rows_min = ann_rows_min
+        self._ann_bytes_max = ann_bytes_max
         self._lock = allocate_lock()
         self._counts: dict[str, tuple[int, int]] = {}  # collection -> (log position, records then)
         self._exact: dict[str, ExactIndex] = {}
@@ -88,9 +94,9 @@ class Projections:
         mode: str | None,
     ) -> Found:
         """Raises InvalidValue, SchemaMismatch, InvalidFilter, StorageError."""
-        mode = _mode_of(schema, text, vector, mode)
-        from edge.storage.search import Candidates, depth_for, fuse
+        from edge.storage.search import Candidates, at_once, depth_for, fuse, mode_of
 
+        mode = mode_of(schema, text, vector, mode)
         candidates = Candidates(self._log, schema.name, self._filter(schema, expression))
         query = b""
         if mode != "text":
@@ -117,7 +123,7 @@ class Projections:
         if self._matrix_bytes(schema) < _ASIDE_BYTES_MIN:
             ranked, (hits, tier, _) = by_text(), nearest()
         else:
-            ranked, (hits, tier, _) = _at_once(by_text, nearest)
+            ranked, (hits, tier, _) = at_once(by_text, nearest)
         why += f" and the vectors of {schema.vector.field} in the {tier} tier, fused by reciprocal rank"
         return _found(fuse([hits, ranked], k), candidates, _LANCE, why)
 
@@ -127,7 +133,28 @@ class Projections:
         if size <= self._exact_bytes_max:
             passing = None if candidates.where is None else candidates.of
             return self.exact(schema).search(query, k, passing), _EXACT, why
-        return self.tables().search_vector(schema.name, query, k, candidates=candidates), _LANCE, why
+        tables = self.tables()
+        near = tables.near.search(schema, query, k, candidates)
+        if near is not None:
+            return near[0], _LANCE, f"{why}; {near[1]}"
+        return tables.search_vector(schema.name, query, k, candidates=candidates), _LANCE, why
+
+    def within(
+        self, schema: CollectionSchema, vector: Any, least: float, k: int, expression: Mapping[str, Any] | None
+    ) -> Found:
+        """The best ``k`` by vector of those that score at least ``least``: always exact. Raises as ``search``."""
+        from edge.storage.search import Candidates, mode_of
+
+        mode_of(schema, None, vector, "vector")
+        candidates = Candidates(self._log, schema.name, self._filter(schema, expression))
+        assert schema.vector is not None
+        query = pack_vector(vector, schema.vector.dimensions, schema.vector.field)
+        if self._matrix_bytes(schema) <= self._exact_bytes_max:
+            passing = None if candidates.where is None else candidates.of
+            hits = self.exact(schema).search(query, k, passing, least)
+            return _found(hits, candidates, _EXACT, "")
+        hits = self.tables().search_vector(schema.name, query, k, candidates=candidates, least=least)
+        return _found(hits, candidates, _LANCE, "")
 
     def matcher(
         self, schema: CollectionSchema, expression: Mapping[str, Any] | None
@@ -214,11 +241,11 @@ class Projections:
             if self._care is None:
                 from edge.storage.care import Care
 
-                self._care = Care(self._log, self._attend, self._flush_interval_ms)
+                self._care = Care(self._log, self.attend, self._flush_interval_ms)
         if with_tables:
             self.tables()
 
-    def _attend(self) -> None:
+    def attend(self) -> None:
         """One round of care."""
         self._besides()
         tables = self._tables
@@ -227,6 +254,7 @@ class Projections:
             tables.flush()
             while tables.maintain():
                 pass
+            self._attend_indexes(tables)
             if idle:
                 tables.rest()
         self.tidy()
@@ -244,6 +272,37 @@ class Projections:
         self._log.void(idle=idle)
         self.trim(TRIM_ROWS)
         self._log.reclaim(idle=idle)
+
+    def _attend_indexes(self, tables: LanceTables) -> None:
+        """An approximate index, where LanceDB serves the vectors of many records."""
+        for name, schema in list(self._log.schemas.items()):
+            if schema.vector is None or self._log.checkpoint(f"{_LANCE}:{name}") is None:
+                continue
+            size = self._matrix_bytes(schema)
+            fits = self._exact_bytes_max < size <= self._ann_bytes_max // _ANN_MAKING
+            has = self._log.checkpoint(f"ann:{name}") is not None
+            least = self._ann_rows_min * (_ANN_KEEP if has else 1.0)
+            tables.near.attend(name, wanted=fits and self._counts[name][1] >= least)
+
+    def vector_status(self, schema: CollectionSchema) -> dict[str, Any]:
+        """Plain values: how many records, which tier answers and why, what was measured of an approximate index."""
+        size = self._matrix_bytes(schema)
+        tier = _EXACT if size <= self._exact_bytes_max else _LANCE
+        why = f"the vectors take {size} bytes, the budget is {self._exact_bytes_max}"
+        out: dict[str, Any] = {"count": self._log.count(schema.name), "tier": tier, "approximate": False, "why": why}
+        if tier == _LANCE:
+            index = out["index"] = self.tables().near.ann.status(schema.name)
+            out["approximate"] = index["index"]
+            if not index["index"]:
+                said = index["problem"] or index.get("refused") or "no index has been made yet"
+                if out["count"] < self._ann_rows_min:
+                    said = f"fewer than {self._ann_rows_min} records"
+                elif _ANN_MAKING * size > self._ann_bytes_max:
+                    said = (
+                        f"to make an index takes {_ANN_MAKING * size} bytes, ann_mib_max is {self._ann_bytes_max >> 20}"
+                    )
+                out["why"] = f"{why}; exact: {said}"
+        return out
 
     def trim(self, least: int = 1) -> int:
         """Drop what neither the cloud nor a projection needs of the log, if the two have got on by ``least`` rows since
@@ -270,6 +329,12 @@ class Projections:
                 self.tables().rebuild(name)
             else:
                 self._discard(_LANCE, f"{name}.lance")
+            if self._tables is not None:
+                self._tables.near.ann.forget(name)
+            else:
+                if self._log.checkpoint(f"ann:{name}") is not None:
+                    self._log.meta_set(f"checkpoint.ann:{name}", None)
+                self._discard("ann", name)
 
     def _discard(self, *names: str) -> None:
         """What no note of the log describes."""
@@ -331,45 +396,5 @@ class Projections:
             raise StorageError(f"{self._directory} is closed", hint="open the store again")
 
 
-def _mode_of(schema: CollectionSchema, text: Any, vector: Any, mode: str | None) -> str:
-    if mode is None:
-        mode = "hybrid" if text is not None and vector is not None else "vector" if text is None else "text"
-    if mode not in MODES:
-        raise InvalidValue(f"unknown search mode {mode!r:.80}", hint="vector, text or hybrid")
-    if mode != "vector" and (type(text) is not str or not text.strip()):
-        raise InvalidValue(f"a {mode} search needs text", hint="give a text that is not empty")
-    if mode != "text" and vector is None:
-        raise InvalidValue(f"a {mode} search needs a vector", hint="give a vector, a text, or both")
-    if mode != "vector" and not schema.text:
-        raise SchemaMismatch(f"collection {schema.name!r} declares no text fields", hint="declare text=['field']")
-    if mode != "text" and schema.vector is None:
-        raise SchemaMismatch(f"collection {schema.name!r} has no vector field", hint="declare vector=(field, dim)")
-    return mode
-
-
 def _found(hits: list[Scored], candidates: Candidates, tier: str, why: str) -> Found:
     return Found(hits, candidates.of([hit.key for hit in hits]), tier, why)
-
-
-def _at_once(here: Callable[[], T], aside: Callable[[], U]) -> tuple[T, U]:
-    """The results of both, of which one runs in a thread of its own. Neither outlives the call."""
-    from concurrent.futures import Future
-    from threading import Thread
-
-    done: Future[U] = Future()
-
-    def run() -> None:
-        try:
-            result = aside()
-        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
-            done.set_exception(error)
-        else:
-            done.set_result(result)
-
-    thread = Thread(target=run, name="agentdb-search", daemon=True)
-    thread.start()
-    try:
-        first = here()
-    finally:
-        thread.join()
-    return first, done.result()

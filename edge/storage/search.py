@@ -6,21 +6,26 @@ BM25; reciprocal rank fusion.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from sync.errors import InvalidValue, SchemaMismatch
 from sync.images import image_values
 
 if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
     from edge.storage.filters import Filter
+    from sync.schema import CollectionSchema
 
 RRF_CONSTANT = 60
+MODES = ("vector", "text", "hybrid")
 _OVERFETCH_MIN = 50
 _OVERFETCH = 2
 _IMAGES_PER_READ = 1000
 
 Fields = dict[str, Any]
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Scored(NamedTuple):
@@ -72,3 +77,43 @@ def fuse(rankings: Iterable[Sequence[Scored]], k: int) -> list[Scored]:
             scores[hit.key] = scores.get(hit.key, 0.0) + 1.0 / (RRF_CONSTANT + rank)
     best = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
     return [Scored(key, score) for key, score in best[:k]]
+
+
+def mode_of(schema: CollectionSchema, text: Any, vector: Any, mode: str | None) -> str:
+    if mode is None:
+        mode = "hybrid" if text is not None and vector is not None else "vector" if text is None else "text"
+    if mode not in MODES:
+        raise InvalidValue(f"unknown search mode {mode!r:.80}", hint="vector, text or hybrid")
+    if mode != "vector" and (type(text) is not str or not text.strip()):
+        raise InvalidValue(f"a {mode} search needs text", hint="give a text that is not empty")
+    if mode != "text" and vector is None:
+        raise InvalidValue(f"a {mode} search needs a vector", hint="give a vector, a text, or both")
+    if mode != "vector" and not schema.text:
+        raise SchemaMismatch(f"collection {schema.name!r} declares no text fields", hint="declare text=['field']")
+    if mode != "text" and schema.vector is None:
+        raise SchemaMismatch(f"collection {schema.name!r} has no vector field", hint="declare vector=(field, dim)")
+    return mode
+
+
+def at_once(here: Callable[[], T], aside: Callable[[], U]) -> tuple[T, U]:
+    """The results of both, of which one runs in a thread of its own. Neither outlives the call."""
+    from concurrent.futures import Future
+    from threading import Thread
+
+    done: Future[U] = Future()
+
+    def run() -> None:
+        try:
+            result = aside()
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            done.set_exception(error)
+        else:
+            done.set_result(result)
+
+    thread = Thread(target=run, name="agentdb-search", daemon=True)
+    thread.start()
+    try:
+        first = here()
+    finally:
+        thread.join()
+    return first, done.result()

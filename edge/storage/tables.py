@@ -20,7 +20,6 @@ directory: a LanceDB handle goes stale when another process writes, so others ma
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from edge.storage.filters import Filter
 from edge.storage.overlay import LogTrimmed, Overlay, changes_after
 from edge.storage.search import Candidates, Scored
+from edge.storage.tables_ann import AnnIndexes
+from edge.storage.tables_connect import connect
 from edge.storage.tables_errors import Unreadable, reading
+from edge.storage.tables_near import NearSearch
 from edge.storage.tables_schema import KEY
 from edge.storage.tables_search import TableSearch
 from edge.storage.tables_table import ROWS_PER_BATCH, LanceTable
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
 
 CHECKPOINT = "lance"
-INDEX_CACHE_BYTES = 32 << 20
-METADATA_CACHE_BYTES = 16 << 20
 OVERLAY_ROWS_MAX = 2000
 # When a table is worth compacting: each flush leaves a fragment, a version and about 11 KB behind.
 FRAGMENTS_MAX = 24
@@ -69,6 +69,7 @@ class LanceTables:
         self._tables: dict[str, LanceTable] = {}
         self._overlays: dict[str, tuple[int, Overlay]] = {}  # with the position that they lie over
         self._db: DBConnection | None = None
+        self.near = NearSearch(AnnIndexes(directory, log, connect), log, self._serve, self._beside)
 
     @property
     def position(self) -> int:
@@ -158,7 +159,7 @@ class LanceTables:
                     table.rebuild(problems[0])
                 if problems:
                     found.append(f"table of {name!r}: {problems[0]} ({len(problems)} in all); rebuilt")
-        return found
+        return found + self.near.verify()
 
     def rebuild(self, collection: str) -> None:
         """Write the collection's table anew from the record images."""
@@ -167,6 +168,7 @@ class LanceTables:
 
     def close(self) -> None:
         """Let go of everything. What is not flushed is in the log, and flushed the next time."""
+        self.near.ann.close()
         with self._lock:
             self._tables.clear()
             self._overlays.clear()
@@ -175,10 +177,16 @@ class LanceTables:
     # -- searching --------------------------------------------------------------------------------------------------
 
     def search_vector(
-        self, collection: str, query: bytes, k: int, where: Filter | None = None, candidates: Candidates | None = None
+        self,
+        collection: str,
+        query: bytes,
+        k: int,
+        where: Filter | None = None,
+        candidates: Candidates | None = None,
+        least: float = float("-inf"),
     ) -> list[Scored]:
-        """The exact best ``k`` by the schema's metric; ``query`` as ``sync.schema.pack_vector`` packs it. With
-        ``candidates``, of those.
+        """The exact best ``k`` by the schema's metric, of those that score at least ``least``; ``query`` as
+        ``sync.schema.pack_vector`` packs it. With ``candidates``, of those.
 
         Sees every acknowledged write without a flush while at most 2,000 records are dirty. Raises SchemaMismatch for
         a collection without vectors, InvalidValue for a query of zeros under cosine, StorageError.
@@ -191,13 +199,19 @@ class LanceTables:
         may = candidates or Candidates(self._log, collection, where)
 
         def search(table: LanceTable) -> list[Scored]:
-            with self._lock:
-                overlay = self._overlay(table)
-                tier = TableSearch(may, schema, table.columns, table.handle)
-                found, stale = tier.overlay(prepared, k, overlay), frozenset(overlay.slots)
-            return tier.vector(prepared, k, found, stale)
+            tier, found, stale = self._beside(table, prepared, k, may)
+            return tier.vector(prepared, k, found, stale, least=least)
 
         return self._serve(collection, search)
+
+    def _beside(
+        self, table: LanceTable, prepared: Query, k: int, candidates: Candidates
+    ) -> tuple[TableSearch, list[Scored], frozenset[str]]:
+        """What searches the table, the best of what is not in it yet, and which of its keys are stale."""
+        with self._lock:
+            overlay = self._overlay(table)
+            tier = TableSearch(candidates, table.schema, table.columns, table.handle)
+            return tier, tier.overlay(prepared, k, overlay), frozenset(overlay.slots)
 
     def search_text(
         self, collection: str, text: str, k: int, where: Filter | None = None, candidates: Candidates | None = None
@@ -361,16 +375,9 @@ class LanceTables:
         return [f"{table.name}: fragments, versions, unindexed rows {before} -> {after}"]
 
     def _connect(self, fresh: bool) -> DBConnection:
-        """A connection with bounded caches (LanceDB's own are 7 GiB); ``fresh``: with empty ones."""
+        """A connection; ``fresh``: with empty caches."""
         if self._db is None or fresh:
-            _bound_threads()
-            import lancedb
-
-            self._folder.mkdir(parents=True, exist_ok=True)
-            session = lancedb.Session(
-                index_cache_size_bytes=INDEX_CACHE_BYTES, metadata_cache_size_bytes=METADATA_CACHE_BYTES
-            )
-            self._db = lancedb.connect(self._folder, session=session)
+            self._db = connect(self._folder)
         return self._db
 
 
@@ -378,12 +385,3 @@ def _need(table: LanceTable) -> float:
     """How urgently a table wants compacting; 1 is the time for it."""
     fragments, versions, unindexed = table.size()
     return max(fragments / FRAGMENTS_MAX, versions / VERSIONS_MAX, unindexed / UNINDEXED_MAX)
-
-
-def _bound_threads() -> None:
-    """Lance hangs on its first write with one I/O thread and can deadlock in text search with one CPU thread."""
-    for name in ("LANCE_IO_THREADS", "LANCE_CPU_THREADS"):
-        wanted = os.environ.get(name, "")
-        threads = int(wanted) if wanted.isdecimal() else (os.cpu_count() or 1)
-        if threads < 2:
-            os.environ[name] = "2"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edge.storage.overlay import Overlay
 from edge.storage.search import Candidates, Scored
 from edge.storage.tables_filters import expression, narrowing
-from edge.storage.tables_schema import KEY, column_name
+from edge.storage.tables_schema import KEY, POSITION, column_name
 from edge.storage.vectors import Query, lengths_of, ranking, row_of
 
 if TYPE_CHECKING:
@@ -39,16 +39,27 @@ class TableSearch:
     def __init__(
         self, candidates: Candidates, schema: CollectionSchema, columns: Sequence[Column], handle: Table
     ) -> None:
-        self._candidates = candidates
+        self.candidates = candidates
         self._schema = schema
         self._columns = columns
         self._handle = handle
 
-    def vector(self, prepared: Query, k: int, found: Sequence[Scored], stale: Collection[str]) -> list[Scored]:
-        """The best ``k`` of Lance's rows, but for the ``stale`` keys, and of what was ``found`` outside the table."""
+    def vector(
+        self,
+        prepared: Query,
+        k: int,
+        found: Sequence[Scored],
+        stale: Collection[str],
+        *,
+        least: float = _NOT,
+        after: int = -1,
+    ) -> list[Scored]:
+        """The best ``k`` of Lance's rows, but for the ``stale`` keys, and of what was ``found`` outside the table; none
+        that scores below ``least``. ``after``: only of rows that changed after this position.
+        """
         spec = prepared.spec
         query = self._query().nearest_to(prepared.row).column(column_name(spec.field)).distance_type(spec.metric)
-        query = self._narrowed(query).select([KEY, "_distance"])
+        query = self._narrowed(query, after).select([KEY, "_distance"])
         exact: dict[str, float] = {}
         longest = 0.0
         fetch = k + FETCH_MARGIN
@@ -60,9 +71,11 @@ class TableSearch:
             exact.update(scores)
             longest = max(longest, length)
             hits = _best([*found, *(Scored(key, exact[key]) for key in keys if exact.get(key, _NOT) > _NOT)], k)
+            hits = [hit for hit in hits if hit.score >= least]
             if rows.num_rows < fetch:
                 return hits
-            if len(hits) == k and hits[-1].score > _at_most(prepared, max(rows["_distance"].to_pylist()), longest):
+            beyond = _at_most(prepared, max(rows["_distance"].to_pylist()), longest)
+            if beyond < least or (len(hits) == k and hits[-1].score > beyond):
                 return hits
             fetch *= FETCH_GROWTH
 
@@ -79,7 +92,7 @@ class TableSearch:
         fields = [column_name(field) for field in self._schema.text]
         match = queries.MatchQuery(text, fields[0]) if len(fields) == 1 else queries.MultiMatchQuery(text, fields)
         query = self._query().nearest_to_text(match).select([KEY, "_score"])
-        narrower = narrowing(self._candidates.where, self._columns)
+        narrower = narrowing(self.candidates.where, self._columns)
         fetch = k + FETCH_MARGIN
         while True:
             rows = _run(query.limit(fetch))
@@ -101,7 +114,7 @@ class TableSearch:
         ranked = _best(ranked, len(ranked))
         for at in range(0, len(ranked), k + FETCH_MARGIN):
             page = ranked[at : at + k + FETCH_MARGIN]
-            passing = self._candidates.of([hit.key for hit in page])
+            passing = self.candidates.of([hit.key for hit in page])
             hits += [hit for hit in page if hit.key in passing]
             if len(hits) >= k:
                 break
@@ -121,8 +134,13 @@ class TableSearch:
         handle: Any = self._handle
         return handle._table.query()  # noqa: SLF001
 
-    def _narrowed(self, query: Any) -> Any:
-        pushed = expression(self._candidates.where, self._columns)
+    def _narrowed(self, query: Any, after: int = -1) -> Any:
+        pushed = expression(self.candidates.where, self._columns)
+        if after >= 0:
+            from lancedb.expr import col, lit
+
+            newer = col(POSITION) > lit(after)
+            pushed = newer if pushed is None else pushed & newer
         return query if pushed is None else query.where(pushed)
 
     def _scores(self, query: Query, keys: Sequence[str]) -> tuple[dict[str, float], float]:
@@ -132,7 +150,7 @@ class TableSearch:
         scores = dict.fromkeys(keys, _NOT)
         rows: list[Floats] = []
         scored: list[str] = []
-        for key, fields in self._candidates.of(keys).items():
+        for key, fields in self.candidates.of(keys).items():
             row = row_of(query.spec, fields.get(query.spec.field))
             if row is not None:
                 rows.append(row)
@@ -158,7 +176,7 @@ class TableSearch:
         bound = query.error_bound(lengths)
         for places, exact in ranking(query, query.approximate(rows, lengths), bound, dead, rows_at, k):
             keys = [overlay.keys[place] for place in places.tolist()]
-            passing = frozenset(keys) if self._candidates.where is None else self._candidates.of(keys)
+            passing = frozenset(keys) if self.candidates.where is None else self.candidates.of(keys)
             for key, score in zip(keys, exact.tolist(), strict=True):
                 if key in passing:
                     found.append(Scored(key, score))

@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "restore": ("restore_ops_s",),
     "search_memory": ("search_rss_mb",),
     "search": ("search_ms", "search_recall", "search_lance_ms", "search_text_ms"),
+    "vectors": ("vector_knn_ms", "ann_knn_ms", "ann_recall"),
     "agent_search": ("open_large_ms", "memory_search_text_ms", "memory_search_hybrid_ms", "open_million_mb"),
 }
 NAMES = tuple(name for names in BENCHMARKS.values() for name in names)

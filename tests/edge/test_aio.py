@@ -24,6 +24,7 @@ from edge import (
     AsyncMemory,
     AsyncSnapshots,
     AsyncThread,
+    AsyncVectors,
     Attachments,
     Cache,
     CallableEmbedder,
@@ -37,7 +38,9 @@ from edge import (
     StaleWrite,
     StorageError,
     Thread,
+    Vectors,
 )
+from edge.agent.vectors import collection_name
 
 PAIRS = [
     (Edge, AsyncEdge),
@@ -49,6 +52,7 @@ PAIRS = [
     (Snapshots, AsyncSnapshots),
     (Attachments, AsyncAttachments),
     (Cache, AsyncCache),
+    (Vectors, AsyncVectors),
 ]
 # Of Memory, for what is done to many at once; of Cache, for the stores of agents and the link.
 INNER = {"held", "patch_of", "fields_of", "prepared", "ranked"}
@@ -97,7 +101,18 @@ def test_what_is_awaited_is_what_edge_does(tmp_path: Path) -> None:
             assert (await edge.cache.status()).unconfirmed.count == 1
             assert (await edge.cache.evict(0)).bodies == 0
             assert await edge.verify() == []
-            assert edge.collections() == ["agent.attachments", "agent.memories", "notes"]
+            images = await edge.agent("a").vectors("images", dimension=2, precision="int8")
+            await images.upsert("k", [1.0, 0.5], {"floor": 2})
+            (near,) = await images.knn([1.0, 0.0], 1)
+            assert (near.key, [one.key async for one in images.all()]) == ("k", ["k"])
+            assert [one.inner.space for one in await edge.agent("a").spaces()] == ["images"]
+            assert await edge.verify() == []
+            assert edge.collections() == [
+                "agent.attachments",
+                "agent.memories",
+                collection_name("a", "images"),
+                "notes",
+            ]
             assert await edge.agents() == ["a"]
 
     run(work())

@@ -22,6 +22,8 @@ def test_the_sample_shows_every_key_with_its_default(tmp_path: Path) -> None:
         .replace("= 150", "= 151")
         .replace("quota_bytes = 0", "quota_bytes = 1")
         .replace("2_000", "2_001")
+        .replace("100_000", "100_001")
+        .replace("1_024", "1_025")
         .replace('url = ""', 'url = "https://x"')
         .replace("= false", "= true")
     )

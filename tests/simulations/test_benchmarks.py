@@ -21,6 +21,7 @@ CONTRACT = {
     *("get_us", "segment_bytes_per_op", "edit_bytes_per_op", "seal_ops_s", "open_ops_s", "sync_ops_s"),
     *("sync_wire_bytes", "search_ms", "search_recall", "search_rss_mb", "search_lance_ms", "search_text_ms"),
     *("restore_ops_s", "memory_add_us", "state_put_us", "state_get_us", "checkpoints_mb", "async_stall_ms"),
+    *("vector_knn_ms", "ann_knn_ms", "ann_recall"),
     *("open_large_ms", "memory_search_text_ms", "memory_search_hybrid_ms", "open_million_mb"),
 }
 

@@ -23,6 +23,7 @@ def edge(tmp_path: Path) -> Any:
             for namespace in ("a", "b/c"):
                 one.memory(namespace).add(f"memory of {agent} in {namespace}")
                 one.documents(namespace).add(f"document of {agent} in {namespace}", id="d")
+            one.vectors("faces", dimension=2).upsert("k", [1, 0.5], {"who": agent})
             one.thread("t").put(f"state of {agent}")
         yield edge
 
@@ -33,19 +34,28 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def test_everything_of_one_agent_and_nothing_of_another(edge: Edge, tmp_path: Path) -> None:
     target = tmp_path / "guide.jsonl"
-    assert edge.agent("guide").export(target) == {"memory": 2, "document": 2, "attachment": 0, "state": 1}
+    assert edge.agent("guide").export(target) == {
+        "memory": 2,
+        "document": 2,
+        "attachment": 0,
+        "vector": 1,
+        "state": 1,
+    }
     found = read(target)
     assert [(one["store"], one.get("namespace")) for one in found] == [
         ("memory", "a"),
         ("memory", "b/c"),
         ("document", "a"),
         ("document", "b/c"),
+        ("vector", None),
         ("state", None),
     ]
     assert [one["text"] for one in found[:4]] == [
         f"{what} of guide in {namespace}" for what in ("memory", "document") for namespace in ("a", "b/c")
     ]
-    assert found[4]["value"] == "state of guide"
+    told = {"store": "vector", "space": "faces", "key": "k", "vector": [1.0, 0.5], "metadata": {"who": "guide"}}
+    assert found[4] == told
+    assert found[5]["value"] == "state of guide"
     assert "cook" not in target.read_text()
     assert "guide/x" not in target.read_text()
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
@@ -53,12 +63,14 @@ def test_everything_of_one_agent_and_nothing_of_another(edge: Edge, tmp_path: Pa
         "memory": 1,
         "document": 1,
         "attachment": 0,
+        "vector": 0,
         "state": 0,
     }
     assert edge.agent("nobody").export(tmp_path / "none.jsonl") == {
         "memory": 0,
         "document": 0,
         "attachment": 0,
+        "vector": 0,
         "state": 0,
     }
 
@@ -116,7 +128,7 @@ def test_a_file_system_without_links(edge: Edge, tmp_path: Path, monkeypatch: py
     edge.agent("guide").export(tmp_path / "x.jsonl")
     with pytest.raises(InvalidValue, match="there already"):
         edge.agent("guide").export(tmp_path / "x.jsonl")
-    assert len(read(tmp_path / "x.jsonl")) == 5
+    assert len(read(tmp_path / "x.jsonl")) == 6
     assert (tmp_path / "x.jsonl.part").read_text() == "mine"
     assert stat.S_IMODE((tmp_path / "x.jsonl").stat().st_mode) == 0o600
 

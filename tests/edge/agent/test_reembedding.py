@@ -9,6 +9,7 @@ import pytest
 
 from edge import CallableEmbedder, Edge, EdgeConfig, InvalidValue, Memory, SchemaMismatch
 from edge.agent.embedders import vector_field, vector_fields
+from sync.schema import VectorSpec
 from tests.edge.stores import TickingClock
 
 TOPICS = ("pump", "lamp", "door", "lift")
@@ -58,7 +59,7 @@ def test_another_model_takes_over(tmp_path: Path, new: CallableEmbedder, exact_m
         assert best(edge.agent("porter").memory(embedder=new), "lamp") == "the lamp of the porter"
         assert held_fields(edge) == {vector_field(new)}, "the old vectors are gone"
         spec = edge.log.schemas["agent.memories"].vector
-        assert spec == (vector_field(new), new.dimensions, "cosine", new.model)
+        assert spec == VectorSpec(vector_field(new), new.dimensions, "cosine", new.model)
         with pytest.raises(SchemaMismatch, match=new.model):
             other.search("lamp")
         with pytest.raises(SchemaMismatch, match=new.model) as caught:
