@@ -129,6 +129,8 @@ class AnnIndexes:
             if problem:
                 self.problems[name] = problem
                 _log.warning("the vector index of %s is dropped: %s", name, problem)
+            else:
+                self._epochs[name] = self._epochs.get(name, 0) + 1  # one that is being made is not wanted, either
             self._open[name] = None
             if self._note(name) is not None:
                 self._store.meta_set(f"checkpoint.ann:{name}", None)
