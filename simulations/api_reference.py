@@ -43,7 +43,8 @@ _HEAD = """# API
 What `from edge import …` gives, from the docstrings: `python -m simulations api` writes this page, and a test compares
 it. The [guide](GUIDE.md) says how the parts go together, with examples that run. Times are milliseconds since 1970,
 durations say their unit in their name (`_ms`, `_s`, `_days`), sizes are bytes unless something else is said, vectors
-are sequences or arrays of floats and are stored as float32 unless declared otherwise. A call that raises has changed nothing, unless it says so.
+are sequences or arrays of floats and are stored as float32, unless declared otherwise. A call that raises has changed
+nothing, unless it says so.
 
 The control plane is steered by its command line, `agentdb-cloud` ([guide](GUIDE.md)); `cloud` and `sync` have no other
 names for callers than those here.

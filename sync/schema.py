@@ -61,6 +61,7 @@ class VectorSpec(NamedTuple):
 
     @property
     def stored_bytes(self) -> int:
+        """The size of a stored vector."""
         return stored_bytes(self.dimensions, self.precision)
 
     def pack(self, value: Any) -> bytes:

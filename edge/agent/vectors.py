@@ -172,6 +172,7 @@ class Vectors:
         return [self._neighbour(hit) for hit in hits]
 
     def count(self) -> int:
+        """How many vectors there are."""
         return self._collection.count()
 
     def status(self) -> dict[str, Any]:
