@@ -15,13 +15,15 @@ MUTANTS = [
         "            try:\n"
         "                writer.begin()\n"
         "                transaction = self._transaction()\n"
-        "                transaction.prefetch([*((operation[4][1], operation[5]) for operation in admitted), *denied])\n",
+        "                transaction.prefetch([*((operation[4][1], operation[5]) "
+        "for operation in admitted), *denied])\n",
         "            try:\n"
         "                if cursor is not None:\n"
         '                    self.meta_set("cursor", cursor)\n'
         "                writer.begin()\n"
         "                transaction = self._transaction()\n"
-        "                transaction.prefetch([*((operation[4][1], operation[5]) for operation in admitted), *denied])\n",
+        "                transaction.prefetch([*((operation[4][1], operation[5]) "
+        "for operation in admitted), *denied])\n",
         "a crash or a full disk between cursor and page skips the page",
     ),
     Mutant(
