@@ -30,6 +30,7 @@ demo: .venv/package.stamp  ## A small fleet works offline and comes back (INPUT=
 
 test: check  ## The checks, every test (WORKERS=2, ARGS='-k name'), and simulated fleets of fixed and of random seeds
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	@$(if $(ARGS),,$(BIN)/python -m simulations sweep --scenario erasures --seeds 0..23 --jobs $(WORKERS))
 	@$(if $(ARGS),,$(BIN)/python -m simulations sweep --seeds $(SEEDS) --random $(RANDOM_SEEDS) --jobs $(WORKERS))
 
 check: .venv/package.stamp  ## Lint, format, types, layers: what to run before a commit
@@ -43,6 +44,7 @@ bench: .venv/package.stamp  ## Measure it here, as JSON (ONLY=name for one bench
 
 # Each command on a line of its own, all of them in full: an hour or two.
 soak: .venv/package.stamp  ## What is too long for a test: 5,000 simulated fleets, planted bugs, crashes of every kind (needs strace)
+	@$(BIN)/python -m simulations sweep --scenario erasures --seeds 0..999 --jobs $(WORKERS)
 	@$(BIN)/python -m simulations sweep --seeds 0..4999 --jobs $(WORKERS)
 	@$(BIN)/python -m simulations mutants --jobs $(WORKERS)
 	@$(BIN)/python -m simulations scale
