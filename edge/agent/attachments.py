@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from edge.agent.embedders import K_MAX, VECTOR, Embedder, embedded, searched
+from edge.agent.embedders import K_MAX, Embedder, embedded, searched
 from edge.agent.media import MAGIC_BYTES, MEDIA, MediaEmbedder, check_embedders, media_type_of, medium_of
 from edge.agent.names import check_text, escape
 from edge.storage.bodies import ATTACHMENTS, check_size, names_body, open_source
@@ -271,7 +271,7 @@ class Attachments:
                 continue
             what: Any = text if name == "text" else self._body(kept)
             (vector,) = embedded(self._embedders[name], [what], space)
-            owner = {"agent": self.agent, "namespace": self.namespace, VECTOR: vector}
+            owner = {"agent": self.agent, "namespace": self.namespace, **vector}
             writes.append(self._shelf.put_of(space.name, key, owner))
         stale = [
             space
@@ -316,14 +316,10 @@ class Attachments:
             asked.append(("caption", self._records, {"text": query, "mode": "text"}))
             for medium, space in self._spaces.items():
                 embedder = self._embedders[medium]
-                if medium == "text":
-                    (vector,) = embedded(embedder, [query], space)
-                elif hasattr(embedder, "embed_texts"):
-                    (vector,) = embedded(_OfTexts(embedder), [query], space)
-                else:
+                if medium in given or not (medium == "text" or hasattr(embedder, "embed_texts")):
                     continue
-                if medium not in given:
-                    given[medium] = vector
+                asking = embedder if medium == "text" else _OfTexts(embedder)
+                ((given[medium],),) = (vector.values() for vector in embedded(asking, [query], space))
         elif not given:
             raise InvalidValue("a search asks something", hint="a query, or vectors={medium: vector}")
         asked += [(name, self._spaces[name], {"vector": given[name], "mode": "vector"}) for name in sorted(given)]
