@@ -265,6 +265,7 @@ class AsyncEdge(Wrapper[Edge]):
     lance = Awaited(Edge.lance)
     digest = Awaited(Edge.digest)
     verify = Awaited(Edge.verify)
+    maintain = Awaited(Edge.maintain)
     snapshot = Awaited(Edge.snapshot)
     status = Awaited(Edge.status)
 

@@ -26,6 +26,7 @@ from edge.storage.batch import Batch, Open, open_batch
 from edge.storage.collection import Collection
 from edge.storage.delta_log import DeltaLog
 from edge.storage.erasures import pending
+from edge.storage.in_time import start_in_time
 from edge.storage.projections import Projections
 from edge.storage.store_opening import open_to_read, open_to_write
 from edge.storage.transaction import Write
@@ -64,6 +65,8 @@ class Edge:
         self._lock = lock
         self._collections: dict[str, Collection] = {}
         self._batch: Open = ContextVar("batch", default=None)
+        if not log.read_only:
+            start_in_time(log, self.projections.start)
 
     @staticmethod
     def open(
@@ -309,6 +312,13 @@ class Edge:
 
         self.log.check_writable()
         return Link(self.log, self.path, self.config, self._clock, self._random, self.cache)
+
+    def maintain(self) -> None:
+        """What background work does, now: bring search tables up to date and compact them, trim the log, give space
+        back to the disk. Raises ReadOnly, StorageError.
+        """
+        self.log.check_writable()
+        self.projections.maintain()
 
     # -- the store as a whole -----------------------------------------------------------------------------------------
 

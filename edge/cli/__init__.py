@@ -16,7 +16,7 @@ import click
 
 from edge.cli.attachments import attachments
 from edge.cli.cache import cache
-from edge.cli.care import snapshot, status, verify
+from edge.cli.care import maintain, snapshot, status, verify
 from edge.cli.collections import collection
 from edge.cli.documents import documents
 from edge.cli.erasing import erase, erasures
@@ -61,6 +61,6 @@ def main() -> None:
 for command in (
     *(init, collection, put, patch, increment, add, remove, delete, get, scan, search),
     *(state, memory, documents, vectors, attachments, export, erase, erasures, cache),
-    *(sync, run, status, verify, snapshot),
+    *(sync, run, status, verify, maintain, snapshot),
 ):
     main.add_command(command)

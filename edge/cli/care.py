@@ -1,4 +1,4 @@
-"""``status``, ``verify`` and ``snapshot``: how a store is, and a copy of it."""
+"""``status``, ``verify``, ``maintain`` and ``snapshot``: how a store is, and a copy of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.running import read_status
-from edge.cli.stores import reading, searching, store_argument
+from edge.cli.stores import existing, reading, searching, store_argument, store_to_write
 from edge.storage.store_lock import Holder, holding
 from edge.storage.store_opening import LOCK_FILE
 
@@ -102,6 +102,25 @@ def verify(store: str, as_json: bool) -> None:
         click.echo(f"state digest {digest}")
     if problems:
         sys.exit(1)
+
+
+@click.command()
+@store_to_write
+@json_option
+def maintain(store: str, as_json: bool) -> None:
+    """Compact the search tables, trim the log and give space back, now. `run` does so by itself."""
+    before = _bytes_in(store)
+    with existing(store) as edge:
+        edge.maintain()
+    after = _bytes_in(store)
+    if as_json:
+        print_json({"bytes_before": before, "bytes_after": after})
+    else:
+        click.echo(f"{before:,} bytes before, {after:,} after")
+
+
+def _bytes_in(store: str) -> int:
+    return sum(path.lstat().st_size for path in Path(store).rglob("*"))
 
 
 @click.command()

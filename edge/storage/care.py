@@ -31,6 +31,7 @@ class Care:
         self._interval_s = interval_ms / 1000
         self._wake = threading.Event()
         self._stopping = False
+        self._turn = threading.Lock()
         self._seen = log.position
         self._thread = threading.Thread(target=self._run, name="agentdb-projection", daemon=True)
         log.listeners.append(self._nudge)
@@ -47,6 +48,14 @@ class Care:
         self._wake.set()
         self._thread.join()
 
+    def now(self) -> None:
+        """Two rounds, in the caller's thread: the second finds nothing new, and gives back what only then can go.
+        Raises StorageError.
+        """
+        with self._turn:
+            self._attend()
+            self._attend()
+
     def _nudge(self) -> None:
         if self._log.position - self._seen >= ROWS_MAX:
             self._wake.set()
@@ -62,7 +71,8 @@ class Care:
 
     def _round(self) -> None:
         try:
-            self._attend()
+            with self._turn:
+                self._attend()
             self.problem = ""
         except AgentDBError as error:
             if str(error) != self.problem:

@@ -245,6 +245,12 @@ class Projections:
         if with_tables:
             self.tables()
 
+    def maintain(self) -> None:
+        """Rounds of care, now, until there is nothing left to do. Raises StorageError."""
+        self.start(with_tables=self._log.checkpoint(_LANCE) is not None)
+        if (care := self._care) is not None:  # else it was closed meanwhile
+            care.now()
+
     def attend(self) -> None:
         """One round of care."""
         self._besides()
@@ -286,23 +292,17 @@ class Projections:
 
     def vector_status(self, schema: CollectionSchema) -> dict[str, Any]:
         """Plain values: how many records, which tier answers and why, what was measured of an approximate index."""
+        from edge.storage.vector_status import status_of
+
         size = self._matrix_bytes(schema)
-        tier = _EXACT if size <= self._exact_bytes_max else _LANCE
-        why = f"the vectors take {size} bytes, the budget is {self._exact_bytes_max}"
-        out: dict[str, Any] = {"count": self._log.count(schema.name), "tier": tier, "approximate": False, "why": why}
-        if tier == _LANCE:
-            index = out["index"] = self.tables().near.ann.status(schema.name)
-            out["approximate"] = index["index"]
-            if not index["index"]:
-                said = index["problem"] or index.get("refused") or "no index has been made yet"
-                if out["count"] < self._ann_rows_min:
-                    said = f"fewer than {self._ann_rows_min} records"
-                elif _ANN_MAKING * size > self._ann_bytes_max:
-                    said = (
-                        f"to make an index takes {_ANN_MAKING * size} bytes, ann_mib_max is {self._ann_bytes_max >> 20}"
-                    )
-                out["why"] = f"{why}; exact: {said}"
-        return out
+        return status_of(
+            count=self._log.count(schema.name),
+            size=size,
+            budget=self._exact_bytes_max,
+            index=None if size <= self._exact_bytes_max else self.tables().near.ann.status(schema.name),
+            rows_min=self._ann_rows_min,
+            making=(_ANN_MAKING * size, self._ann_bytes_max),
+        )
 
     def trim(self, least: int = 1) -> int:
         """Drop what neither the cloud nor a projection needs of the log, if the two have got on by ``least`` rows since
