@@ -96,7 +96,11 @@ class Memory(MemoryBase):
         writes: list[Write] = []
         if held is not None:
             kept, writes = self._kept(made, held, fields["valid_at"])
-            fields = {**fields, "supersedes": kept}
+            fields = fields if kept is None else {**fields, "supersedes": kept}
+        if key is not None:
+            for other, ending in self._of_other_kinds(made, kind, key, fields["valid_at"]):
+                fields = {"supersedes": other, **fields}
+                writes.append(ending)
         self._embed([fields])
         writes.append(self._put(made, fields))
         if kind == "working":
@@ -134,7 +138,8 @@ class Memory(MemoryBase):
         if made == memory:
             raise InvalidValue("a memory does not supersede itself: the text and the kind are the same")
         # The old text is written again, so that who changed it meanwhile is in the conflict record.
-        end = self.patch_of(memory, {"invalid_at": fields["valid_at"], "superseded_by": made, "text": old["text"]})
+        until = min(old.get("invalid_at", fields["valid_at"]), fields["valid_at"])  # it may have been retracted before
+        end = self.patch_of(memory, {"invalid_at": until, "superseded_by": made, "text": old["text"]})
         if there is not None and there["text"] == text and not has_ended(there, now):
             return Added(made, merged=True), [end]
         writes = [end] if there is None else [end, *self._kept(made, there, fields["valid_at"])[1]]
@@ -206,9 +211,9 @@ class Memory(MemoryBase):
     ) -> list[Recall]:
         """The ``k`` memories that answer ``query`` best, of those that hold at ``as_of`` (milliseconds; now).
 
-        ``mode`` is text, or with an embedder vector or hybrid (which is the default then). ``filter`` is as for
-        collections. ``archived``: what was forgotten, too. ``touch``: what is returned counts as accessed. Raises
-        InvalidValue, InvalidFilter, StorageError.
+        ``mode`` is text, or with an embedder vector or hybrid (which is the default then). ``filter`` is over
+        metadata, and what ``Remembered`` has (kind, importance, key, …). ``archived``: what was forgotten, too.
+        ``touch``: what is returned counts as accessed. Raises InvalidValue, InvalidFilter, StorageError.
         """
         if kinds is not None:
             kinds = check_kinds(kinds)

@@ -15,6 +15,7 @@ from edge.agent.memory_record import (
     MEMORIES,
     Remembered,
     check_kinds,
+    fields_asked,
     has_ended,
     moment,
     shown,
@@ -70,16 +71,29 @@ class MemoryBase:
             held = self.collection.get(made)
         return made, held
 
-    def _kept(self, memory: str, old: Mapping[str, Any], until: int) -> tuple[str, list[Write]]:
-        """What was at an id, under another one, before something else takes its place there."""
+    def _kept(self, memory: str, old: Mapping[str, Any], until: int) -> tuple[str | None, list[Write]]:
+        """What was at an id, under another one, before something else takes its place there; both ends of its history
+        are told. The id is for what comes to have replaced it; None: something else had, and goes on having.
+        """
         kept = self._id(old["kind"], old["text"], None, f"{memory} {old['created_at']} {old['valid_at']}")
-        copy = {**old, "invalid_at": min(old.get("invalid_at", until), until), "superseded_by": memory}
+        after = old.get("superseded_by")
+        copy = {**old, "invalid_at": min(old.get("invalid_at", until), until), "superseded_by": after or memory}
         copy.pop("name", None)
         writes = [self._put(kept, copy)]
-        before = old.get("supersedes")
-        if before is not None and self.collection.get(before) is not None:
-            writes.append(self.patch_of(before, {"superseded_by": kept}))
-        return kept, writes
+        for end, of in (("superseded_by", old.get("supersedes")), ("supersedes", after)):
+            if of is not None and self.collection.get(of) is not None:
+                writes.append(self.patch_of(of, {end: kept}))
+        return None if after else kept, writes
+
+    def _of_other_kinds(self, made: str, kind: str, key: str, until: int) -> list[tuple[str, Write]]:
+        """What has the key and is of another kind, and its end: the kind is in the id."""
+        found = []
+        for other in (self._id(one, "", key) for one in KINDS if one != kind):
+            held = self.collection.get(other)
+            if held is not None and held.get("superseded_by") is None and held.get("invalid_at", until + 1) > until:
+                ending = {"invalid_at": until, "superseded_by": made, "text": held["text"]}
+                found.append((other, self.patch_of(other, ending)))
+        return found
 
     def _id(self, kind: str, text: str, key: str | None, of: str = "") -> str:
         what = ("key", key) if key is not None else ("text", kind, text, of)
@@ -184,7 +198,7 @@ class MemoryBase:
         if kinds is not None:
             parts.append({"kind": {"$in": list(kinds)}})
         if given is not None:
-            parts.append(given)
+            parts.append(fields_asked(given))
         return {"$and": parts}
 
 

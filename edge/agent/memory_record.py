@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from edge.agent.scoring import KINDS
+from edge.storage.filters import DEPTH_MAX
 from sync.errors import InvalidValue
 
 MEMORIES = "agent.memories"
@@ -27,6 +28,7 @@ FIELDS: dict[str, str] = {
     "text": "str",
     "valid_at": "int",
 }
+_RENAMED = {"key": "name"}
 
 
 class Remembered(NamedTuple):
@@ -47,6 +49,9 @@ class Remembered(NamedTuple):
     metadata: Mapping[str, Any]
 
 
+_ASKED = {name: _RENAMED.get(name, name) for name in Remembered._fields if name != "id"}
+
+
 def shown(memory: str, fields: Mapping[str, Any]) -> Remembered:
     get = fields.get
     return Remembered(
@@ -64,6 +69,25 @@ def shown(memory: str, fields: Mapping[str, Any]) -> Remembered:
         get("superseded_by"),
         get("metadata") or {},
     )
+
+
+def fields_asked(given: Any, depth: int = 0) -> Any:
+    """A filter over what ``Remembered`` shows and over metadata, as one over the record's fields. What is not a filter
+    is left to who reads it.
+    """
+    if not isinstance(given, Mapping) or depth >= DEPTH_MAX:
+        return given
+    asked: dict[Any, Any] = {}
+    for name, value in given.items():
+        if name in ("$and", "$or") and isinstance(value, (list, tuple)):
+            asked[name] = [fields_asked(one, depth + 1) for one in value]
+        elif name == "$not":
+            asked[name] = fields_asked(value, depth + 1)
+        elif type(name) is not str or not name or name.startswith(("$", "metadata.")) or name in _ASKED:
+            asked[_ASKED.get(name, name)] = value
+        else:
+            asked[f"metadata.{name}"] = value
+    return asked
 
 
 def has_ended(fields: Mapping[str, Any], now: int) -> bool:

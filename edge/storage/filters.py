@@ -13,8 +13,9 @@
 What always holds: a filter is data. No part of it is ever spliced into a query language, so there is nothing to escape
 and nothing to inject; what is not understood raises InvalidFilter before anything is read.
 
-A field is a whole field: filters do not reach into maps, so a name with a dot must be a declared field's own name. In a
-strict collection every name must be declared.
+A name with a dot is a declared field's own name, or that of an entry of a map that is declared ``json``:
+``{"place.floor": 2}``, all behind the first dot being the entry's key. Filters reach no deeper, and into no other maps.
+In a strict collection every name must be declared.
 
 Meaning of a missing field, which is the same as None (``{"f": None}`` asks for records without f): every comparison
 with it is false, except ``$ne``, ``$nin`` and ``$exists: False``. Numbers compare with numbers (exactly, also integers
@@ -44,11 +45,14 @@ Predicate = Callable[[Fields], bool]
 
 
 class Condition(NamedTuple):
-    """One comparison. ``operator`` is one of eq, ne, gt, gte, lt, lte, in, nin, contains, exists."""
+    """One comparison. ``operator`` is one of eq, ne, gt, gte, lt, lte, in, nin, contains, exists. With an ``entry``, of
+    what the map in the field has under that key.
+    """
 
     field: str
     operator: str
     operand: Any
+    entry: str | None = None
 
 
 class All(NamedTuple):
@@ -120,8 +124,21 @@ class _Parser:
             elif isinstance(name, str) and name.startswith("$"):
                 raise InvalidFilter(f"unknown operator {name!r:.80}", hint="between fields: $and, $or, $not")
             else:
-                parts.append(self._conditions_on(self._known(_field_name(name)), value, depth))
+                parts.append(self._entry(name, value, depth) or self._of_field(name, value, depth))
         return _all(parts)
+
+    def _of_field(self, name: Any, value: Any, depth: int) -> Node:
+        return self._conditions_on(self._known(_field_name(name)), value, depth)
+
+    def _entry(self, name: Any, value: Any, depth: int) -> Node | None:
+        """The conditions on an entry of a map, if that is what the name names."""
+        if self._schema is None or not isinstance(name, str) or name in self._schema.fields:
+            return None
+        field, dot, entry = name.partition(".")
+        rule = self._schema.fields.get(field)
+        if not dot or rule is None or rule != FieldRule("json"):
+            return None
+        return _inside(self._conditions_on(name, value, depth), field, entry)
 
     def _known(self, field: str) -> str:
         """Raises InvalidFilter for a field that no record can have, as far as the schema says."""
@@ -133,8 +150,8 @@ class _Parser:
             if "." in field:
                 raise InvalidFilter(
                     f"{field!r} is not a declared field",
-                    hint="filters do not reach into maps: keep what you ask for in a field of its own; a field whose "
-                    "name has a dot must be declared to be asked for",
+                    hint="filters reach into maps that are declared json only: keep what you ask for in a field of its "
+                    "own; a field whose name has a dot must be declared to be asked for",
                 )
         return field
 
@@ -185,7 +202,7 @@ class _Parser:
         raise InvalidFilter(
             f"unknown operator {operator!r:.80} on {field!r}",
             hint="$eq $ne $gt $gte $lt $lte $in $nin $contains $exists $not"
-            + ("; filters do not reach into maps: keep what you ask for in a field of its own" if inner else ""),
+            + ("; an entry is asked for as 'field.entry', in maps that are declared json only" if inner else ""),
         )
 
     def _check_comparable(self, field: str, rule: FieldRule | None, operator: str, operand: Any) -> None:
@@ -219,6 +236,14 @@ def comparable_family(rule: FieldRule | None) -> str:
     if rule.merge in ("set", "keep-all") or rule.type in ("strings", "vector"):
         return "none"
     return _FAMILIES.get(rule.type, "any")
+
+
+def _inside(node: Node, field: str, entry: str) -> Node:
+    if isinstance(node, Condition):
+        return node._replace(field=field, entry=entry)
+    if isinstance(node, Negation):
+        return Negation(_inside(node.part, field, entry))
+    return node._replace(parts=tuple(_inside(part, field, entry) for part in node.parts))
 
 
 def _all(parts: list[Node]) -> Node:
@@ -280,7 +305,10 @@ def _predicate(node: Node) -> Predicate:
 
 
 def _compare(condition: Condition) -> Predicate:
-    field, operator, operand = condition
+    field, operator, operand, entry = condition
+    if entry is not None:
+        of_entry = _compare(Condition(entry, operator, operand))
+        return lambda fields: of_entry(value if type(value := fields.get(field)) is dict else {})
     if operator == "exists":
         return lambda fields: (fields.get(field) is not None) is operand
     if operator == "contains":

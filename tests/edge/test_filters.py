@@ -263,7 +263,7 @@ def test_anything_else_is_refused_with_the_one_error(expression: Any) -> None:
     ("expression", "said", "hint"),
     [
         ({"d.x": 1}, "not a declared field", "maps"),
-        ({"doc.x": {"$exists": True}}, "not a declared field", "maps"),
+        ({"any.x": {"$exists": True}}, "not a declared field", "maps"),
         ({"$or": [{"n": 1}, {"a.b": 1}]}, "not a declared field", "maps"),
         ({"doc": {"x": 1}}, "unknown operator 'x'", "maps"),
         ({"notes": 5}, "a keep-all field and cannot be compared", r"\$contains"),
@@ -275,6 +275,27 @@ def test_what_could_only_match_nothing_is_refused(expression: Any, said: str, hi
     with pytest.raises(InvalidFilter, match=said) as caught:
         parse(expression, SCHEMA)
     assert re.search(hint, caught.value.hint)
+
+
+def test_entries_of_maps_that_are_declared_json() -> None:
+    schema = declare("things", fields={"place": "json", "place.of": "int", "other": "any"})
+    record = {"place": {"floor": 2, "tags": ["a"], "a.b": "x"}, "place.of": 3}
+    for expression, passes in (
+        ({"place.floor": 2}, True),
+        ({"place.floor": {"$gte": 3}}, False),
+        ({"place.floor": {"$not": {"$gte": 3}}}, True),
+        ({"place.tags": {"$contains": "a"}}, True),
+        ({"place.a.b": "x", "place.of": 3}, True),
+        ({"place.none": {"$exists": True}}, False),
+        ({"place.none": None}, True),
+        ({"$or": [{"place.floor": 1}, {"place.of": 3}]}, True),
+    ):
+        found = parse(expression, schema)
+        assert found is not None
+        assert found.matches(record) is passes, expression
+        assert found.matches({"place": [2]}) is found.matches({}), expression
+    with pytest.raises(InvalidFilter, match="not a declared field"):
+        parse({"other.floor": 2}, schema)
 
 
 def test_a_strict_collection_knows_its_fields() -> None:
