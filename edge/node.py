@@ -362,9 +362,10 @@ class Edge:
         Opened, it is a replica of its own; its projections are rebuilt from its records. Raises InvalidValue,
         StorageError.
         """
+        from edge.storage.durable import path_of
         from edge.storage.store_copy import copy_store
 
-        copy_store(self.path, os.path.abspath(path), self.log, self.cache.bodies)
+        copy_store(self.path, path_of("a snapshot", path), self.log, self.cache.bodies)
 
     def status(self) -> dict[str, Any]:
         """What there is to know, as plain values: the store, its log, its link to the cloud, its projections."""

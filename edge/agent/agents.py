@@ -105,9 +105,10 @@ class Agent:
         return [self.vectors(space) for space in spaces_of(self._shelf.log, self.name)]
 
     def export(self, path: str | os.PathLike[str], *, namespace: str | None = None) -> dict[str, int]:
-        """All memories, documents, attachments and checkpoints as JSON lines in the new file ``path``, or those of a
-        namespace, which has no checkpoints; the bytes of attachments beside it, in ``<path>.bodies``
-        (``edge.agent.export``). Returns how many of each. Raises InvalidValue, StorageError, BodyNotHere.
+        """All memories, documents, attachments, vectors and checkpoints as JSON lines in the new file ``path``; of a
+        namespace all but checkpoints, and of vectors the space of that name. The bytes of attachments are beside it,
+        in ``<path>.bodies`` (``edge.agent.export``). Returns how many of each. Raises InvalidValue, StorageError,
+        BodyNotHere.
         """
         from edge.agent.export import export
 

@@ -306,6 +306,11 @@ class Attachments:
     ) -> list[tuple[str, Collection, dict[str, Any]]]:
         """(name, where, as ``Collection.search`` takes it)."""
         asked: list[tuple[str, Collection, dict[str, Any]]] = []
+        if vectors is not None and not isinstance(vectors, Mapping):
+            raise InvalidValue(
+                f"vectors are a mapping of media to vectors, not {type(vectors).__name__}",
+                hint='such as {"image": [0.1, 0.9]}',
+            )
         given = dict(vectors or {})
         for medium in given:
             if medium not in self._spaces:

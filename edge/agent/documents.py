@@ -12,11 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
+from math import isnan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.agent.embedders import Embedder, active_field, answered, asked, embedded, searched
 from edge.agent.loading import Chunk, Chunker, Splitter, chunked, load
 from edge.agent.names import escape
+from edge.storage.filters import CHOICES_MAX
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, NotFound, TooLarge
 from sync.operations import Kind
@@ -30,7 +32,8 @@ _EMBEDDED_AT_ONCE = 64
 _FETCH_MAX = 10_000
 _PLACES_PER_RECORD = 5_000
 _DIGEST_BYTES = 12
-_DOCUMENTS_IN_A_FILTER = 1_000
+_TITLE_MAX = 1_000
+_DOCUMENTS_IN_A_FILTER = 200 * CHOICES_MAX
 _CHUNK_FIELDS = {"agent": "str", "document": "str", "namespace": "str", "text": "str"}
 
 Reranker = Callable[[str, Sequence[str]], Sequence[float]]
@@ -112,10 +115,13 @@ class Documents:
             raise InvalidValue(f"{loaded.name or 'the document'} has no text", hint="a PDF of images needs OCR first")
         if metadata is not None and not isinstance(metadata, Mapping):
             raise InvalidValue(f"metadata is a mapping, not {type(metadata).__name__}")
+        for what, given in (("title", title), ("media_type", loaded.media_type)):
+            if type(given) is not str or len(given) > _TITLE_MAX:
+                raise InvalidValue(f"{what} is a string of at most {_TITLE_MAX:,} characters, not {given!r:.40}")
         digest = _digest(loaded.text)
         name = id if id is not None else os.fspath(source) if isinstance(source, os.PathLike) else digest
         key = self._key(name)
-        found = chunked(loaded, chunker or Splitter())
+        found = chunked(loaded, Splitter() if chunker is None else chunker)
         fields: dict[str, Any] = {
             "agent": self.agent,
             "characters": len(loaded.text),
@@ -210,12 +216,17 @@ class Documents:
         is better. Raises InvalidValue, InvalidFilter, StorageError.
         """
         question = asked(query, k, mode, self._embedder, self._chunks)
+        if reranker is not None and not callable(reranker):
+            raise InvalidValue(
+                f"a reranker is a function, not {type(reranker).__name__}", hint="from a query and texts to scores"
+            )
         where: dict[str, Any] = {"agent": self.agent, "namespace": self.namespace}
         if filter is not None:
             chosen = self._matching(filter)
             if not chosen:
                 return []
-            where["document"] = {"$in": chosen}
+            parts = [chosen[at : at + CHOICES_MAX] for at in range(0, len(chosen), CHOICES_MAX)]
+            where["$or"] = [{"document": {"$in": part}} for part in parts]
         wanted = k if reranker is None else 4 * k
         fetch = wanted
         while True:
@@ -352,6 +363,8 @@ def _reranked(reranker: Reranker, query: str, found: list[Passage]) -> list[Pass
         raise InvalidValue(f"the reranker returned {returned!r:.60}, no numbers") from error
     if len(scores) != len(found):
         raise InvalidValue(f"the reranker returned {len(scores)} scores for {len(found)} texts")
+    if any(map(isnan, scores)):
+        raise InvalidValue("the reranker returned NaN, which has no order")
     ranked = [passage._replace(score=score) for passage, score in zip(found, scores, strict=True)]
     return sorted(ranked, key=lambda passage: (-passage.score, passage.document.id, passage.start))
 

@@ -18,8 +18,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_opener
 
+from edge.agent.embedders import check_dimensions, check_model_name
 from sync.errors import AgentDBError, InvalidValue, ProtocolError, Refused, Unauthenticated, Unreachable
-from sync.limits import VECTOR_DIMENSIONS_MAX
 
 TRIES_MAX = 4
 BATCH_MAX = 2_048
@@ -40,8 +40,8 @@ class SentenceTransformerEmbedder:
     def __init__(self, transformer: Any, *, model: str, dimensions: int | None = None) -> None:
         if not callable(getattr(transformer, "encode", None)):
             raise InvalidValue(f"a sentence transformer has encode(texts); {type(transformer).__name__} has not")
-        self.model = _name(model)
-        self.dimensions = _dimensions(_asked(transformer) if dimensions is None else dimensions)
+        self.model = check_model_name(model)
+        self.dimensions = check_dimensions(_asked(transformer) if dimensions is None else dimensions)
         self._transformer = transformer
 
     def __repr__(self) -> str:
@@ -71,8 +71,8 @@ class HttpEmbedder:
         batch: int = 64,
     ) -> None:
         self.url = _checked_url(url, secret=api_key is not None)
-        self.model = _name(model)
-        self.dimensions = _dimensions(dimensions)
+        self.model = check_model_name(model)
+        self.dimensions = check_dimensions(dimensions)
         if type(timeout_s) not in (int, float) or not 0 < timeout_s <= 3_600:
             raise InvalidValue(f"timeout_s is a number of seconds above 0, up to an hour, not {timeout_s!r:.40}")
         if type(batch) is not int or not 1 <= batch <= BATCH_MAX:
@@ -212,18 +212,6 @@ def _checked_url(url: Any, *, secret: bool) -> str:
     if secret and parts.scheme == "http" and host not in ("127.0.0.1", "::1", "localhost"):
         raise InvalidValue(f"an API key would travel to {host} in plain text", hint="use https, or no api_key")
     return url
-
-
-def _name(model: Any) -> str:
-    if type(model) is not str or not model or len(model) > 256:
-        raise InvalidValue(f"a model is named by a string of 1 to 256 characters, not {model!r:.60}")
-    return model
-
-
-def _dimensions(value: Any) -> int:
-    if type(value) is not int or not 1 <= value <= VECTOR_DIMENSIONS_MAX:
-        raise InvalidValue(f"dimensions are a whole number from 1 to {VECTOR_DIMENSIONS_MAX:,}, not {value!r:.40}")
-    return value
 
 
 def _asked(transformer: Any) -> Any:

@@ -12,7 +12,9 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edge.agent.names import check_text
+from edge.storage.search import MODES
 from sync.errors import InvalidValue, SchemaMismatch
+from sync.limits import VECTOR_DIMENSIONS_MAX
 from sync.schema import CollectionSchema, VectorSpec, pack_vector
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 VECTOR = "embedding"  # what the names of vector fields begin with
 K_MAX = 1_000
+MODEL_NAME_MAX = 256
 
 
 class Embedder(Protocol):
@@ -44,16 +47,40 @@ class Embedder(Protocol):
 
 
 class CallableEmbedder:
-    """Any function from a list of texts to as many vectors of ``dimensions`` numbers: ``embed`` of ``Embedder``."""
+    """Any function from a list of texts to as many vectors of ``dimensions`` numbers: ``embed`` of ``Embedder``. Raises
+    InvalidValue.
+    """
 
     def __init__(self, function: Callable[[Sequence[str]], Sequence[Any]], *, model: str, dimensions: int) -> None:
+        if not callable(function):
+            raise InvalidValue(f"a function from texts to vectors is asked for, not {type(function).__name__}")
         self._function = function
-        self.model = model
-        self.dimensions = dimensions
+        self.model = check_model_name(model)
+        self.dimensions = check_dimensions(dimensions)
 
     def embed(self, texts: Sequence[str]) -> Sequence[Any]:
         """What the function returns."""
         return self._function(texts)
+
+
+def check_model_name(model: Any) -> str:
+    """Raises InvalidValue."""
+    if type(model) is not str or not model or len(model) > MODEL_NAME_MAX:
+        raise InvalidValue(
+            f"a model is named by a string of 1 to {MODEL_NAME_MAX} characters, not {model!r:.60}",
+            hint="the same on every device of the fleet",
+        )
+    return model
+
+
+def check_dimensions(value: Any) -> int:
+    """Raises InvalidValue."""
+    if type(value) is not int or not 1 <= value <= VECTOR_DIMENSIONS_MAX:
+        raise InvalidValue(
+            f"dimensions are a whole number from 1 to {VECTOR_DIMENSIONS_MAX:,}, not {value!r:.40}",
+            hint="the length of the model's vectors",
+        )
+    return value
 
 
 def vector_field(embedder: Embedder) -> str:
@@ -126,7 +153,10 @@ def asked(query: str, k: int, mode: str | None, embedder: Embedder | None, colle
     check_text("a query", query)
     if type(k) is not int or not 1 <= k <= K_MAX:
         raise InvalidValue(f"k is a whole number from 1 to {K_MAX}, not {k!r:.40}")
-    mode = mode or ("text" if embedder is None else "hybrid")
+    if mode is None:
+        mode = "text" if embedder is None else "hybrid"
+    if mode not in MODES:
+        raise InvalidValue(f"unknown search mode {mode!r:.40}", hint="vector, text or hybrid")
     if mode == "text":
         return Question(query, None, mode)
     if embedder is None:

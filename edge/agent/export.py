@@ -29,7 +29,7 @@ from edge.agent.names import escape, unescape
 from edge.agent.values import plain
 from edge.storage.appearing import appearing
 from edge.storage.bodies import ATTACHMENTS
-from edge.storage.durable import fsync_path, storage_error
+from edge.storage.durable import fsync_path, path_of, storage_error
 from sync.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ BODIES_SUFFIX = ".bodies"
 def export(shelf: Shelf, agent: str, path: str | os.PathLike[str], *, namespace: str | None = None) -> dict[str, int]:
     """Write the file ``path``, which must not exist; readable by its owner only. Returns how many of each store.
 
-    ``namespace``: only its memories, documents and attachments. Raises InvalidValue, StorageError, CorruptStore (a
-    checkpoint or attachment that does not check out), BodyNotHere (an attachment's bytes cannot be fetched).
+    ``namespace``: only its memories, documents, attachments, and the space of vectors of that name. Raises
+    InvalidValue, StorageError, CorruptStore (a checkpoint or attachment that does not check out), BodyNotHere (an
+    attachment's bytes cannot be fetched).
     """
-    target = Path(path)
+    target = Path(path_of("an export", path))
     beside = target.with_name(target.name + BODIES_SUFFIX)
     for there in (target, beside):
-        if there.exists():
+        if os.path.lexists(there):
             raise InvalidValue(f"{there} is there already", hint="choose a new file")
     with ExitStack() as kept:
         counts = _write(shelf, agent, namespace, target, beside, kept)
@@ -139,16 +140,18 @@ def lines(shelf: Shelf, agent: str, namespace: str | None, folder: str) -> Itera
             told = {**one._asdict(), "namespace": attachments.namespace, "body": f"{folder}/{one.digest}"}
             del told["here"]
             yield {"store": "attachment", **_plain_fields(told)}
+    yield from _vectors(shelf, agent, namespace)
     if namespace is None:
-        yield from _vectors(shelf, agent)
         for thread in Agent(shelf, agent).threads():
             for point in thread.history():
                 told = {**point._asdict(), "metadata": dict(point.metadata), "value": thread.get(point.id)}
                 yield {"store": "state", "thread": thread.name, "type": thread.type, **_plain_fields(told)}
 
 
-def _vectors(shelf: Shelf, agent: str) -> Iterator[dict[str, Any]]:
+def _vectors(shelf: Shelf, agent: str, namespace: str | None) -> Iterator[dict[str, Any]]:
     for space in Agent(shelf, agent).spaces():
+        if namespace not in (None, space.space):
+            continue
         for vector in space.all():
             told = {"key": vector.key, "vector": vector.vector.tolist(), "metadata": vector.metadata}
             yield {"store": "vector", "space": space.space, **_plain_fields(told)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,7 +108,10 @@ def chunked(loaded: Loaded, chunker: Splitter | Chunker) -> list[Chunk]:
         raise InvalidValue(f"a chunker is a Splitter or a function, not {type(chunker).__name__}")
     found: list[Chunk] = []
     start = end = 0
-    for text in chunker(loaded.text):
+    parts = chunker(loaded.text)
+    if isinstance(parts, (str, Mapping)) or not isinstance(parts, Iterable):
+        raise InvalidValue(f"a chunker returns a list of strings, not {type(parts).__name__}")
+    for text in parts:
         if type(text) is not str:
             raise InvalidValue(f"a chunker returns strings, not {type(text).__name__}")
         if not text.strip():
@@ -119,6 +122,8 @@ def chunked(loaded: Loaded, chunker: Splitter | Chunker) -> list[Chunk]:
             raise InvalidValue(f"the chunk {text[:40]!r} is not in the document, or not in order")
         start, end = at, at + len(text)
         found.append(Chunk(start, end, text))
+    if not found:
+        raise InvalidValue("the chunker returned no part of the document", hint="nothing of it would be found")
     return _checked(found)
 
 
@@ -176,6 +181,8 @@ def _read(path: Path) -> bytes:
         raise NotFound(f"there is no file {path}") from error
     except ValueError as error:
         raise InvalidValue(f"{path!r} is not a path: {error}") from error
+    except IsADirectoryError as error:
+        raise InvalidValue(f"{path} is a directory", hint="add its files, one after the other") from error
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mimetypes import MimeTypes
 from typing import Any, Protocol, runtime_checkable
 
+from edge.agent.embedders import check_dimensions, check_model_name
 from sync.errors import InvalidValue
 
 MEDIA = ("image", "audio", "video", "text", "application")
@@ -66,9 +67,12 @@ class CallableMediaEmbedder:
         dimensions: int,
         texts: Callable[[Sequence[str]], Sequence[Any]] | None = None,
     ) -> None:
+        for given in (function, *(() if texts is None else (texts,))):
+            if not callable(given):
+                raise InvalidValue(f"a function that makes vectors is asked for, not {type(given).__name__}")
         self._function = function
-        self.model = model
-        self.dimensions = dimensions
+        self.model = check_model_name(model)
+        self.dimensions = check_dimensions(dimensions)
         if texts is not None:
             self.embed_texts = texts
 
@@ -100,6 +104,11 @@ def media_type_of(source: bytes | os.PathLike[str], head: bytes, given: str | No
 
 def check_embedders(embedders: Mapping[str, Any] | None) -> dict[str, Any]:
     """Medium -> embedder. Raises InvalidValue."""
+    if embedders is not None and not isinstance(embedders, Mapping):
+        raise InvalidValue(
+            f"embedders are a mapping of media to embedders, not {type(embedders).__name__}",
+            hint='such as {"image": CallableMediaEmbedder(…)}',
+        )
     for medium, embedder in (embedders or {}).items():
         if medium not in MEDIA:
             raise InvalidValue(f"there is no medium {medium!r:.40}", hint=f"one of {', '.join(MEDIA)}")

@@ -115,6 +115,7 @@ class Memory(MemoryBase):
         unknown = changes.keys() - {"importance", "kind", "metadata", "ttl_s"}
         if unknown:
             raise InvalidValue(f"there is nothing called {min(unknown)!r} to change")
+        self.held(memory)
         with self.shelf.lock(memory):
             added, writes = self._superseding(memory, self.held(memory), text, valid_at, changes)
             self.shelf.submit(writes)

@@ -50,7 +50,9 @@ class MemoryBase:
         if type(capacity) is not int or capacity < 1:
             raise InvalidValue(f"capacity is a whole number, 1 or more, not {capacity!r:.40}")
         self.agent, self.namespace = agent, namespace
-        self.scoring = (scoring or Scoring()).checked()
+        if scoring is not None and not isinstance(scoring, Scoring):
+            raise InvalidValue(f"scoring is a Scoring, not {type(scoring).__name__}", hint="Scoring(retention=0.2, …)")
+        self.scoring = (Scoring() if scoring is None else scoring).checked()
         self.capacity = capacity
         self.shelf = shelf
         self.prefix = f"{escape('an agent', agent)}/{escape('a namespace', namespace)}/"
@@ -191,7 +193,7 @@ class MemoryBase:
         parts: list[Mapping[str, Any]] = [
             {"agent": self.agent, "namespace": self.namespace, "valid_at": {"$lte": at}},
             {"$or": [{"invalid_at": None}, {"invalid_at": {"$gt": at}}]},
-            {"$or": [{"expires_at": None}, {"expires_at": {"$gt": now}}]},
+            {"$or": [{"expires_at": None}, {"expires_at": {"$gt": max(at, now)}}]},
         ]
         if not archived:
             parts.append({"archived_at": None})

@@ -86,7 +86,11 @@ def consolidate(
 
     if type(limit) is not int or not 1 <= limit <= CONSOLIDATED_MAX:
         raise InvalidValue(f"limit is a whole number from 1 to {CONSOLIDATED_MAX}, not {limit!r:.40}")
-    check_kinds(kinds)
+    if not callable(extractor):
+        raise InvalidValue(
+            f"an extractor is a function, not {type(extractor).__name__}", hint="from memories to a list of texts"
+        )
+    kinds = list(dict.fromkeys(check_kinds(kinds)))
     done: Future[list[str]] = Future()
 
     def work() -> None:

@@ -18,6 +18,7 @@ from edge.agent.shelf import CHECKPOINTS
 from edge.agent.values import decode, digest_of, encode
 from edge.storage.transaction import Write
 from sync.errors import CorruptStore, InvalidValue, NotFound, StaleWrite
+from sync.limits import INT_MAX
 from sync.operations import Kind
 from sync.schema import check_value
 
@@ -146,7 +147,7 @@ class Thread:
 
     def history(self, limit: int | None = None, *, before: str | None = None) -> Iterator[Checkpoint]:
         """Newest first, those older than ``before`` if it is given. Raises InvalidValue."""
-        if limit is not None and (type(limit) is not int or limit < 1):
+        if limit is not None and (type(limit) is not int or not 1 <= limit <= INT_MAX):
             raise InvalidValue(f"limit is a whole number, 1 or more, not {limit!r:.40}")
         after = "" if before is None else key_of(self.prefix, before)
         found = self._shelf.records(CHECKPOINTS, self.prefix, after)

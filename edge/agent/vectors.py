@@ -106,11 +106,19 @@ class Vectors:
 
         Raises as ``upsert``; the thousands before the one that is wrong are stored then.
         """
+        if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
+            raise InvalidValue(
+                f"items are a list of (key, vector) or (key, vector, metadata), not {type(items).__name__}",
+                hint='such as [("ada", [0.1, 0.9], {"floor": 2})]',
+            )
         count = 0
         writes: list[Write] = []
         for item in items:
             if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
-                raise InvalidValue(f"an item is (key, vector) or (key, vector, metadata), not {item!r:.60}")
+                raise InvalidValue(
+                    f"an item is (key, vector) or (key, vector, metadata), not {item!r:.60}",
+                    hint='such as ("ada", [0.1, 0.9])',
+                )
             writes.append(self._write(*item))
             if len(writes) == _WRITES_AT_ONCE:
                 self._shelf.submit(writes)
@@ -122,7 +130,11 @@ class Vectors:
 
     def delete(self, *keys: str) -> None:
         """One transaction. Raises NotFound (and deletes none then), InvalidValue, StorageError."""
-        self._shelf.submit([Write(Kind.DELETE, self._collection.name, self._key(key)) for key in keys])
+        try:
+            self._shelf.submit([Write(Kind.DELETE, self._collection.name, self._key(key)) for key in keys])
+        except NotFound as error:
+            missing = ", ".join(repr(key) for key in keys if self.get(key) is None)
+            raise NotFound(f"space {self.space!r} of agent {self.agent!r} has no vector {missing:.200}") from error
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -285,7 +297,7 @@ def _least(metric: str, radius: Any, min_score: Any) -> float:
 def _distance(metric: str, score: float) -> float:
     if metric == "l2":
         return sqrt(max(0.0, -score))
-    return 1.0 - score if metric == "cosine" else -score
+    return max(0.0, 1.0 - score) if metric == "cosine" else -score  # rounding may leave a score above 1
 
 
 def _shown(key: str, fields: Mapping[str, Any]) -> Vector:

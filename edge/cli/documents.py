@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _agent = click.argument("agent")
 _namespace = click.option("--namespace", default="default", show_default=True)
 _FILES_MAX = 100_000
+_STORE_FILES = {"log.db", "lock"}
 
 
 @click.group()
@@ -50,8 +51,8 @@ def add(
     overlap: int,
     as_json: bool,
 ) -> None:
-    """Index files, and all files of folders; - is standard input. Of what is indexed already only what has changed is
-    written. A file that cannot be is named, and the others go on; the exit code is 2 then.
+    """Index files, and all files of folders but hidden ones and stores; - is standard input. Of what is indexed already
+    only what has changed is written. A file that cannot be is named, and the others go on; the exit code is 2 then.
     """
     from edge.agent.loading import Splitter
 
@@ -168,11 +169,14 @@ def reembed(store: str, agent: str, namespace: str, as_json: bool, **embedder: A
 
 
 def _sources(file: str) -> list[str]:
-    """A folder's files, but for hidden ones, in order."""
+    """A folder's files, but for hidden ones and those of stores, in order."""
     if file == "-" or not Path(file).is_dir():
         return [file]
     found: list[str] = []
     for folder, folders, files in os.walk(file):
+        if {*files} >= _STORE_FILES:  # a store, with its keys
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [str(Path(folder) / name) for name in sorted(files) if not name.startswith(".")]
         if len(found) > _FILES_MAX:

@@ -191,7 +191,7 @@ def snapshots(store: str, as_json: bool) -> None:
 @store_argument
 @_agent
 @click.argument("file", type=click.Path(dir_okay=False))
-@click.option("--namespace", help="Only its memories, documents and attachments.")
+@click.option("--namespace", help="All but checkpoints; of vectors the space of that name.")
 @json_option
 def export(store: str, agent: str, file: str, namespace: str | None, as_json: bool) -> None:
     """Everything of an agent as JSON lines in the new FILE; the bytes of attachments in FILE.bodies."""
@@ -200,7 +200,7 @@ def export(store: str, agent: str, file: str, namespace: str | None, as_json: bo
     if as_json:
         print_json(counts)
     else:
-        words = {"memory": "memory", "document": "document", "attachment": "attachment", "state": "checkpoint"}
+        words = {name: name for name in ("memory", "document", "attachment", "vector")} | {"state": "checkpoint"}
         click.echo(f"{file}: " + ", ".join(counted(counts[store], word) for store, word in words.items()))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edge.config import EdgeConfig, config_of
 from edge.ports import SystemClock, SystemRandom
 from edge.storage.delta_log import DeltaLog
+from edge.storage.durable import path_of
 from edge.storage.store_lock import StoreLock, holding
 from edge.storage.store_making import (
     LOG_FILE,
@@ -53,7 +54,7 @@ def open_to_write(
     wait_s: float,
 ) -> Opened:
     """Raises NotFound, StoreLocked, InvalidConfig, CorruptStore, StorageError; InvalidValue."""
-    store = os.path.abspath(path)
+    store = path_of("a store", path)
     log_path, lock_path = os.path.join(store, LOG_FILE), os.path.join(store, LOCK_FILE)
     if not os.path.exists(log_path):
         check_vacant(store, used=not create and os.path.exists(lock_path))
@@ -96,7 +97,7 @@ def open_to_read(
     """Raises NotFound, InvalidConfig, CorruptStore, StorageError; InvalidValue."""
     from edge.storage.log_follower import Follower
 
-    store = os.path.abspath(path)
+    store = path_of("a store", path)
     log_path = os.path.join(store, LOG_FILE)
     if not os.path.exists(log_path):
         check_vacant(store, used=os.path.exists(os.path.join(store, LOCK_FILE)))

@@ -82,6 +82,7 @@ def test_documents_from_the_shell(store: str, tmp_path: Path) -> None:
     folder = tmp_path / "manuals"
     (folder / ".hidden").mkdir(parents=True)
     (folder / ".hidden" / "no.md").write_text("never")
+    Edge.open(folder / "robot").close()  # a store is no document, and its keys are none
     (folder / "pump.md").write_text("# Pump\n\nIt is loud at night.")
     (folder / "lamp.txt").write_text("The lamp is bright.")
     done = told("documents", "add", store, "guide", str(folder), "--metadata", '{"floor": 2}')

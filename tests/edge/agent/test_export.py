@@ -168,3 +168,15 @@ def test_an_attachment_that_cannot_be_had_leaves_no_export(edge: Edge, tmp_path:
     (tmp_path / "x.jsonl.bodies").mkdir()
     with pytest.raises(InvalidValue, match=r"bodies is there already"):
         edge.agent("guide").export(tmp_path / "x.jsonl")
+
+
+def test_a_namespace_is_exported_with_the_space_that_is_erased_with_it(edge: Edge, tmp_path: Path) -> None:
+    guide = edge.agent("guide")
+    for space in ("eyes", "voices"):
+        guide.vectors(space, dimension=2).upsert("ada", [1.0, 2.0], {"of": space})
+    assert guide.export(tmp_path / "eyes.jsonl", namespace="eyes")["vector"] == 1
+    assert '"of": "eyes"' in (tmp_path / "eyes.jsonl").read_text()
+    assert sum(guide.erase("eyes").deleted.values()) == 1
+    left = [space.space for space in guide.spaces()]
+    assert "voices" in left
+    assert "eyes" not in left

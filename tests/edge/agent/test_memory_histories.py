@@ -43,6 +43,12 @@ def test_superseding_what_was_retracted_leaves_its_end(memory: Memory, clock: Ti
     assert said == [["Bob lives in Rome"], [], ["Bob lives in Oslo"]]
 
 
+def test_what_will_have_expired_does_not_hold_then(memory: Memory, clock: TickingClock) -> None:
+    memory.add("the soup is hot", ttl_s=10)
+    now = clock.wall_ms()
+    assert [len(memory.search("soup", as_of=now + after)) for after in (5_000, 20_000)] == [1, 0]
+
+
 def test_a_key_names_one_fact_whatever_its_kind(memory: Memory) -> None:
     first = memory.add("the code is 1", key="code")
     second = memory.add("the code is 2", "semantic", key="code")

@@ -187,7 +187,7 @@ def test_a_wrong_vector_is_a_typed_error_and_changes_nothing(edge: Edge, precisi
             space.range([1, 2, 3], radius=1, limit=limit)  # type: ignore[arg-type]
     with pytest.raises(InvalidFilter):
         space.knn([1, 2, 3], filter={"floor": {"$near": 1}})
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match="has no vector"):
         space.delete("k", "none")
     assert edge.digest() == before
     assert space.get("none") is None
