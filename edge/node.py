@@ -362,7 +362,7 @@ class Edge:
         Opened, it is a replica of its own; its projections are rebuilt from its records. Raises InvalidValue,
         StorageError.
         """
-        from edge.storage.durable import path_of
+        from edge.storage.paths import path_of
         from edge.storage.store_copy import copy_store
 
         copy_store(self.path, path_of("a snapshot", path), self.log, self.cache.bodies)

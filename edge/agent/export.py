@@ -29,7 +29,8 @@ from edge.agent.names import escape, unescape
 from edge.agent.values import plain
 from edge.storage.appearing import appearing
 from edge.storage.bodies import ATTACHMENTS
-from edge.storage.durable import fsync_path, path_of, storage_error
+from edge.storage.durable import fsync_path, storage_error
+from edge.storage.paths import path_of
 from sync.errors import InvalidValue
 
 if TYPE_CHECKING:

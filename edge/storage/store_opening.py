@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edge.config import EdgeConfig, config_of
 from edge.ports import SystemClock, SystemRandom
 from edge.storage.delta_log import DeltaLog
-from edge.storage.durable import path_of
+from edge.storage.paths import path_of
 from edge.storage.store_lock import StoreLock, holding
 from edge.storage.store_making import (
     LOG_FILE,
