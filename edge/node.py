@@ -65,8 +65,7 @@ class Edge:
         self._lock = lock
         self._collections: dict[str, Collection] = {}
         self._batch: Open = ContextVar("batch", default=None)
-        if not log.read_only:
-            start_in_time(log, self.projections.start)
+        self._waiting = None if log.read_only else start_in_time(log, self.projections.start)
 
     @staticmethod
     def open(
@@ -118,6 +117,8 @@ class Edge:
             if "_shelf" in vars(self):
                 last.callback(self._shelf.close)
             last.callback(self.stop_sync)
+            if self._waiting is not None:
+                last.callback(self._waiting)
 
     def __enter__(self) -> Self:
         return self

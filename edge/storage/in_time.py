@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 WRITES = 50_000  # of this process
 
 
-def start_in_time(log: DeltaLog, start: Callable[[], None]) -> None:
-    """Call ``start`` once when so much has been written since now."""
+def start_in_time(log: DeltaLog, start: Callable[[], None]) -> Callable[[], None]:
+    """Call ``start`` once when so much has been written since now, unless what is returned was called before."""
     due = log.head_seq + WRITES
 
     def listen() -> None:
@@ -34,4 +34,9 @@ def start_in_time(log: DeltaLog, start: Callable[[], None]) -> None:
         with suppress(StorageError):  # the store was closed meanwhile
             start()
 
+    def forget() -> None:
+        if listen in log.listeners:
+            log.listeners.remove(listen)
+
     log.listeners.append(listen)
+    return forget
