@@ -65,10 +65,11 @@ class BodyLink:
             with closing(self._client()) as client:
                 if using is not None:
                     using(client)
-                cache.notes.note_place(client.place())
+                where = client.place()
+                cache.notes.note_place(where)
                 for one in cache.pending():
                     try:
-                        if self._upload(client, one):
+                        if self._upload(client, one, where):
                             bodies, size = bodies + 1, size + one.size
                     except SyncError:
                         raise
@@ -84,7 +85,8 @@ class BodyLink:
         """
         cache, parts = self._cache, parts_of(size)
         with closing(self._client()) as client, cache.room(size):
-            cache.notes.note_place(client.place())
+            where = client.place()
+            cache.notes.note_place(where)
             place = self._find(client, digest, parts)
             if place is None or len(place.held) < parts:
                 raise BodyNotHere(
@@ -107,12 +109,12 @@ class BodyLink:
                 )
             cache.bodies.arrived(digest)
             cache.notes.sent(digest, place.epoch, parts)
-            cache.notes.confirm(digest)
+            cache.notes.confirm(digest, where)
 
     # -- one body -----------------------------------------------------------------------------------------------------
 
-    def _upload(self, client: BodyClient, one: Held) -> bool:
-        """False if it is not here any more."""
+    def _upload(self, client: BodyClient, one: Held, where: bytes) -> bool:
+        """False if it is not here any more. ``where`` the cloud kept bodies when this began: it may move meanwhile."""
         cache, parts = self._cache, parts_of(one.size)
         with cache.bodies.using(one.digest):
             file = cache.bodies.open(one.digest)
@@ -123,7 +125,7 @@ class BodyLink:
                 note = cache.notes.of(one.digest)
                 whole = place is not None and len(place.held) == parts
                 if whole and note.confirmed and place is not None and place.epoch == note.epoch:
-                    cache.notes.confirm(one.digest)  # what it had elsewhere was moved
+                    cache.notes.confirm(one.digest, where)  # what it had elsewhere was moved
                     return True
                 epoch = place.epoch if whole and place is not None else self._ring.current
                 name = body_name(self._ring, epoch, self._fleet, one.digest)
@@ -135,7 +137,7 @@ class BodyLink:
                         continue
                     self._upload_part(client, place, file, number, parts)
                     cache.notes.sent(one.digest, epoch, number + 1)
-                cache.notes.confirm(one.digest)
+                cache.notes.confirm(one.digest, where)
         return True
 
     def _upload_part(self, client: BodyClient, place: _Place, file: BinaryIO, number: int, parts: int) -> None:

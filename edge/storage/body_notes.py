@@ -57,9 +57,9 @@ class BodyNotes:
         row = self._log.reader.one("SELECT confirmed, pinned, epoch, sent FROM bodies WHERE digest = ?", digest)
         return Note() if row is None else Note(row[0], bool(row[1]), row[2], row[3])
 
-    def confirm(self, digest: bytes) -> None:
-        """The cloud has all parts in its present place, and their content is known to be right."""
-        self._set(digest, "confirmed", self.place())
+    def confirm(self, digest: bytes, place: bytes) -> None:
+        """The cloud has all parts in that place, and their content is known to be right."""
+        self._set(digest, "confirmed", place)
 
     def pin(self, digest: bytes, pinned: bool) -> None:
         self._set(digest, "pinned", int(pinned))

@@ -119,7 +119,8 @@ class Cache:
         """The body stays on this device; if it is away, from when it is next read. Raises InvalidValue, NotFound (no
         attachment here has that digest), StorageError.
         """
-        self.notes.pin(self._named(digest), pinned=True)
+        with self._lock:  # none is being evicted
+            self.notes.pin(self._named(digest), pinned=True)
 
     def unpin(self, digest: str) -> None:
         """Raises InvalidValue, NotFound, StorageError."""
@@ -218,9 +219,9 @@ class Cache:
         if ATTACHMENTS not in self._log.schemas:
             return 0
         done = self.bodies.collect()
-        named = self.bodies.named()
-        for digest in self.notes.all():
-            if digest not in named:
+        with self._lock:  # nothing is pinned meanwhile
+            noted, named = self.notes.all(), self.bodies.named()
+            for digest in noted.keys() - named.keys():
                 self.notes.forget(digest)
         return done
 

@@ -4,6 +4,7 @@ quota asks for; and it comes back.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -230,3 +231,50 @@ def test_whatever_happens_there_is_a_copy_and_the_pinned_is_here(world: BodyWorl
             sync(edge)
     assert {one.id for one in attachments(both.edges["a"]).all()} == set(both.model)
     assert [edge.cache.status().unconfirmed.count for edge in both.edges.values()] == [0, 0]
+
+
+def test_a_cloud_that_moves_during_an_upload_is_not_taken_to_have_it(world: BodyWorld) -> None:
+    a = world.device("a")
+    attachments(a).add(PHOTO, id="photo")
+
+    def moved(name: str, data: bytes) -> bytes:
+        if name.endswith("/0001"):
+            (first,) = world.bucket.rglob("*/0000")
+            first.unlink()
+            world.move()
+            with suppress(BodyNotHere):  # another thread reads something, and learns of the new place
+                a._link.fetch_body(bytes(32), 1)
+        return data
+
+    world.objects.on_put = moved
+    sync(a)
+    world.objects.on_put = lambda _, data: data
+    assert len(list(world.bucket.rglob("*/000?"))) == 3, "it was looked for in the new place, and what lacked sent"
+    assert a.cache.evict(0).bodies == 1
+    assert attachments(a).read("photo") == PHOTO
+
+
+def test_what_is_pinned_while_something_is_evicted_stays(world: BodyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = world.device("a")
+    for name in "xyz":
+        attachments(a).add(name.encode() * 1_000, id=name)
+    sync(a)
+    done, remove = threading.Event(), a.cache.bodies.remove
+    stayed: list[bool] = []
+
+    def pin() -> None:
+        for name in "xyz":
+            attachments(a).pin(name)
+        done.set()
+
+    def during(digest: bytes) -> bool:
+        threading.Thread(target=pin).start()
+        stayed.append(done.wait(0.2))
+        return remove(digest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(a.cache.bodies, "remove", during)
+        assert a.cache.evict(a.cache.used_bytes() - 1).bodies == 1
+    assert stayed == [False], "a pin that has returned is never passed over"
+    assert done.wait(30)
+    assert a.cache.evict(0).bodies == 0
