@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     from sync.schema import FieldRule, VectorSpec
 
 
+_BODIES_S = 2.0  # for those who use a body that goes
+_AGAIN_MS, _AGAIN_MS_MAX = 1_000, 600_000  # until care tries again what could not be erased: it copies the log
+
+
 class Edge:
     """Build it with ``open``; close it, or use it as a context manager. Safe to use from several threads."""
 
@@ -57,11 +61,12 @@ class Edge:
         self.path = path
         self.config = config
         self.log = log
-        self.projections = _projections(path, config, log, self.carry_out_erasures)
+        self.projections = _projections(path, config, log, self._attend_erasures)
         self._clock = clock
         self._random = random
         self._live: LiveLink | None = None
         self._syncing = 0
+        self._erase_at_ms, self._erase_pause_ms = 0, _AGAIN_MS
         self._lock = lock
         self._collections: dict[str, Collection] = {}
         self._batch: Open = ContextVar("batch", default=None)
@@ -235,10 +240,13 @@ class Edge:
     def _purge(self, erasure: str, collections: Sequence[str]) -> None:
         from edge.storage.erasures import purge, vacuum
 
-        self.cache.collect()
+        whole = self.cache.bodies.collected(_BODIES_S)
+        self.cache.collect()  # their notes, too
         purge(self.log, erasure)
         self.projections.renew(collections)
         vacuum(self.log)
+        if not whole:
+            raise StorageError("bytes of attachments are being read, sent or fetched", hint="it is tried again")
 
     def carry_out_erasures(self) -> None:
         """Rid this store of what was erased elsewhere, or here and was interrupted: ``sync`` and the background work do
@@ -248,6 +256,14 @@ class Edge:
             from edge.agent.erase import carry_out_pending
 
             carry_out_pending(self._shelf, self._purge)
+
+    def _attend_erasures(self) -> None:
+        now = self._clock.monotonic_ms()
+        if now >= self._erase_at_ms and pending(self.log):
+            self._erase_at_ms = now + self._erase_pause_ms
+            self._erase_pause_ms = min(2 * self._erase_pause_ms, _AGAIN_MS_MAX)
+            self.carry_out_erasures()
+            self._erase_at_ms, self._erase_pause_ms = 0, _AGAIN_MS
 
     # -- the fleet ----------------------------------------------------------------------------------------------------
 

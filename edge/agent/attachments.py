@@ -177,12 +177,15 @@ class Attachments:
         from the cloud. Raises NotFound, BodyNotHere (why, and what to do), CorruptStore, QuotaExceeded, StorageError,
         DataError (the cloud sent something else; nothing of it is kept).
         """
-        fields = self._held(attachment)
+        fields, cache = self._held(attachment), self._shelf.cache
         try:
-            return self._shelf.cache.body(bytes.fromhex(fields["digest"]), fields["size"])
+            file = cache.body(bytes.fromhex(fields["digest"]), fields["size"])
         except BodyNotHere as error:
             where = f"{attachment!r:.100}, added by {fields['added_by']}, is not on this device"
             raise BodyNotHere(f"{where}: {error.message}", hint=error.hint) from error
+        if not self._shelf.log.read_only and self._records.get(self._key(attachment)) is None:
+            cache.collect()  # deleted while it was fetched
+        return file
 
     def read(self, attachment: str) -> bytes:
         """All bytes of its body. Raises as ``open``."""

@@ -18,7 +18,7 @@ from edge.agent.shelf import CHECKPOINTS, SNAPSHOTS
 from edge.storage import erasures
 from edge.storage.erasures import ERASURES
 from edge.storage.transaction import Write
-from sync.errors import NotFound, StorageError
+from sync.errors import FutureStamp, NotFound, StorageError
 from sync.operations import Kind
 from sync.schema import declare
 from sync.stamps import device_of
@@ -91,9 +91,15 @@ def lift(shelf: Shelf, agent: str, namespace: str | None) -> None:
 
 def carry_out_pending(shelf: Shelf, purge: Purge) -> None:
     """What was erased, here or elsewhere, and is not gone from this store. Raises StorageError."""
+    failure: StorageError | None = None
     with shelf.lock(ERASURES):
         for key in erasures.pending(shelf.log):
-            carry_out(shelf, key, purge)
+            try:
+                carry_out(shelf, key, purge)
+            except StorageError as error:  # of this one: the others go on
+                failure = error
+    if failure is not None:
+        raise failure
 
 
 def carry_out(shelf: Shelf, erasure: str, purge: Purge) -> dict[str, int]:
@@ -101,9 +107,12 @@ def carry_out(shelf: Shelf, erasure: str, purge: Purge) -> dict[str, int]:
     log = shelf.log
     deleted: dict[str, int] = {}
     for _ in range(_ROUNDS_MAX):
-        for name, keys in _delete_living(shelf, erasure).items():
+        found, ahead = _delete_living(shelf, erasure)
+        for name, keys in found.items():
             deleted[name] = deleted.get(name, 0) + len(keys)
         purge(erasure, erasures.concerned(log))
+        if ahead is not None:
+            raise StorageError(f"not all of it can be deleted yet: {ahead.message}", hint="it is tried again")
         if not erasures.living(log, erasure):
             erasures.note_done(log, erasure)
             return deleted
@@ -124,16 +133,27 @@ def _scope(agent: str, namespace: str | None) -> str:
     return erasures.scope_of(escape("an agent", agent), name)
 
 
-def _delete_living(shelf: Shelf, erasure: str) -> dict[str, list[str]]:
+def _delete_living(shelf: Shelf, erasure: str) -> tuple[dict[str, list[str]], FutureStamp | None]:
+    """And why one could not be deleted: it was written by a clock that is ahead."""
     scope = erasures.scope_in(erasure)
     shelf.recalls.drop(lambda key: scope in erasures.scopes_of(RECALLS, key))
     shelf.large.forget_all()
     writes = _snapshot_writes(shelf, scope)
     found = erasures.living(shelf.log, erasure)
     writes += [Write(Kind.DELETE, name, key, upsert=True) for name, keys in found.items() for key in keys]
+    ahead: FutureStamp | None = None
     for at in range(0, len(writes), _STEP):
-        shelf.submit(writes[at : at + _STEP])
-    return found
+        try:
+            shelf.submit(writes[at : at + _STEP])
+        except FutureStamp:  # of a single one; what keeps that one back keeps back no other
+            for write in writes[at : at + _STEP]:
+                try:
+                    shelf.submit((write,))
+                except FutureStamp as error:
+                    ahead = error
+                    if write.key in found.get(write.collection, ()):
+                        found[write.collection].remove(write.key)
+    return found, ahead
 
 
 def _snapshot_writes(shelf: Shelf, scope: str) -> list[Write]:

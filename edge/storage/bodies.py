@@ -63,6 +63,7 @@ class Bodies:
         self._log = log
         self._clock = clock
         self._lock = threading.RLock()
+        self._ended = threading.Condition(self._lock)
         self._removing = threading.RLock()  # taken before the other
         self._in_use: Counter[bytes] = Counter()
         self._doomed: set[bytes] = set()
@@ -85,8 +86,10 @@ class Bodies:
                 self._name(part, digest)
                 yield Kept(digest, size)
         finally:
-            self._writing.discard(part)
             _remove(part)
+            with self._lock:
+                self._writing.discard(part)
+                self._ended.notify_all()
 
     def partial(self, digest: bytes) -> BinaryIO:
         """The file in which a body arrives, to read and append; what is in it stays over an interruption."""
@@ -204,14 +207,24 @@ class Bodies:
             here, named = self.all(), self.named()
             loose = [one.digest for one in here if one.digest not in named]
             gone = [digest for digest in loose if digest not in self._in_use]
-            self._doomed = {digest for digest in loose if digest in self._in_use}
+            self._doomed = {digest for digest in self._in_use if digest not in named}  # some are still on their way
             kept = {one.digest.hex() for one in here}
             awaited = ({digest.hex() for digest in named} - kept) | {digest.hex() for digest in self._in_use}
             left = [path for path in _listed(self.root / _INCOMING) if path.name not in awaited]
             with self._disk_errors():
                 for path in [*map(self.path, gone), *(path for path in left if path not in self._writing)]:
                     _remove(path)
+            self._ended.notify_all()
             return len(gone)
+
+    def collected(self, wait_s: float) -> bool:
+        """``collect``, and whether nothing that it would remove is left: what is being read in, fetched, uploaded or
+        read has its time to end. Raises StorageError.
+        """
+        self.collect()
+        with self._lock:
+            drafts = {*self._writing}
+            return self._ended.wait_for(lambda: not self._doomed and drafts.isdisjoint(self._writing), wait_s)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -20,12 +20,13 @@ import msgpack
 
 from edge.storage.log_schema import translate
 from sync.errors import Erased, StoreLocked
-from sync.images import image_values
-from sync.operations import Kind, Operation
+from sync.images import fold, image_values, is_alive
+from sync.operations import Kind, Operation, Shape
 from sync.records import Record
 
 if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
+    from edge.storage.group_commit import Job
     from edge.storage.transaction import Write
 
 ERASURES = "_erasures"
@@ -37,9 +38,11 @@ _WITH_NAMESPACES = frozenset({"_recalls"})
 _EMPTY = msgpack.packb({})
 _CHUNK = 1_000
 _SAYING = (
-    "SELECT o.seq, c.name, o.key FROM operations o JOIN collections c ON c.id = o.collection "
+    "SELECT o.seq, o.ts, c.id, c.name, o.key FROM operations o JOIN collections c ON c.id = o.collection "
     "WHERE o.fields <> X'80' AND (? IS NULL OR o.ts <= ?)"
 )
+_IMAGE = "SELECT image FROM records WHERE collection = ? AND key = ?"
+_SET_IMAGE = "UPDATE records SET image = ?, living = ? WHERE collection = ? AND key = ?"
 _SAY_NOTHING = "UPDATE operations SET kind = ?, rules = '', fields = ? WHERE seq = ?"
 
 Covers = Callable[[str, str], bool]
@@ -98,6 +101,18 @@ class Erasures:
                     f"what {key!r:.100} of {collection!r} belongs to was erased, and is shut",
                     hint="another name, or edge.agent(name).lift_erasure()",
                 )
+
+    def admitted(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those that may be committed; the others have their error."""
+        out = []
+        for job in jobs:
+            try:
+                self.check(job.writes)
+            except Erased as error:
+                job.error = error
+            else:
+                out.append(job)
+        return out
 
     def sorted(self, operations: Sequence[Operation]) -> tuple[Sequence[Operation], dict[tuple[str, str], int]]:
         """What may be merged of what comes from elsewhere; and the places (collection, key) of what may not, with the
@@ -176,21 +191,43 @@ def purge(log: DeltaLog, erasure: str) -> int:
         log.fold()
         try:
             with log.transact() as db:
-                return _rewrite(db, log, erasure)
+                count, images = _rewrite(db, log, erasure)
         except apsw.Error as error:
             raise translate(error, log.path) from error
+        if images:
+            log.settle_again(log.clock.last)
+        return count
 
 
-def _rewrite(db: apsw.Connection, log: DeltaLog, erasure: str) -> int:
+def _rewrite(db: apsw.Connection, log: DeltaLog, erasure: str) -> tuple[int, int]:
+    """How many operations and images changed."""
     names = frozenset(concerned(log))
     scope, until = scope_in(erasure), log.erasures.until[erasure]
     rows: list[Any] = db.execute(_SAYING, (until, until)).fetchall()
-    found = [seq for seq, name, key in rows if name in names and scope in scopes_of(name, key)]
-    db.executemany(_SAY_NOTHING, [(int(Kind.DELETE), _EMPTY, seq) for seq in found])
+    found = [row for row in rows if row[3] in names and scope in scopes_of(row[3], row[4])]
+    db.executemany(_SAY_NOTHING, [(int(Kind.DELETE), _EMPTY, row[0]) for row in found])
+    images = 0 if until is None else _delete_older(db, log, found)
     letters: list[Any] = db.execute("SELECT replica, seq, collection, key FROM dead_letters").fetchall()
     gone = [(replica, seq) for replica, seq, name, key in letters if scope in scopes_of(name, key)]
     db.executemany("DELETE FROM dead_letters WHERE replica = ? AND seq = ?", gone)
-    return len(found)
+    return len(found), images
+
+
+def _delete_older(db: apsw.Connection, log: DeltaLog, rows: Sequence[Any]) -> int:
+    """What was written to since it was lifted lives, with what was written since: so it is for everybody who merges the
+    operations as they are now. Returns how many images changed.
+    """
+    position = log.position
+    for seq, ts, number, name, key in rows:
+        image = db.execute(_IMAGE, (number, key)).get
+        if image is None:
+            continue
+        merged = fold(image, Operation(log.replica, seq, ts, 0, Shape(Kind.DELETE, name), key, ()))
+        if merged != image:
+            position += 1
+            db.execute("INSERT INTO marks VALUES (?, ?, ?)", (position, number, key))
+            db.execute(_SET_IMAGE, (merged, int(is_alive(merged)), number, key))
+    return position - log.position
 
 
 def vacuum(log: DeltaLog) -> None:

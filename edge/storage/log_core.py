@@ -134,13 +134,11 @@ class LogCore:
         """Make these writes durable, all or nothing, sharing the commit with whoever writes at the same time.
         Returns the seq of the last of them; they have consecutive ones.
 
-        Raises UnknownCollection, NotFound, StaleWrite, TooLarge, InvalidValue, SchemaMismatch or StorageError.
+        Raises UnknownCollection, NotFound, StaleWrite, TooLarge, InvalidValue, SchemaMismatch, Erased or StorageError.
         """
         if not writes:
             return self.head_seq
         schemas = self.schemas
-        if self.erasures.at:
-            self.erasures.check(writes)
         for write in writes:
             if write[1] not in schemas and write[1] != COLLECTIONS:
                 raise UnknownCollection(
@@ -165,7 +163,7 @@ class LogCore:
             writer, ref = self.writer, put[0]
             with writer.lock:
                 writer.check_open()
-                as_checked = self._plain_schemas.get(collection) is schema
+                as_checked = self._plain_schemas.get(collection) is schema and not self.erasures.at
                 if self._settled and as_checked and ref not in writer.overlay and writer.has_room():
                     seq, position, ts = self.head_seq + 1, self.position + 1, self.clock.now()
                     row, image = plain_put(seq, position, ts, self.cursor, put, self.replica)
@@ -185,8 +183,12 @@ class LogCore:
 
     def _commit_all(self, jobs: Sequence[Job]) -> None:
         """One transaction for all these jobs; a job whose writes cannot be composed fails by itself."""
-        puts = [put for job in jobs if len(job.writes) == 1 and (put := job.writes[0][6]) is not None]
         with self.writer.lock:
+            if self.erasures.at:  # here, where none can be learned of between this and the commit
+                jobs = self.erasures.admitted(jobs)
+                if not jobs:
+                    return
+            puts = [put for job in jobs if len(job.writes) == 1 and (put := job.writes[0][6]) is not None]
             if len(puts) < len(jobs) or not self._commit_puts(jobs, puts):
                 as_new = self._expect_new and {write[0] for job in jobs for write in job.writes} == {_PUT}
                 if not (as_new and self._commit_as_new(jobs)):

@@ -252,18 +252,20 @@ class Projections:
             care.now()
 
     def attend(self) -> None:
-        """One round of care."""
-        self._besides()
-        tables = self._tables
-        if tables is not None:
-            idle = self._log.position == self._tidied
-            tables.flush()
-            while tables.maintain():
-                pass
-            self._attend_indexes(tables)
-            if idle:
-                tables.rest()
-        self.tidy()
+        """One round of care. What is to be done besides may fail: it holds up nothing else."""
+        try:
+            self._besides()
+        finally:
+            tables = self._tables
+            if tables is not None:
+                idle = self._log.position == self._tidied
+                tables.flush()
+                while tables.maintain():
+                    pass
+                self._attend_indexes(tables)
+                if idle:
+                    tables.rest()
+            self.tidy()
 
     def tidy(self) -> None:
         """Bring the matrices up to the log where they would keep it from being trimmed, trim it, and give the space
@@ -305,9 +307,7 @@ class Projections:
         )
 
     def trim(self, least: int = 1) -> int:
-        """Drop what neither the cloud nor a projection needs of the log, if the two have got on by ``least`` rows since
-        it was last done. Returns how many rows went.
-        """
+        """Drop what nobody needs of the log, if that is ``least`` rows more than the last time. Returns how many."""
         position = self.position()
         reached = self._log.acked_seq + position
         if 0 <= reached - self._trimmed < least:

@@ -28,7 +28,7 @@ MUTANTS = [
     Mutant(
         "erased-in-the-log-alone",
         _ERASURES,
-        "    db.executemany(_SAY_NOTHING, [(int(Kind.DELETE), _EMPTY, seq) for seq in found])\n",
+        "    db.executemany(_SAY_NOTHING, [(int(Kind.DELETE), _EMPTY, row[0]) for row in found])\n",
         "",
         "the log keeps every text, and an unsent one is sent",
         "tests/edge/agent/test_erase.py::test_what_was_never_sent_says_nothing_when_it_is",
