@@ -221,8 +221,9 @@ class Cache:
         done = self.bodies.collect()
         with self._lock:  # nothing is pinned meanwhile
             noted, named = self.notes.all(), self.bodies.named()
-            for digest in noted.keys() - named.keys():
-                self.notes.forget(digest)
+            for digest in noted:
+                if digest not in named:
+                    self.notes.forget(digest)
         return done
 
     def settle(self) -> None:
