@@ -5,7 +5,7 @@
     GET  /v1/bodies/{name}/{number}  → the sealed part, as application/octet-stream
 
 What always holds: of a device's request no more is held than one part; the object store is asked on threads of its
-own, so a slow one holds up no sync.
+own, and no more than ``UNDER_WAY_MAX`` requests wait for it, so a slow one holds up no sync.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from cloud.ports import Caller
 from cloud.server.requests import SERVER, respond
 from cloud.storage.bodies import Bodies
 from sync.bodies import PART_SEALED_BYTES_MAX
-from sync.errors import Malformed, Refused
+from sync.errors import Malformed, Refused, Unreachable
 from sync.limits import BODY_NAMES_MAX
 from sync.messages import BodiesFound, BodyKept, FindBodies, decode
 
 BODIES_PATH = "/v1/bodies"
 PART_ROUTE = BODIES_PATH + "/{name:[0-9a-f]{64}}/{number:0|[1-9][0-9]{0,3}}"
 WORKERS = 8
+UNDER_WAY_MAX = 256  # half of all requests that the server takes
 _FIND_BYTES_MAX = 64 * BODY_NAMES_MAX
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class BodyRoutes:
         self._bodies = bodies
         self._signed = signed
         self._workers = ThreadPoolExecutor(WORKERS, "bodies")
+        self._under_way = 0
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_post(BODIES_PATH, self._find)
@@ -83,7 +85,13 @@ class BodyRoutes:
         return self._bodies
 
     async def _do(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+        if self._under_way >= UNDER_WAY_MAX:
+            raise Unreachable("too many parts of attachments are under way", hint="try again in a moment")
+        self._under_way += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+        finally:
+            self._under_way -= 1
 
 
 def _place(request: web.Request) -> tuple[bytes, int, str]:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 DIGEST_HEX = 64
 _KINDS = {"bodies": "bodies", "lance": "tables", "exact": "vectors", "keys": "keys"}
-_FETCHES = 16  # at the same time, at most
+_FETCHES = 16  # bodies that are waited for at the same time, at most
+_ASKING = 4  # of them, whose parts are asked for: the cloud takes 8 requests of a device, and syncing is some of them
 _log = logging.getLogger("agentdb.edge")
 
 
@@ -93,6 +94,7 @@ class Cache:
         self._lock = threading.RLock()
         self._reserved = 0
         self._fetching = [threading.Lock() for _ in range(_FETCHES)]
+        self._asking = threading.BoundedSemaphore(_ASKING)
 
     # -- what users ask -----------------------------------------------------------------------------------------------
 
@@ -176,29 +178,40 @@ class Cache:
         """The body, checked; fetched if it is not here. One that is damaged is fetched anew, if the cloud has it.
         Raises BodyNotHere, CorruptStore, QuotaExceeded, StorageError, DataError (the cloud has sent other bytes).
         """
-        with self.bodies.using(digest), self._fetching[digest[0] % _FETCHES]:
-            try:
-                file = self.bodies.open(digest, reading=True)
-            except CorruptStore as error:
-                if self._log.read_only:
-                    raise
-                _log.warning("attachments: %s; fetching it again", error)
-                try:
-                    self._link().fetch_body(digest, size)
-                except BodyNotHere:
-                    raise error from None
-                file = self.bodies.open(digest, reading=True)
-            if file is None and self._log.read_only:
-                raise BodyNotHere(
-                    "this process only reads the store, and fetches nothing",
-                    hint="whoever has the store open for writing can read it, and then it is here",
-                )
+        with self.bodies.using(digest):
+            file, _ = self._opened(digest)
             if file is None:
-                self._link().fetch_body(digest, size)
-                file = self.bodies.open(digest, reading=True)
-            if file is None:
-                raise BodyNotHere("the attachment's bytes have just been deleted", hint="read it again")
+                with self._fetching[digest[0] % _FETCHES], self._asking:
+                    file, damage = self._opened(digest)  # another has waited for the same
+                    if file is None:
+                        self._fetch(digest, size, damage)
+                        file = self.bodies.open(digest, reading=True)
+        if file is None:
+            raise BodyNotHere("the attachment's bytes have just been deleted", hint="read it again")
         return file
+
+    def _opened(self, digest: bytes) -> tuple[BinaryIO | None, CorruptStore | None]:
+        try:
+            return self.bodies.open(digest, reading=True), None
+        except CorruptStore as error:
+            if self._log.read_only:
+                raise
+            return None, error
+
+    def _fetch(self, digest: bytes, size: int, damage: CorruptStore | None) -> None:
+        if self._log.read_only:
+            raise BodyNotHere(
+                "this process only reads the store, and fetches nothing",
+                hint="whoever has the store open for writing can read it, and then it is here",
+            )
+        if damage is not None:
+            _log.warning("attachments: %s; fetching it again", damage)
+        try:
+            self._link().fetch_body(digest, size)
+        except BodyNotHere:
+            if damage is not None:
+                raise damage from None
+            raise
 
     def pending(self) -> list[Held]:
         """Bodies here that a record names and that are not known to be where the cloud keeps them now."""

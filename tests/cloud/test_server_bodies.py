@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cloud.server import app, bodies
 from cloud.storage.archive.names import Names
 from cloud.storage.bodies import Bodies
 from cloud.storage.objects import open_objects
@@ -155,3 +158,37 @@ def test_a_control_plane_without_an_object_store_says_so(tmp_path: Path) -> None
     with door.server:
         assert code(door.ask("PUT", door.path(), door.part())) == (403, "refused")
     door.world.store.close()
+
+
+def test_an_object_store_that_hangs_holds_up_no_sync(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "REQUESTS_MAX", 12)
+    monkeypatch.setattr(bodies, "UNDER_WAY_MAX", 6)
+    going, answers = threading.Event(), []
+
+    def hang(*_: object) -> bytes:
+        going.wait(20)
+        return b""
+
+    monkeypatch.setattr(Bodies, "get", hang)
+    keys = [door.key, door.world.joined(), door.world.joined()]
+
+    def get(key: DeviceKey, nonce: int) -> None:
+        headers = sign_request(key, nonce, "GET", door.path(), b"")
+        answers.append(door.send("GET", door.path(), b"", headers)[0])
+
+    threads = [threading.Thread(target=get, args=(key, 10 + at)) for key in keys[:2] for at in range(6)]
+    for one in threads:
+        one.start()
+    try:
+        for _ in range(500):
+            if len(answers) == 6:
+                break
+            time.sleep(0.01)
+        assert answers == [503] * 6, "what is too much is told so at once"
+        reply = door.server.post(keys[2], 1, hello(door.fleet, keys[2].device_id))
+        assert reply.status == 200
+    finally:
+        going.set()
+        for one in threads:
+            one.join()
+    assert sorted(answers) == [200] * 6 + [503] * 6

@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -278,3 +279,50 @@ def test_what_is_pinned_while_something_is_evicted_stays(world: BodyWorld, monke
     assert stayed == [False], "a pin that has returned is never passed over"
     assert done.wait(30)
     assert a.cache.evict(0).bodies == 0
+
+
+def test_many_are_read_at_once_beside_a_sync(world: BodyWorld) -> None:
+    a = world.device("a")
+    for number in range(12):
+        attachments(a).add(bytes([number]) * 1_000, id=str(number))
+    sync(a)
+    assert a.cache.evict(0).bodies == 12
+    begun = threading.Event()
+
+    def slow(_: str, data: bytes) -> bytes:
+        begun.set()
+        time.sleep(0.2)
+        return data
+
+    world.objects.on_get = slow
+    with ThreadPoolExecutor(12) as readers:
+        reads = [readers.submit(attachments(a).read, str(number)) for number in range(12)]
+        assert begun.wait(30)
+        a.collection("notes").put("n", {"body": "meanwhile"})
+        a.sync(timeout_s=0.5)  # too short for a second attempt
+        assert [read.result() for read in reads] == [bytes([number]) * 1_000 for number in range(12)]
+
+
+def test_what_is_here_is_read_while_others_are_fetched(world: BodyWorld) -> None:
+    a = world.device("a")
+    for number in range(40):  # so many that they wait for each other
+        attachments(a).add(bytes([number]), id=str(number))
+    sync(a)
+    body_file(a, bytes([0])).unlink()
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(_: str, data: bytes) -> bytes:
+        begun.set()
+        assert go.wait(30)
+        return data
+
+    world.objects.on_get = slow
+    with ThreadPoolExecutor(2) as readers:
+        fetched = readers.submit(attachments(a).read, "0")
+        assert begun.wait(30)
+        here = readers.submit(lambda: [attachments(a).read(str(number)) for number in range(1, 40)])
+        try:
+            assert here.result(20) == [bytes([number]) for number in range(1, 40)]
+        finally:
+            go.set()
+        assert fetched.result() == bytes([0])
