@@ -93,6 +93,7 @@ class Cache:
         self._link = link
         self._lock = threading.RLock()
         self._reserved = 0
+        self._collected = False  # what a process that was killed has left
         self._fetching = [threading.Lock() for _ in range(_FETCHES)]
         self._asking = threading.BoundedSemaphore(_ASKING)
 
@@ -150,6 +151,8 @@ class Cache:
     def keeping(self, source: bytes | os.PathLike[str]) -> Iterator[Kept]:
         """``Bodies.keeping``, with room for it. Raises QuotaExceeded, ReadOnly, and as that does."""
         self._log.check_writable()
+        if not self._collected:
+            self.collect()
         try:
             with self.room(_size_of(source)), self.bodies.keeping(source) as kept:
                 yield kept
@@ -231,7 +234,7 @@ class Cache:
         self._log.check_writable()
         if ATTACHMENTS not in self._log.schemas:
             return 0
-        done = self.bodies.collect()
+        done, self._collected = self.bodies.collect(), True
         with self._lock:  # nothing is pinned meanwhile
             noted, named = self.notes.all(), self.bodies.named()
             for digest in noted:

@@ -163,7 +163,9 @@ class LogCore:
             writer, ref = self.writer, put[0]
             with writer.lock:
                 writer.check_open()
-                as_checked = self._plain_schemas.get(collection) is schema and not self.erasures.at
+                if self.erasures.at:
+                    self.erasures.check(writes)
+                as_checked = self._plain_schemas.get(collection) is schema
                 if self._settled and as_checked and ref not in writer.overlay and writer.has_room():
                     seq, position, ts = self.head_seq + 1, self.position + 1, self.clock.now()
                     row, image = plain_put(seq, position, ts, self.cursor, put, self.replica)
@@ -184,10 +186,9 @@ class LogCore:
     def _commit_all(self, jobs: Sequence[Job]) -> None:
         """One transaction for all these jobs; a job whose writes cannot be composed fails by itself."""
         with self.writer.lock:
-            if self.erasures.at:  # here, where none can be learned of between this and the commit
-                jobs = self.erasures.admitted(jobs)
-                if not jobs:
-                    return
+            # Here, where no erasure can be learned of between this and the commit.
+            if not (jobs := self.erasures.admitted(jobs) if self.erasures.at else jobs):
+                return
             puts = [put for job in jobs if len(job.writes) == 1 and (put := job.writes[0][6]) is not None]
             if len(puts) < len(jobs) or not self._commit_puts(jobs, puts):
                 as_new = self._expect_new and {write[0] for job in jobs for write in job.writes} == {_PUT}

@@ -358,3 +358,13 @@ def test_a_process_that_only_reads_writes_nothing(edge: Edge, photos: Attachment
                 refused()
         assert reader.cache.status().bodies.count == 1
     assert {path: path.stat().st_mtime_ns for path in (Path(edge.path) / "bodies").rglob("*")} == before
+
+
+def test_what_a_killed_process_left_goes_with_the_first_add(edge: Edge, tmp_path: Path) -> None:
+    photos = edge.agent("guide").attachments("photos")
+    left = tmp_path / "store" / "bodies" / "incoming" / "4711-0"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half of it")
+    photos.add(b"whole", id="it")
+    assert not left.exists()
+    assert photos.read("it") == b"whole"
