@@ -48,8 +48,7 @@ if TYPE_CHECKING:
     from sync.schema import FieldRule, VectorSpec
 
 
-_BODIES_S = 2.0  # for those who use a body that goes
-_AGAIN_MS, _AGAIN_MS_MAX = 1_000, 600_000  # until care tries again what could not be erased: it copies the log
+_BODIES_S, _AGAIN_MS, _AGAIN_MS_MAX = 2.0, 1_000, 600_000  # waits of an erasure; trying it again copies the log
 
 
 class Edge:
@@ -65,8 +64,8 @@ class Edge:
         self._clock = clock
         self._random = random
         self._live: LiveLink | None = None
-        self._syncing = 0
-        self._erase_at_ms, self._erase_pause_ms = 0, _AGAIN_MS
+        self._syncing = self._erase_at_ms = 0
+        self._erase_pause_ms = _AGAIN_MS
         self._lock = lock
         self._collections: dict[str, Collection] = {}
         self._batch: Open = ContextVar("batch", default=None)
@@ -240,8 +239,7 @@ class Edge:
     def _purge(self, erasure: str, collections: Sequence[str]) -> None:
         from edge.storage.erasures import purge, vacuum
 
-        whole = self.cache.bodies.collected(_BODIES_S)
-        self.cache.collect()  # their notes, too
+        whole = self.cache.collected(_BODIES_S)
         purge(self.log, erasure)
         self.projections.renew(collections)
         vacuum(self.log)
@@ -291,7 +289,8 @@ class Edge:
     ) -> Progress:
         """Push and pull until this device and the cloud have everything of each other. Blocks; reads and writes of
         other threads go on. ``timeout_s`` is more than 0; None waits for as long as it takes. Raises InvalidValue,
-        NotFound (no fleet joined), Refused, Unauthenticated, or after ``timeout_s`` the last error.
+        NotFound (no fleet joined), Refused, Unauthenticated, after ``timeout_s`` the last error, or StorageError
+        (all is synced, and an erasure cannot be carried out yet: ``erasures``).
         """
         from edge.link.timeouts import milliseconds
 
@@ -305,8 +304,9 @@ class Edge:
             done = self._link.sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
         finally:
             self._syncing -= 1
-        self.carry_out_erasures()
-        self.projections.tidy()
+        with ExitStack() as last:
+            last.callback(self.projections.tidy)
+            self.carry_out_erasures()
         return done
 
     def start_sync(self, *, url: str | None = None, on_progress: Callable[[Progress], None] | None = None) -> None:

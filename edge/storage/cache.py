@@ -242,6 +242,12 @@ class Cache:
                     self.notes.forget(digest)
         return done
 
+    def collected(self, wait_s: float) -> bool:
+        """``collect``, and as ``Bodies.collected``."""
+        whole = self.bodies.collected(wait_s)
+        self.collect()  # their notes, too
+        return whole
+
     def settle(self) -> None:
         """After a sync: what is not named goes, and what the quota asks for. A failure of the disk is noted."""
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge import Edge, Erased
+from edge import Edge, Erased, StorageError
 from tests.cloud.test_cli import ok, served
 from tests.edge.agent.test_erase import CANARY, fill, holding
 
@@ -99,3 +99,27 @@ def test_the_background_link_carries_it_out(pair: Pair) -> None:
         sleep(0.05)
     assert [one.here for one in pair.b.erasures()] == [True]
     assert holding(Path(pair.b.path)) == []
+
+
+def test_a_sync_tidies_up_although_an_erasure_cannot_be_carried_out_yet(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(*_: object) -> None:
+        raise StorageError("a reader keeps the log")
+
+    pair.b.agent("guide").memory().add(CANARY)
+    pair.b.agent("cook").memory().add("harmless")
+    pair.sync("b", "a")
+    pair.a.agent("guide").erase()
+    pair.sync("a")
+    for number in range(1_200):
+        pair.b.collection("notes").put(str(number), {"body": "trimmed"})
+    with monkeypatch.context() as patched:
+        patched.setattr(pair.b, "_purge", held)
+        with pytest.raises(StorageError, match="keeps the log"):
+            pair.sync("b")
+    assert pair.b.log.acked_seq >= 1_200
+    rows = pair.b.log.reader.one("SELECT count(*) FROM operations WHERE seq <= ?", pair.b.log.acked_seq)
+    assert rows == 0, "the log is trimmed"
+    pair.sync("b")
+    assert [one.here for one in pair.b.erasures()] == [True]
