@@ -28,6 +28,7 @@ from edge.storage.delta_log import DeltaLog
 from edge.storage.erasures import pending
 from edge.storage.in_time import start_in_time
 from edge.storage.projections import Projections
+from edge.storage.seldomer import Seldomer
 from edge.storage.store_opening import open_to_read, open_to_write
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, StorageError, UnknownCollection
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
     from sync.schema import FieldRule, VectorSpec
 
 
-_BODIES_S, _AGAIN_MS, _AGAIN_MS_MAX = 2.0, 1_000, 600_000  # waits of an erasure; trying it again copies the log
-
-
 class Edge:
     """Build it with ``open``; close it, or use it as a context manager. Safe to use from several threads."""
 
@@ -60,12 +58,11 @@ class Edge:
         self.path = path
         self.config = config
         self.log = log
-        self.projections = _projections(path, config, log, self._attend_erasures)
+        self.projections = _projections(path, config, log, Seldomer(self.carry_out_erasures, clock))
         self._clock = clock
         self._random = random
         self._live: LiveLink | None = None
-        self._syncing = self._erase_at_ms = 0
-        self._erase_pause_ms = _AGAIN_MS
+        self._syncing = 0
         self._lock = lock
         self._collections: dict[str, Collection] = {}
         self._batch: Open = ContextVar("batch", default=None)
@@ -239,7 +236,7 @@ class Edge:
     def _purge(self, erasure: str, collections: Sequence[str]) -> None:
         from edge.storage.erasures import purge, vacuum
 
-        whole = self.cache.collected(_BODIES_S)
+        whole = self.cache.collected()
         purge(self.log, erasure)
         self.projections.renew(collections)
         vacuum(self.log)
@@ -254,14 +251,6 @@ class Edge:
             from edge.agent.erase import carry_out_pending
 
             carry_out_pending(self._shelf, self._purge)
-
-    def _attend_erasures(self) -> None:
-        now = self._clock.monotonic_ms()
-        if now >= self._erase_at_ms and pending(self.log):
-            self._erase_at_ms = now + self._erase_pause_ms
-            self._erase_pause_ms = min(2 * self._erase_pause_ms, _AGAIN_MS_MAX)
-            self.carry_out_erasures()
-            self._erase_at_ms, self._erase_pause_ms = 0, _AGAIN_MS
 
     # -- the fleet ----------------------------------------------------------------------------------------------------
 

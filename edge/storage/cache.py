@@ -32,6 +32,7 @@ DIGEST_HEX = 64
 _KINDS = {"bodies": "bodies", "lance": "tables", "exact": "vectors", "keys": "keys"}
 _FETCHES = 16  # bodies that are waited for at the same time, at most
 _ASKING = 4  # of them, whose parts are asked for: the cloud takes 8 requests of a device, and syncing is some of them
+_USES_S = 2.0
 _log = logging.getLogger("agentdb.edge")
 
 
@@ -242,9 +243,9 @@ class Cache:
                     self.notes.forget(digest)
         return done
 
-    def collected(self, wait_s: float) -> bool:
-        """``collect``, and as ``Bodies.collected``."""
-        whole = self.bodies.collected(wait_s)
+    def collected(self) -> bool:
+        """``collect``, and whether nothing is left: who uses a body has two seconds to end. Raises StorageError."""
+        whole = self.bodies.collected(_USES_S)
         self.collect()  # their notes, too
         return whole
 

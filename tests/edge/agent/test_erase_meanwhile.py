@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge import Edge, Erased, NotFound, StorageError
-from edge import node as node_module
+from edge.storage import cache, seldomer
 from tests.edge.agent.test_erase import CANARY, holding
 from tests.edge.stores import TickingClock
 
@@ -144,7 +146,7 @@ def test_a_body_that_is_being_fetched_goes_too(edge: Edge, monkeypatch: pytest.M
     reader.start()
     assert begun.wait(30)
     if ends == "late":
-        monkeypatch.setattr(node_module, "_BODIES_S", 0.05)
+        monkeypatch.setattr(cache, "_USES_S", 0.05)
         with pytest.raises(StorageError, match="read, sent or fetched"):
             edge.agent("guide").erase()
         assert [one.here for one in edge.erasures()] == [False]
@@ -208,3 +210,22 @@ def test_care_goes_on_while_an_erasure_cannot_be_carried_out(edge: Edge, monkeyp
     for _ in range(20):
         edge.projections.attend()
     assert len(tries) == before, "and it does not copy the log again with every round"
+
+
+def test_what_fails_is_tried_seldomer_and_seldomer() -> None:
+    clock, tries = TickingClock(0), []
+
+    def fail() -> None:
+        tries.append(clock.wall_ms())
+        if len(tries) < 20:
+            raise StorageError("not yet")
+
+    work = seldomer.Seldomer(fail, clock)
+    while len(tries) < 20:
+        with suppress(StorageError):
+            work()
+    pauses = [after - before for before, after in pairwise(tries)]
+    assert [round(pause / 1_000) for pause in pauses] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *[600] * 9]
+    work()
+    work()
+    assert len(tries) == 22, "it has gone well: whenever it is asked for"
