@@ -56,7 +56,7 @@ PAIRS = [
 ]
 # Of Memory, for what is done to many at once; of Cache, for the stores of agents and the link.
 INNER = {"held", "patch_of", "fields_of", "prepared", "ranked"}
-INNER |= {"body", "keeping", "room", "is_concerned", "collect", "pending", "settle", "used_bytes"}
+INNER |= {"body", "keeping", "room", "is_concerned", "collect", "collected", "pending", "settle", "used_bytes"}
 
 
 @pytest.mark.parametrize(("sync", "awaited"), PAIRS)
