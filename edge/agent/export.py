@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,8 @@ def _write(
     shelf: Shelf, agent: str, namespace: str | None, target: Path, beside: Path, unless_done: ExitStack
 ) -> dict[str, int]:
     """``unless_done`` takes back what is there before the file."""
-    if _bodies(shelf, agent, namespace, beside):
+    bodies = _bodies(shelf, agent, namespace, beside)
+    if bodies:
         unless_done.callback(shutil.rmtree, beside, ignore_errors=True)
     counts = {"memory": 0, "document": 0, "attachment": 0, "vector": 0, "state": 0}
     draft: Path | None = None
@@ -69,7 +70,7 @@ def _write(
         handle, made = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
         draft = Path(made)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            for line in lines(shelf, agent, namespace, beside.name):
+            for line in lines(shelf, agent, namespace, beside.name, bodies):
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 counts[line["store"]] += 1
             file.flush()
@@ -86,18 +87,18 @@ def _write(
     return counts
 
 
-def _bodies(shelf: Shelf, agent: str, namespace: str | None, folder: Path) -> bool:
-    """Write the attachments' bytes into a new directory, each once. False, and no directory, if there are none."""
+def _bodies(shelf: Shelf, agent: str, namespace: str | None, folder: Path) -> frozenset[str]:
+    """Write the attachments' bytes into a new directory, each once. Returns their digests; no directory, if none."""
     found = {one.digest: (store, one.id) for store in _attachments(shelf, agent, namespace) for one in store.all()}
     if not found:
-        return False
+        return frozenset()
     with appearing(str(folder.absolute())) as draft:
         for digest, (store, name) in found.items():
             with store.open(name) as body, Path(draft, digest).open("xb") as file:
                 shutil.copyfileobj(body, file)
                 file.flush()
                 os.fsync(file.fileno())
-    return True
+    return frozenset(found)
 
 
 def _attachments(shelf: Shelf, agent: str, namespace: str | None) -> list[Attachments]:
@@ -119,8 +120,12 @@ def _name(draft: Path, target: Path) -> None:
         draft.rename(target)
 
 
-def lines(shelf: Shelf, agent: str, namespace: str | None, folder: str) -> Iterator[dict[str, Any]]:
-    """The lines of the file, as plain values; ``folder`` has the bytes of attachments."""
+def lines(
+    shelf: Shelf, agent: str, namespace: str | None, folder: str, bodies: Container[str]
+) -> Iterator[dict[str, Any]]:
+    """The lines of the file, as plain values; ``folder`` has the bytes of attachments, those of ``bodies``: what was
+    attached since is not exported.
+    """
     prefix = f"{escape('an agent', agent)}/"
     if namespace is not None:
         prefix += f"{escape('a namespace', namespace)}/"
@@ -137,7 +142,7 @@ def lines(shelf: Shelf, agent: str, namespace: str | None, folder: str) -> Itera
                 told = {**document._asdict(), "namespace": name, "text": found.text(document.id)}
                 yield {"store": "document", **_plain_fields(told)}
     for attachments in _attachments(shelf, agent, namespace):
-        for one in attachments.all():
+        for one in (one for one in attachments.all() if one.digest in bodies):
             told = {**one._asdict(), "namespace": attachments.namespace, "body": f"{folder}/{one.digest}"}
             del told["here"]
             yield {"store": "attachment", **_plain_fields(told)}

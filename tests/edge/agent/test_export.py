@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
@@ -180,3 +181,21 @@ def test_a_namespace_is_exported_with_the_space_that_is_erased_with_it(edge: Edg
     left = [space.space for space in guide.spaces()]
     assert "voices" in left
     assert "eyes" not in left
+
+
+def test_what_is_attached_while_the_bytes_are_written_is_not_in_it(
+    edge: Edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = edge.agent("guide").attachments("a")
+    photos.add(b"before", id="before")
+    copy = shutil.copyfileobj
+
+    def during(*given: Any) -> None:
+        copy(*given)
+        photos.add(b"meanwhile", id="meanwhile")
+
+    monkeypatch.setattr(shutil, "copyfileobj", during)
+    target = tmp_path / "guide.jsonl"
+    assert edge.agent("guide").export(target)["attachment"] == 1
+    found = [one for one in read(target) if one["store"] == "attachment"]
+    assert [(one["id"], (tmp_path / one["body"]).read_bytes()) for one in found] == [("before", b"before")]
