@@ -278,8 +278,7 @@ class Edge:
     ) -> Progress:
         """Push and pull until this device and the cloud have everything of each other. Blocks; reads and writes of
         other threads go on. ``timeout_s`` is more than 0; None waits for as long as it takes. Raises InvalidValue,
-        NotFound (no fleet joined), Refused, Unauthenticated, after ``timeout_s`` the last error, or StorageError
-        (all is synced, and an erasure cannot be carried out yet: ``erasures``).
+        NotFound (no fleet joined), Refused, Unauthenticated, after it the last error, StorageError (an erasure waits).
         """
         from edge.link.timeouts import milliseconds
 
