@@ -19,7 +19,6 @@ import os
 from _contextvars import ContextVar
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from edge.storage.batch import Batch, Open, open_batch
@@ -27,6 +26,7 @@ from edge.storage.collection import Collection
 from edge.storage.delta_log import DeltaLog
 from edge.storage.erasures import pending
 from edge.storage.in_time import start_in_time
+from edge.storage.once import once
 from edge.storage.projections import Projections
 from edge.storage.seldomer import Seldomer
 from edge.storage.store_opening import open_to_read, open_to_write
@@ -199,7 +199,7 @@ class Edge:
 
         return Snapshots(self._shelf)
 
-    @cached_property
+    @once
     def _shelf(self) -> Shelf:
         from edge.agent.shelf import Shelf
 
@@ -215,7 +215,7 @@ class Edge:
             lambda: self.cache,
         )
 
-    @cached_property
+    @once
     def cache(self) -> Cache:
         """What of the attachments stays on this disk: quota, pins, eviction."""
         from edge.storage.cache import Cache
@@ -311,7 +311,7 @@ class Edge:
         if live is not None:
             live.stop()
 
-    @cached_property
+    @once
     def _link(self) -> Link:
         from edge.link.runner import Link
 

@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from edge.config import EdgeConfig
@@ -24,6 +23,7 @@ from edge.link.signing import Nonces
 from edge.link.transport import HttpTransport, enroll
 from edge.storage.delta_log import DeltaLog
 from edge.storage.keystore import load_device_key
+from edge.storage.once import once
 from sync.errors import AgentDBError, BodyNotHere, NotFound, SyncError, Unreachable
 from sync.ports import Clock, RandomSource
 from sync.schedule import Backoff
@@ -142,7 +142,7 @@ class Link:
 
             raise unreachable(error) from error
 
-    @cached_property
+    @once
     def _nonces(self) -> Nonces:
         """One for all requests of this process."""
         return Nonces(self.log.meta_get("nonce") or 0, lambda last: self.log.meta_set("nonce", last))

@@ -6,10 +6,10 @@ What always holds: nothing is written to the store, no thread runs between calls
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.storage.once import once
 from edge.storage.projections import Projections
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ReadingProjections(Projections):
     def _directory(self, store: str) -> None:
         self._store = Path(store)
 
-    @cached_property
+    @once
     def _own(self) -> PrivateFolder:
         from edge.storage.private_folder import PrivateFolder
 
