@@ -77,7 +77,7 @@ class Memory(MemoryBase):
         with self.shelf.lock(f"{self.prefix}working/" if kind == "working" else made):
             # Most are new, and the commit knows best. But who asks a model for a vector looks first.
             probably = key is None and kind != "working" and self.embedder is None and not self.shelf.in_batch()
-            if probably and self.shelf.put_new(MEMORIES, made, fields):
+            if probably and self.shelf.put_new(MEMORIES, made, fields, None if metadata else self._schema):
                 return Added(made, merged=False)
             added, writes = self.prepared(fields, key)
             self.shelf.submit(writes)

@@ -26,11 +26,13 @@ from edge.agent.scoring import KINDS, Scoring
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, NotFound
 from sync.operations import Kind
+from sync.schema import declare
 
 if TYPE_CHECKING:
     from edge.agent.shelf import Shelf
 
 WORKING_CAPACITY = 20
+_DECLARED = declare(MEMORIES, fields=FIELDS).fields
 _TTL_S_MAX = 1e10
 
 
@@ -58,6 +60,9 @@ class MemoryBase:
         self.prefix = f"{escape('an agent', agent)}/{escape('a namespace', namespace)}/"
         self.embedder = embedder
         self.collection = searched(shelf, MEMORIES, FIELDS, embedder)
+        held = self.collection.schema
+        ours = all(held.fields.get(name) == rule for name, rule in _DECLARED.items())
+        self._schema = held if ours else None  # what ``fields_of`` returns need not be checked by it again
 
     def __repr__(self) -> str:
         return f"<Memory {self.namespace!r} of {self.agent!r}>"

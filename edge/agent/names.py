@@ -38,10 +38,10 @@ def escape(what: str, name: str) -> str:
 
 def check_text(what: str, text: Any) -> None:
     """Raises InvalidValue, TooLarge."""
-    if type(text) is not str or not text.strip():
+    if type(text) is not str or not text or text.isspace():
         raise InvalidValue(f"{what} is a string with something in it, not {text!r:.40}")
     try:
-        size = len(text.encode())
+        size = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError as error:
         raise InvalidValue(f"{what} is not valid Unicode: {error.reason}") from error
     if size > TEXT_BYTES_MAX:

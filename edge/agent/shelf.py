@@ -83,13 +83,17 @@ class Shelf:
         schema = self.ensure(collection)
         return self.log.put_of(collection, key, schema.normalise(fields), schema)
 
-    def put_new(self, collection: str, key: str, fields: Mapping[str, Any]) -> bool:
+    def put_new(
+        self, collection: str, key: str, fields: Mapping[str, Any], checked_by: CollectionSchema | None = None
+    ) -> bool:
         """Put a record, durably, unless there is one: the commit looks, which saves looking before it. Not for batches.
-        Raises InvalidValue, TooLarge, StorageError.
+        ``checked_by``: the fields are as this schema has them. Raises InvalidValue, TooLarge, StorageError.
         """
         schema = self.ensure(collection)
+        if schema is not checked_by:
+            fields = schema.normalise(fields)
         try:
-            self.log.submit((self.log.put_of(collection, key, schema.normalise(fields), schema, new=True),))
+            self.log.submit((self.log.put_of(collection, key, fields, schema, new=True),))
         except StaleWrite:
             return False
         return True
