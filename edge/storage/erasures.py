@@ -11,8 +11,8 @@ comes from elsewhere, nor what is older than its opening.
 
 from __future__ import annotations
 
+from _blake2 import blake2b  # hashlib loads OpenSSL: 10 of the 100 ms that a cold put may take, and 4 MB
 from collections.abc import Callable, Iterable, Sequence
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import apsw

@@ -71,7 +71,18 @@ def test_open_put_and_get_import_next_to_nothing(tmp_path: Path) -> None:
     ).split()
     heavy = {
         *("lancedb", "lance", "numpy", "pyarrow", "aiohttp", "cryptography", "asyncio", "pandas", "click", "rich"),
-        *("dataclasses", "inspect", "json", "logging", "msgspec", "pathlib", "threading", "tomllib", "zstandard"),
+        *(
+            "dataclasses",
+            "hashlib",
+            "inspect",
+            "json",
+            "logging",
+            "msgspec",
+            "pathlib",
+            "threading",
+            "tomllib",
+            "zstandard",
+        ),
     }
     assert not heavy & set(imported)
 
