@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sync.effects import Position, SessionKeys, SessionLimits
 from sync.errors import BrokenChain, ProtocolError
-from sync.limits import LONG_POLL_MS_MAX
+from sync.limits import INT_MAX, LONG_POLL_MS_MAX
 from sync.messages import EPOCHS_MAX, Hello, Pull, PullBaseline, PushAck
 from sync.operations import Operation
 from sync.segment import Sealed, seal
@@ -26,19 +26,21 @@ def greeting(position: Position, keys: SessionKeys, versions: Sequence[int]) -> 
         position.cursor,
         position.incarnation,
         list(keys.ring.epochs()[-EPOCHS_MAX:]) if max(versions) > 1 else [],
+        position.assignment if max(versions) > 2 else 0,
     )
 
 
-def ask_page(position: Position, limits: SessionLimits, *, wait: bool) -> Pull:
-    """The next page of the feed; ``wait`` for it if there is none yet."""
+def ask_page(position: Position, limits: SessionLimits, version: int, assignment: int, *, wait: bool) -> Pull:
+    """The next page of the feed; ``wait`` for it if there is none yet, nor (version 3) a greater ``assignment``."""
     wait_ms = min(limits.long_poll_ms, LONG_POLL_MS_MAX) if wait else 0
     size = (limits.pull_operations, limits.pull_bytes)
-    return Pull(position.replica, position.cursor, *size, wait_ms, position.incarnation)
+    heard = assignment if version > 2 else INT_MAX
+    return Pull(position.replica, position.cursor, *size, wait_ms, position.incarnation, heard, position.scope)
 
 
 def ask_baseline(position: Position, *, everything: bool) -> PullBaseline:
     """The next page of the baseline that is under way."""
-    return PullBaseline(position.replica, position.baseline or b"", everything, position.incarnation)
+    return PullBaseline(position.replica, position.baseline or b"", everything, position.incarnation, position.scope)
 
 
 def seal_push(

@@ -55,15 +55,37 @@ class Persist(NamedTuple):
     own_until: int | None = None
 
 
+class Growth(NamedTuple):
+    """Where the fetching of another scope stands: of the policy of that digest, after ``token``, in that life of the
+    cloud; ``gaps``: something of it was left out.
+    """
+
+    scope: bytes
+    token: bytes = b""
+    incarnation: bytes = b""
+    gaps: bool = False
+
+
+class GrowthPage(NamedTuple):
+    """A page of the growth ``of``; ``after`` None: the last one."""
+
+    of: Growth
+    after: Growth | None
+    gaps: bool
+
+
 class Apply(NamedTuple):
     """Merge and store together with ``cursor`` (or, within a baseline, with its ``baseline`` token). ``pristine``: only
-    if the device has written nothing yet, for the page has no tombstones; else say ``advance(effect, done=False)``.
+    if the device has written nothing yet, for the page has no tombstones; ``growth``: only if that is where the growth
+    stands; else say ``advance(effect, done=False)``. ``narrowed``: some of the scope was left out.
     """
 
     operations: list[Operation]
     cursor: int | None
     baseline: bytes | None
     pristine: bool = False
+    narrowed: bool = False
+    growth: GrowthPage | None = None
 
 
 class Mend(NamedTuple):
@@ -83,11 +105,20 @@ class Sweep(NamedTuple):
     until: int
 
 
+class Leave(NamedTuple):
+    """Everything local is acknowledged, all of the scope is here, and the feed's head is ``head``: what is to leave the
+    device may be marked, and what was marked up to the position ``archived`` may go.
+    """
+
+    head: int
+    archived: int
+
+
 class NewIncarnation(NamedTuple):
     """Become a new replica; tell the session with ``reincarnated(replica)``, then ``advance``."""
 
 
-Effect = Send | Load | LoadState | Learn | Persist | Apply | Mend | Sweep | NewIncarnation
+Effect = Send | Load | LoadState | Learn | Persist | Apply | Mend | Sweep | Leave | NewIncarnation
 
 
 class Position(NamedTuple):
@@ -98,7 +129,9 @@ class Position(NamedTuple):
     ``repair`` says that the whole state has still to be pushed. ``own_until`` is the last feed position up to which all
     that stands there under this replica's name is known to be its own: a device is never sent its own operations, so
     what a clone wrote under its name after that has passed it by. ``swept``: of records that were deleted up to this
-    position, in the cloud's present life, the device may have forgotten the delete.
+    position, in the cloud's present life, the device may have forgotten the delete. ``assignment`` (ADR 23): the number
+    of the one that it holds. ``scope`` (ADR 24): SHA-256 of the policy under which its data is complete as of the
+    cursor, b"" for everything; ``growth``: towards another; ``owed``: some of it was left out since.
     """
 
     replica: bytes
@@ -111,6 +144,10 @@ class Position(NamedTuple):
     repair: bool = False
     own_until: int = 0
     swept: int = 0
+    assignment: int = 0
+    scope: bytes = b""
+    growth: Growth | None = None
+    owed: bool = False
 
     @property
     def sent_until(self) -> int:
@@ -131,6 +168,12 @@ class Position(NamedTuple):
             repair=self.repair if effect.repair is None else effect.repair,
             own_until=self.own_until if effect.own_until is None else effect.own_until,
         )
+
+    def growing(self, page: GrowthPage) -> Position:
+        """After a page of a growth is durable."""
+        if page.after is not None:
+            return self._replace(growth=page.after)
+        return self._replace(scope=page.of.scope, growth=None, owed=page.gaps)
 
 
 class SessionKeys(NamedTuple):

@@ -13,17 +13,22 @@
     │   ├── Erased              what it belongs to was erased, and is shut
     │   ├── ReadOnly            the store was opened for reading
     │   ├── InvalidFilter       a filter expression that is not understood
-    │   └── InvalidConfig       a configuration file or option that is not understood
+    │   ├── InvalidConfig       a configuration file or option that is not understood
+    │   ├── InvalidPolicy       a policy that is not understood, or not by this build
+    │   ├── NotAllowed          the policy does not allow this, here or to this agent
+    │   └── NotHere             by the policy it is not kept on this device, and could not be fetched
     ├── DataError               bytes from outside are not what they claim to be; nothing changed
     │   ├── Malformed           wrong structure, lengths, limits
     │   ├── BadSignature        unknown signer or wrong signature
     │   ├── BrokenChain         does not continue what is held (replayed, reordered, gapped)
     │   ├── DecryptionFailed    wrong key or altered ciphertext
     │   ├── UnsupportedVersion  a format or protocol version that this build does not speak
-    │   └── FutureStamp         stamped further ahead than the clock bound allows
+    │   ├── FutureStamp         stamped further ahead than the clock bound allows
+    │   └── Untrusted           not signed by those who must, older than what is held, or for another fleet or device
+    │       └── Expired         it was, and is past its time: nothing new by it, what runs goes on
     ├── StorageError            the disk or the database under us failed
     │   ├── DiskFull
-    │   ├── StoreLocked         another process holds the store
+    │   ├── StoreLocked         another process holds the store, or somebody uses a model's files
     │   ├── QuotaExceeded       the store's own quota is reached, and nothing may go
     │   └── CorruptStore        what is on disk fails its checks and cannot be rebuilt from here
     └── SyncError               the other side of a connection
@@ -32,6 +37,7 @@
         ├── Unauthenticated     the request's signature, nonce or token was not accepted
         │   └── StaleNonce      the nonce was used before: the store is a copy, or was restored
         ├── Refused             understood, and denied
+        ├── Deferred            the link's class or budget does not let it go now; it goes later by itself
         └── BodyNotHere         an attachment's bytes are not on this device, and could not be fetched
 
 ``code`` is stable and machine-readable, ``hint`` says what to do, ``retryable`` says whether the same call may succeed
@@ -104,6 +110,19 @@ class InvalidConfig(InputError):
     code = "invalid-config"
 
 
+class InvalidPolicy(InputError):
+    code = "invalid-policy"
+
+
+class NotAllowed(InputError):
+    code = "not-allowed"
+
+
+class NotHere(InputError):
+    code = "not-here"
+    retryable = True
+
+
 class DataError(AgentDBError):
     code = "data"
 
@@ -130,6 +149,16 @@ class UnsupportedVersion(DataError):
 
 class FutureStamp(DataError):
     code = "future-stamp"
+
+
+class Untrusted(DataError):
+    """The message names the role, or says that it is the assignment."""
+
+    code = "untrusted"
+
+
+class Expired(Untrusted):
+    code = "expired"
 
 
 class StorageError(AgentDBError):
@@ -181,6 +210,11 @@ class StaleNonce(Unauthenticated):
 
 class Refused(SyncError):
     code = "refused"
+
+
+class Deferred(SyncError):
+    code = "deferred"
+    retryable = True
 
 
 class BodyNotHere(SyncError):

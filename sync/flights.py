@@ -35,5 +35,9 @@ class Flights:
                 return lane
         return None
 
+    def forget(self, lane: str) -> None:
+        """An answer to what is under way in it is nobody's."""
+        self._flying.pop(lane, None)
+
     def clear(self) -> None:
         self._flying.clear()

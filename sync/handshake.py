@@ -92,7 +92,7 @@ def consequences(verdict: Verdict, position: Position, welcome: Welcome) -> list
 
 def sweep(position: Position, welcome: Welcome) -> Sweep | None:
     """What may be forgotten, once everything is here that the cloud had at that welcome; None if it is not yet."""
-    acknowledged = position.acked[0] >= position.head_seq and position.baseline is None
+    acknowledged = position.acked[0] >= position.head_seq and position.baseline is None and position.growth is None
     if not acknowledged or position.cursor < welcome.head:
         return None
     return Sweep(welcome.stable, max(position.cursor, position.own_until))

@@ -32,3 +32,16 @@ PAGE_OPERATIONS_MAX = 10_000
 RETRY_AFTER_MS_MAX = 600_000
 NONCE_MAX = (1 << 47) - 1
 LONG_POLL_MS_MAX = 30_000
+# What is signed (ADR 23), each before it is parsed.
+ROOT_BYTES_MAX = 64 << 10
+ROOTS_MAX = 32  # in one answer; more take more answers
+TIMESTAMP_BYTES_MAX = 8 << 10
+SNAPSHOT_BYTES_MAX = 64 << 10
+ROLE_BYTES_MAX = 1 << 20
+ROLES_MAX = 64  # that are delegated to
+TRUST_KEYS_MAX = 64  # of one file: each may cost a verification
+ASSIGNMENT_BYTES_MAX = 128 << 10
+ASSIGNED_MODELS_MAX = 64
+TARGET_BYTES_MAX = 4 << 20
+REPORT_BYTES_MAX = 64 << 10
+ASSIGNMENT_SIGNATURE_BYTES_MAX = 8 * 64

@@ -14,6 +14,8 @@ import msgspec
 
 from sync.errors import AgentDBError, Malformed, TooLarge, by_code
 from sync.limits import (
+    ASSIGNMENT_BYTES_MAX,
+    ASSIGNMENT_SIGNATURE_BYTES_MAX,
     BODY_BYTES_MAX,
     BODY_NAMES_MAX,
     BODY_PART_BYTES,
@@ -21,10 +23,17 @@ from sync.limits import (
     LONG_POLL_MS_MAX,
     MESSAGE_BYTES_MAX,
     PAGE_OPERATIONS_MAX,
+    REPORT_BYTES_MAX,
+    ROLE_BYTES_MAX,
+    ROLES_MAX,
+    ROOT_BYTES_MAX,
+    ROOTS_MAX,
     SEGMENT_SEALED_BYTES_MAX,
+    SNAPSHOT_BYTES_MAX,
+    TIMESTAMP_BYTES_MAX,
 )
 
-PROTOCOL_VERSIONS = (1, 2)
+PROTOCOL_VERSIONS = (1, 2, 3)
 EPOCHS_MAX = 4096
 
 U63 = Annotated[int, msgspec.Meta(ge=0, le=INT_MAX)]
@@ -33,7 +42,9 @@ Id16 = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Key32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 Hash32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+ScopeName = Annotated[bytes, msgspec.Meta(max_length=32)]
 SegmentBytes = Annotated[bytes, msgspec.Meta(max_length=SEGMENT_SEALED_BYTES_MAX)]
+RootBytes = Annotated[bytes, msgspec.Meta(max_length=ROOT_BYTES_MAX)]
 PartNumbers = Annotated[list[U32], msgspec.Meta(max_length=BODY_BYTES_MAX // BODY_PART_BYTES)]
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
@@ -90,7 +101,8 @@ class Hello(Message, frozen=True):
     """The device opens. ``log_head`` is its last seq, ``acked`` the last it knows to be acknowledged and
     ``acked_segment`` the id of the segment that ended there (empty at the start); ``cursor`` the feed position it has
     applied; ``incarnation`` the cloud's as it last knew it (empty if never). ``epochs`` (version 2): the epoch keys
-    that it has and need not be sent.
+    that it has and need not be sent. ``assignment`` (version 3): the number of the one that it held when the session
+    began, 0 for none.
     """
 
     versions: list[U32]
@@ -102,6 +114,7 @@ class Hello(Message, frozen=True):
     cursor: U63
     incarnation: Annotated[bytes, msgspec.Meta(max_length=16)]
     epochs: Annotated[list[U32], msgspec.Meta(max_length=EPOCHS_MAX)] = []
+    assignment: U63 = 0
 
 
 class Welcome(Message, frozen=True):
@@ -126,6 +139,8 @@ class Welcome(Message, frozen=True):
     refusals: list[Refusal] = []
     last_head: U63 = 0
     stable: U63 = 0
+    assignment: U63 = 0
+    archived: U63 = 0
 
 
 class Push(Message, frozen=True):
@@ -145,7 +160,11 @@ class PushAck(Message, frozen=True):
 
 
 class Pull(Message, frozen=True):
-    """A page of the feed after ``cursor``, waiting up to ``wait_ms`` if there is nothing yet (long poll)."""
+    """A page of the feed after ``cursor``, waiting up to ``wait_ms`` if there is nothing yet (long poll).
+
+    ``assignment`` (version 3): the number that it has heard of, if not held; a greater one is answered at once, too.
+    ``scope`` (version 3): SHA-256 of the policy under which the device's data is complete; empty: it has everything.
+    """
 
     replica: Id16
     cursor: U63
@@ -153,34 +172,46 @@ class Pull(Message, frozen=True):
     max_bytes: U32
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=LONG_POLL_MS_MAX)]
     incarnation: Id16
+    assignment: U63 = INT_MAX
+    scope: ScopeName = b""
 
 
 class PullPage(Message, frozen=True):
-    """Sealed segments of the feed (possibly none: all was the device's own) and the cursor to store with them."""
+    """Sealed segments of the feed (possibly none: all was the device's own) and the cursor to store with them.
+    ``assignment``: as of ``Welcome``. ``narrowed`` (version 3): it leaves out some of the scope that was named.
+    """
 
     segments: list[SegmentBytes]
     cursor: U63
     head: U63
     time_ms: U63
+    assignment: U63 = 0
+    narrowed: bool = False
 
 
 class PullBaseline(Message, frozen=True):
-    """A page of the living records (``everything``: tombstones too) after ``after`` (empty at the start)."""
+    """A page of the living records (``everything``: tombstones too) after ``after`` (empty at the start). ``scope``: as
+    of ``Pull``.
+    """
 
     replica: Id16
     after: Annotated[bytes, msgspec.Meta(max_length=1024)]
     everything: bool
     incarnation: Id16
+    scope: ScopeName = b""
 
 
 class BaselinePage(Message, frozen=True):
-    """``cursor`` is the feed position to continue from once ``next`` comes back empty; it is that of the first page."""
+    """``cursor`` is the feed position to continue from once ``next`` comes back empty; it is that of the first page.
+    ``narrowed``: as of ``PullPage``.
+    """
 
     segments: list[SegmentBytes]
     next: Annotated[bytes, msgspec.Meta(max_length=1024)]
     cursor: U63
     head: U63
     time_ms: U63
+    narrowed: bool = False
 
 
 class FindBodies(Message, frozen=True):
@@ -204,6 +235,60 @@ class BodyKept(Message, frozen=True):
     created: bool
 
 
+class HeldRole(msgspec.Struct, array_like=True, frozen=True):
+    """Signed metadata that the device has: "timestamp", "snapshot", or a role of targets."""
+
+    name: Name
+    version: U63
+
+
+class RoleBytes(msgspec.Struct, array_like=True, frozen=True):
+    """The metadata of a role of targets, as it was signed."""
+
+    name: Name
+    data: Annotated[bytes, msgspec.Meta(max_length=ROLE_BYTES_MAX)]
+
+
+class FetchControl(Message, frozen=True):
+    """What is signed for this device, as far as it has not got it (ADR 23). ``assignment``: the number of the one that
+    it holds; ``root_version`` of its newest root.
+    """
+
+    assignment: U63
+    root_version: U63
+    have: Annotated[list[HeldRole], msgspec.Meta(max_length=ROLES_MAX + 3)]
+
+
+class Control(Message, frozen=True):
+    """Bytes as they were signed; empty, or not there, is what the device has. ``roots`` follow its own, in order; if
+    there are more, nothing else is sent, and it asks again. ``signature`` is of the assignment: 64 bytes a key.
+    """
+
+    roots: Annotated[list[RootBytes], msgspec.Meta(max_length=ROOTS_MAX)]
+    timestamp: Annotated[bytes, msgspec.Meta(max_length=TIMESTAMP_BYTES_MAX)]
+    snapshot: Annotated[bytes, msgspec.Meta(max_length=SNAPSHOT_BYTES_MAX)]
+    roles: Annotated[list[RoleBytes], msgspec.Meta(max_length=ROLES_MAX + 1)]
+    assignment: Annotated[bytes, msgspec.Meta(max_length=ASSIGNMENT_BYTES_MAX)]
+    signature: Annotated[bytes, msgspec.Meta(max_length=ASSIGNMENT_SIGNATURE_BYTES_MAX)]
+
+
+class Report(Message, frozen=True):
+    """What the device is like: a change of its reported state (JSON, merged as ADR 23 says) that makes it ``version``.
+    ``acks``: the version of the desired state that it has.
+    """
+
+    version: U63
+    patch: Annotated[bytes, msgspec.Meta(max_length=REPORT_BYTES_MAX)]
+    acks: U63
+
+
+class Reported(Message, frozen=True):
+    """``version`` of the reported state as the cloud now has it. ``delta`` (JSON): what is desired and not reported."""
+
+    version: U63
+    delta: Annotated[bytes, msgspec.Meta(max_length=REPORT_BYTES_MAX)]
+
+
 class Failure(Message, frozen=True):
     """The request was not carried out. ``code`` is that of the error tree; ``retry_after_ms`` 0 leaves it to the
     device.
@@ -224,8 +309,8 @@ class Failure(Message, frozen=True):
         return by_code(self.code)(self.reason, hint=self.hint)
 
 
-Request = Enroll | Hello | Push | Pull | PullBaseline | FindBodies
-Answer = Enrolled | Welcome | PushAck | PullPage | BaselinePage | BodiesFound | BodyKept | Failure
+Request = Enroll | Hello | Push | Pull | PullBaseline | FindBodies | FetchControl | Report
+Answer = Enrolled | Welcome | PushAck | PullPage | BaselinePage | BodiesFound | BodyKept | Control | Reported | Failure
 AnyMessage = Request | Answer
 
 #: What decoding bytes from outside may raise.

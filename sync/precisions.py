@@ -35,6 +35,30 @@ def stored_bytes(dimensions: int, precision: str) -> int:
     return dimensions * (2 if precision == "float16" else 4)
 
 
+def form_of(size: int, dimensions: int, declared: str) -> str | None:
+    """In which precision a stored vector of so many bytes is: the declared one or, as its writer's policy had it, a
+    coarser one (ADR 24); None: it is none. Of 4 dimensions float16 and int8 are of one size: the finer one it is.
+    """
+    for form in PRECISIONS[PRECISIONS.index(declared) :]:
+        if stored_bytes(dimensions, form) == size:
+            return form
+    return None
+
+
+def coarser(stored: bytes, dimensions: int, declared: str, form: str) -> bytes:
+    """A stored vector of the declared precision in the form that a policy wants. It stays as it is if that is finer or
+    the same, could not be told by its size, or cannot have these numbers (float16, beyond 65,504).
+    """
+    if form_of(len(stored), dimensions, declared) != declared or form == declared:
+        return stored
+    if form_of(stored_bytes(dimensions, form), dimensions, declared) != form:
+        return stored
+    try:
+        return store(load(stored, declared).tobytes(), form)
+    except InvalidValue:
+        return stored
+
+
 def store(packed: bytes, precision: str, name: str = "vector") -> bytes:
     """The stored form of a vector of float32 (``sync.schema.pack_vector``). Raises InvalidValue for a number that a
     float16 cannot have.
@@ -67,17 +91,20 @@ def load(stored: bytes, precision: str) -> array[float]:
 
 
 def check_stored(stored: bytes, dimensions: int, precision: str, name: str) -> None:
-    """Of bytes from somebody else. Raises SchemaMismatch for another size, InvalidValue for NaN or infinity."""
-    if len(stored) != stored_bytes(dimensions, precision):
+    """Of bytes from somebody else, in this precision or a coarser one. Raises SchemaMismatch for another size,
+    InvalidValue for NaN or infinity.
+    """
+    form = form_of(len(stored), dimensions, precision)
+    if form is None:
         raise SchemaMismatch(
             f"field {name!r} has {dimensions} dimensions of {precision}, {stored_bytes(dimensions, precision)} bytes; "
             f"this vector has {len(stored)}"
         )
-    if precision == "int8":
+    if form == "int8":
         (scale,) = struct.unpack_from("<f", stored)
         fine = 0.0 <= scale * _LEVELS <= _FLOAT32_MAX and -128 not in array("b", stored[4:])
     else:
-        fine = isfinite(sum(load(stored, precision)))
+        fine = isfinite(sum(load(stored, form)))
     if not fine:
         raise InvalidValue(f"field {name!r}: a vector with NaN or infinity cannot be searched")
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from sync.errors import InvalidValue, SchemaMismatch, TooLarge
 from sync.limits import FIELDS_MAX, INT_MAX, INT_MIN, VECTOR_DIMENSIONS_MAX
-from sync.precisions import PRECISIONS, check_stored, load, store, stored_bytes
+from sync.precisions import PRECISIONS, check_stored, coarser, form_of, load, store, stored_bytes
 from sync.values import (
     COLLECTIONS,
     SYSTEM_COLLECTIONS,
@@ -69,8 +69,16 @@ class VectorSpec(NamedTuple):
         return store(pack_vector(value, self.dimensions, self.field), self.precision, self.field)
 
     def unpack(self, stored: bytes) -> array[float]:
-        """The numbers of the stored form, which must be of ``stored_bytes``."""
-        return load(stored, self.precision)
+        """The numbers of a stored form, which must be one (``form_of``)."""
+        return load(stored, self.form_of(stored) or self.precision)
+
+    def form_of(self, stored: bytes) -> str | None:
+        """The precision in which it is stored, the declared one or a coarser one; None: it is no such vector."""
+        return form_of(len(stored), self.dimensions, self.precision)
+
+    def coarser(self, stored: bytes, form: str) -> bytes:
+        """The same in the form that a policy wants, never a finer one (``sync.precisions.coarser``)."""
+        return coarser(stored, self.dimensions, self.precision, form)
 
     def check(self, stored: bytes) -> None:
         """Of a stored form that somebody else made. Raises SchemaMismatch, InvalidValue."""

@@ -74,7 +74,7 @@ _RENEWALS_MAX = 3
 
 class SyncSession:
     """``live``: keep long-polling; otherwise ``idle`` becomes true once both sides have everything. ``versions`` of the
-    protocol are offered to the cloud.
+    protocol are offered to the cloud. ``assignment``: the number of the newest that it has spoken of, 0 for none.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class SyncSession:
         versions: Sequence[int] = PROTOCOL_VERSIONS,
     ) -> None:
         self.position = position
-        self.head = position.cursor
+        self.head, self.assignment, self.version = position.cursor, 0, 0
         self.error: AgentDBError | None = None
         self.connected = False
         self._keys = keys
@@ -280,7 +280,7 @@ class SyncSession:
             self._pristine = is_pristine(position)
             self._send(PULL, ask_baseline(position, everything=not self._pristine))
         elif (behind := position.cursor < self.head) or self._live:
-            self._send(PULL, ask_page(position, self._limits, wait=not behind))
+            self._send(PULL, ask_page(position, self._limits, self.version, self.assignment, wait=not behind))
 
     def _receive(self, lane: str, answer: Answer) -> None:
         if isinstance(answer, Welcome) and not self.connected:
@@ -304,7 +304,7 @@ class SyncSession:
         self.error = None
         self.connected = True
         self._greeted_ms = self._now_ms
-        self.head = welcome.head
+        self.head, self.assignment, self.version = welcome.head, welcome.assignment, welcome.version
         self._sealed = None
         self._push_size = self._limits.push_operations
         self._follow(welcome)
@@ -364,15 +364,16 @@ class SyncSession:
 
     def _pulled(self, page: PullPage) -> None:
         operations = open_page(page, self.position.cursor, self._keys, self.position.incarnation)
-        self.head = page.head
+        self.head, self.assignment = page.head, page.assignment
         if page.cursor != self.position.cursor:
-            self._effects.append(Apply(operations, page.cursor, None))
+            self._effects.append(Apply(operations, page.cursor, None, narrowed=page.narrowed))
 
     def _pulled_baseline(self, page: BaselinePage) -> None:
         position = self.position
         operations = open_baseline(page, position.baseline, self._keys, position.incarnation)
         self.head = page.head
-        self._effects.append(Apply(operations, None if page.next else page.cursor, page.next or None, self._pristine))
+        cursor = None if page.next else page.cursor
+        self._effects.append(Apply(operations, cursor, page.next or None, self._pristine, page.narrowed))
 
     def _seal(self, operations: Sequence[Operation], first_seq: int, previous: bytes, flags: int) -> Sealed | None:
         """None if they are too many for one segment: fewer are loaded then."""

@@ -1,6 +1,7 @@
 """Join tokens: what a person carries from the control plane to a new device, as one line of text.
 
-``agentdb1.`` + base64url(msgpack [token id 16, secret 32, fleet 16, fingerprint 32, url])
+``agentdb1.`` + base64url(msgpack [token id 16, secret 32, fleet 16, fingerprint 32, url]), of a fleet with signed
+targets (ADR 23) ``agentdb2.``, with one item more: SHA-256 of its first root.
 
 The fingerprint is SHA-256 over the cloud's two public keys. A device that joins compares it with the
 identity that the answer claims: whoever stands between them cannot put a cloud of his own in its place.
@@ -21,9 +22,10 @@ import msgspec
 
 from sync.errors import BadSignature, InvalidValue
 from sync.keys import PublicIdentity
-from sync.messages import Id16, Key32
+from sync.messages import Hash32, Id16, Key32
 
 PREFIX = "agentdb1."
+ROOTED_PREFIX = "agentdb2."
 TEXT_CHARACTERS_MAX = 4096
 _HINT = "copy the whole line that `agentdb-cloud token` printed"
 
@@ -31,17 +33,20 @@ _Url = Annotated[str, msgspec.Meta(max_length=2048)]
 
 
 class JoinToken(NamedTuple):
-    """``url`` is where the control plane listens, or "" if the device is told otherwise."""
+    """``url`` is where the control plane listens, or "" if the device is told otherwise. ``root``: SHA-256 of the
+    fleet's first root, b"" if it had none.
+    """
 
     id: bytes
     secret: bytes
     fleet: bytes
     fingerprint: bytes
     url: str
+    root: bytes = b""
 
     def encode(self) -> str:
-        packed = msgspec.msgpack.encode(tuple(self))
-        return PREFIX + urlsafe_b64encode(packed).rstrip(b"=").decode()
+        packed = msgspec.msgpack.encode(tuple(self) if self.root else tuple(self)[:-1])
+        return (ROOTED_PREFIX if self.root else PREFIX) + urlsafe_b64encode(packed).rstrip(b"=").decode()
 
     def __repr__(self) -> str:
         """Without the secret: tokens end up in logs."""
@@ -57,6 +62,7 @@ class JoinToken(NamedTuple):
 
 
 _decoder = msgspec.msgpack.Decoder(tuple[Id16, Key32, Id16, Key32, _Url])
+_rooted_decoder = msgspec.msgpack.Decoder(tuple[Id16, Key32, Id16, Key32, _Url, Hash32])
 
 
 def parse_token(text: str) -> JoinToken:
@@ -64,12 +70,13 @@ def parse_token(text: str) -> JoinToken:
     if not isinstance(text, str):
         raise InvalidValue(f"a join token is a string, not {type(text).__name__}", hint=_HINT)
     text = text.strip()
-    if not text.startswith(PREFIX) or len(text) > TEXT_CHARACTERS_MAX:
-        raise InvalidValue(f"a join token begins with {PREFIX!r}", hint=_HINT)
+    if not text.startswith((PREFIX, ROOTED_PREFIX)) or len(text) > TEXT_CHARACTERS_MAX:
+        raise InvalidValue(f"a join token begins with {PREFIX!r} or {ROOTED_PREFIX!r}", hint=_HINT)
     body = text[len(PREFIX) :]
+    decoder = _rooted_decoder if text.startswith(ROOTED_PREFIX) else _decoder
     try:
         packed = urlsafe_b64decode(body + "=" * (-len(body) % 4))
-        token = JoinToken(*_decoder.decode(packed))
+        token = JoinToken(*decoder.decode(packed))
     except (Base64Error, ValueError, msgspec.MsgspecError) as error:
         raise InvalidValue("this join token is damaged", hint=_HINT) from error
     if token.encode() != text:  # the decoder skips characters outside its alphabet

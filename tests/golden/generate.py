@@ -15,7 +15,22 @@ import msgpack
 from sync import columns
 from sync.bodies import body_name, seal_part
 from sync.keys import DeviceKey, KeyRing
-from sync.messages import Hello, Pull, Refusal, Welcome, encode
+from sync.messages import (
+    BaselinePage,
+    Control,
+    FetchControl,
+    HeldRole,
+    Hello,
+    Pull,
+    PullBaseline,
+    PullPage,
+    Refusal,
+    Report,
+    Reported,
+    RoleBytes,
+    Welcome,
+    encode,
+)
 from sync.operations import Kind, Operation, Shape
 from sync.records import Record
 from sync.segment import FLAG_FEED, GENESIS, seal
@@ -71,14 +86,24 @@ def record() -> Record:
 def plain_files() -> dict[str, bytes]:
     """What has to come out byte for byte."""
     token = JoinToken(b"t" * 16, b"s" * 32, FLEET, b"p" * 32, "https://cloud.example")
-    welcome = Welcome(2, 5, CLOUD, 2, 3, b"i" * 32, 4, True, [], [Refusal(1, "too-large", "no")], 3, 2)
+    welcome = Welcome(3, 5, CLOUD, 2, 3, b"i" * 32, 4, True, [], [Refusal(1, "too-large", "no")], 3, 2, 812, 3)
+    roles = [RoleBytes("policies", b"role")]
+    control = Control([b"root 3"], b"timestamp", b"snapshot", roles, b"assignment", b"g" * 64)
     return {
         "columns.v1.bin": columns.encode(operations()),
         "image.v1.bin": record().encode(),
         "token.v1.txt": token.encode().encode(),
-        "hello.v2.bin": encode(Hello([1, 2], FLEET, A, 9, 8, b"i" * 32, 7, CLOUD, [1, 7])),
-        "welcome.v2.bin": encode(welcome),
-        "pull.v1.bin": encode(Pull(A, 7, 100, 1 << 20, 0, CLOUD)),
+        "token.v2.txt": token._replace(root=b"r" * 32).encode().encode(),
+        "hello.v3.bin": encode(Hello([1, 2, 3], FLEET, A, 9, 8, b"i" * 32, 7, CLOUD, [1, 7], 811)),
+        "welcome.v3.bin": encode(welcome),
+        "pull.v3.bin": encode(Pull(A, 7, 100, 1 << 20, 0, CLOUD, 811, bytes(range(32)))),
+        "pullpage.v3.bin": encode(PullPage([b"segment"], 8, 9, 5, 812, narrowed=True)),
+        "pullbaseline.v3.bin": encode(PullBaseline(A, b"token", True, CLOUD, bytes(range(32)))),
+        "baselinepage.v3.bin": encode(BaselinePage([b"segment"], b"token", 8, 9, 5, narrowed=True)),
+        "fetchcontrol.v3.bin": encode(FetchControl(811, 2, [HeldRole("timestamp", 41), HeldRole("policies", 7)])),
+        "control.v3.bin": encode(control),
+        "report.v3.bin": encode(Report(4, b'{"log":{"level":"info"}}', 31)),
+        "reported.v3.bin": encode(Reported(4, b"{}")),
     }
 
 

@@ -10,7 +10,8 @@ import pytest
 from sync import columns
 from sync.bodies import body_name, open_part
 from sync.column_codecs import ADDS, GENERIC
-from sync.messages import Hello, Refusal, Welcome, decode, encode
+from sync.limits import INT_MAX
+from sync.messages import Hello, Pull, Refusal, Welcome, decode, encode
 from sync.records import Record
 from sync.segment import FLAG_FEED, expect, open_segment
 from sync.tokens import parse_token
@@ -43,7 +44,7 @@ def test_golden_columns_and_images_are_read() -> None:
     assert Record.decode(image).encode() == image
 
 
-@pytest.mark.parametrize("name", ["hello.v2.bin", "welcome.v2.bin", "pull.v1.bin"])
+@pytest.mark.parametrize("name", [name for name in sorted(PLAIN) if name.endswith(".v3.bin")])
 def test_golden_messages_are_read(name: str) -> None:
     data = (HERE / name).read_bytes()
     assert encode(decode(data)) == data
@@ -58,8 +59,26 @@ def test_messages_of_the_first_version_are_read_without_what_came_later() -> Non
     assert (hello.epochs, welcome.stable) == ([], 0)
 
 
+def test_messages_of_the_second_version_are_read_without_what_came_later() -> None:
+    hello, welcome = (decode((HERE / f"{name}.v2.bin").read_bytes()) for name in ("hello", "welcome"))
+    refusals = [Refusal(1, "too-large", "no")]
+    assert hello == Hello([1, 2], FLEET, A, 9, 8, b"i" * 32, 7, CLOUD, [1, 7])
+    assert welcome == Welcome(2, 5, CLOUD, 2, 3, b"i" * 32, 4, True, [], refusals, 3, 2)
+    assert isinstance(hello, Hello)
+    assert isinstance(welcome, Welcome)
+    assert (hello.assignment, welcome.assignment, welcome.archived) == (0, 0, 0)
+
+
+def test_who_asks_without_a_number_is_never_woken_by_one() -> None:
+    pull = decode((HERE / "pull.v1.bin").read_bytes())
+    assert pull == Pull(A, 7, 100, 1 << 20, 0, CLOUD)
+    assert isinstance(pull, Pull)
+    assert pull.assignment == INT_MAX
+
+
 def test_the_golden_token_is_read() -> None:
     assert parse_token((HERE / "token.v1.txt").read_text()).url == "https://cloud.example"
+    assert parse_token((HERE / "token.v2.txt").read_text()).root == b"r" * 32
 
 
 def test_golden_segments_open() -> None:

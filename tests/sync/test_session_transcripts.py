@@ -320,7 +320,7 @@ def test_an_ack_of_another_segment_is_not_believed() -> None:
 def test_a_version_that_was_not_offered_is_refused() -> None:
     wire = Wire()
     wire.step()
-    wire.answer("push", wire.welcome(version=3))
+    wire.answer("push", wire.welcome(version=4))
     assert isinstance(wire.session.error, UnsupportedVersion)
 
 

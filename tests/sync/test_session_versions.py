@@ -8,8 +8,8 @@ import pytest
 
 from sync.effects import Send
 from sync.errors import Unreachable
-from sync.limits import RETRY_AFTER_MS_MAX
-from sync.messages import Failure, Hello
+from sync.limits import INT_MAX, RETRY_AFTER_MS_MAX
+from sync.messages import Failure, Hello, Pull, PullPage
 from sync.schedule import Backoff
 from sync.session import SyncSession
 from tests.sync.session_wire import FixedRandom, Wire
@@ -47,9 +47,33 @@ def session_of(wire: Wire, *versions: int) -> SyncSession:
 
 def test_a_device_offers_what_it_was_made_for_and_says_which_keys_it_has() -> None:
     wire = Wire()
-    for versions, epochs in (((1,), []), ((1, 2), [1]), ((2,), [1])):
+    wire.session.position = wire.session.position._replace(assignment=7)
+    for versions, epochs, held in (((1,), [], 0), ((1, 2), [1], 0), ((2,), [1], 0), ((1, 2, 3), [1], 7)):
         hello = hello_of(session_of(wire, *versions))
-        assert (hello.versions, hello.epochs) == (list(versions), epochs)
+        assert (hello.versions, hello.epochs, hello.assignment) == (list(versions), epochs, held)
+
+
+def pulled(wire: Wire) -> Pull:
+    message = wire.sends["pull"].message
+    assert isinstance(message, Pull)
+    return message
+
+
+def test_the_newest_assignment_is_heard_of_at_the_welcome_and_with_each_page() -> None:
+    wire = Wire(live=True)
+    wire.connect(version=3, assignment=4)
+    wire.step()
+    assert (wire.session.assignment, pulled(wire).assignment) == (4, 4)
+    wire.answer("pull", PullPage([], 0, 0, 5, 6))
+    wire.step()
+    assert (wire.session.assignment, pulled(wire).assignment) == (6, 6)
+
+
+def test_with_a_cloud_of_an_earlier_version_nobody_waits_for_assignments() -> None:
+    wire = Wire(live=True)
+    wire.connect(version=2)
+    wire.step()
+    assert (wire.session.assignment, pulled(wire).assignment) == (0, INT_MAX)
 
 
 def test_a_cloud_of_the_first_version_makes_nobody_forget_anything() -> None:

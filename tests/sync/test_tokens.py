@@ -14,6 +14,8 @@ from sync.tokens import PREFIX, JoinToken, fingerprint, parse_token
 
 TOKEN = JoinToken(bytes(range(16)), b"s" * 32, b"f" * 16, b"p" * 32, "http://127.0.0.1:7700")
 
+ROOTED = TOKEN._replace(root=b"r" * 32)
+
 
 @given(
     st.binary(min_size=16, max_size=16),
@@ -25,6 +27,12 @@ TOKEN = JoinToken(bytes(range(16)), b"s" * 32, b"f" * 16, b"p" * 32, "http://127
 def test_round_trip(token_id: bytes, secret: bytes, fleet: bytes, mark: bytes, url: str) -> None:
     token = JoinToken(token_id, secret, fleet, mark, url)
     assert parse_token(f"  {token.encode()}\n") == token
+
+
+def test_of_a_fleet_with_signed_targets_it_has_the_digest_of_their_first_root() -> None:
+    assert ROOTED.encode().startswith("agentdb2.")
+    assert parse_token(ROOTED.encode()) == ROOTED
+    assert TOKEN.encode().startswith("agentdb1."), "devices of the first version can join any other fleet"
 
 
 def test_every_cut_and_every_changed_character_is_noticed_or_changes_the_token() -> None:
@@ -52,6 +60,8 @@ def test_every_cut_and_every_changed_character_is_noticed_or_changes_the_token()
         None,
         b"agentdb1.",
         "agentdb2." + TOKEN.encode()[len(PREFIX) :],
+        PREFIX + ROOTED.encode()[len(PREFIX) :],
+        "agentdb3." + ROOTED.encode()[len(PREFIX) :],
         PREFIX,
         PREFIX + "gA",
         TOKEN.encode() + "\n" + TOKEN.encode(),

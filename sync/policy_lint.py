@@ -1,0 +1,178 @@
+"""What in a policy is valid and yet likely a mistake: rules that nothing meets, limits without effect, and, with the
+fleet's schemas, names and precisions that do not go with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from sync.budgets import BYTES_PER_DAY_MIN
+from sync.patterns import Patterns
+from sync.policy import Policy
+from sync.policy_tables import PRECISIONS, SyncRule
+from sync.precisions import stored_bytes
+from sync.schema import CollectionSchema
+from sync.scope import ScopeTable
+
+ERROR, WARNING = "error", "warning"
+_NOT_SENT = ("interval_s", "record_bytes_max", "urgent_when", "priority")
+
+
+class Finding(NamedTuple):
+    """``level`` "error": the policy would not do what it says; "warning": it may be meant."""
+
+    level: str
+    where: str
+    message: str
+    hint: str
+
+
+def lint(policy: Policy, schemas: Mapping[str, CollectionSchema] | None = None) -> list[Finding]:
+    """``schemas`` None: what would need the fleet's declarations is not looked at."""
+    found = [*_rules(policy), *_links(policy), *_staleness(policy), *_retention(policy), *_agents(policy)]
+    if schemas is not None:
+        found += [*_names(policy, schemas), *_forms(policy, schemas), *_merges(policy, schemas)]
+    return found
+
+
+def not_carried_out(policy: Policy) -> list[Finding]:
+    """What this version knows and does not do: devices refuse the one, and look past the other (ADR 24)."""
+    found = []
+    for at, rule in enumerate(policy.sync, 1):
+        where = f"[[sync]] {at}"
+        if rule.direction == "local":
+            message = "local is not carried out yet: devices refuse such a policy"
+            found.append(Finding(ERROR, f"{where}: direction", message, "up, or absent"))
+        for key in ("interval_s", "record_bytes_max", "age_days_max"):
+            if getattr(rule, key):
+                message = "is not carried out yet: devices look past it"
+                found.append(Finding(WARNING, f"{where}: {key}", message, "leave it out until they do"))
+    return found
+
+
+def differing(policy: Policy, fleets: Policy, path: str) -> list[Finding]:
+    """Where it would have the cloud do something else than the policy at ``path``, by which the cloud goes now: for all
+    devices alike, so a policy for some of them cannot.
+    """
+    found = []
+    for table in ("merge", "retention"):
+        if set(getattr(policy, table)) != set(getattr(fleets, table)):
+            message = f"is not as in {path}, by which the cloud goes until this one is all devices'"
+            hint = "of the policies of one fleet, have the same [[merge]] and [[retention]]"
+            found.append(Finding(WARNING, f"[[{table}]]", message, hint))
+    return found
+
+
+def _rules(policy: Policy) -> Iterator[Finding]:
+    reached = ScopeTable(policy.sync).reached()
+    for at, rule in enumerate(policy.sync, 1):
+        where = f"[[sync]] {at}"
+        if at not in reached:
+            yield Finding(
+                WARNING, where, "no place has this rule: those before it decide all", "move it up, or drop it"
+            )
+        if rule.direction in ("down", "local", "absent"):
+            for key in _NOT_SENT:
+                if getattr(rule, key) != SyncRule._field_defaults[key]:
+                    hint = "nothing written there is sent"
+                    yield Finding(WARNING, f"{where}: {key}", f"has no effect under {rule.direction}", hint)
+        if rule.direction in ("down", "absent") and rule.vectors:
+            yield Finding(
+                WARNING, f"{where}: vectors", f"nothing is written here under {rule.direction}", "leave it out"
+            )
+        if rule.direction == "absent" and rule.age_days_max:
+            yield Finding(WARNING, f"{where}: age_days_max", "all is absent, whatever its age", "leave it out")
+        if rule.direction == "local" and rule.age_days_max:
+            hint = "what is local is on no other device: nothing of it may leave"
+            yield Finding(WARNING, f"{where}: age_days_max", "has no effect under local", hint)
+        if rule.priority == "urgent" and rule.interval_s:
+            yield Finding(WARNING, f"{where}: interval_s", "urgent writes do not wait", "normal, or no interval")
+
+
+def _links(policy: Policy) -> Iterator[Finding]:
+    if policy.link and all(link.link_class != "default" for link in policy.link):
+        hint = 'a [[link]] with class = "default"'
+        yield Finding(WARNING, "[[link]]", "a link of another class has no budget", hint)
+    for at, link in enumerate(policy.link, 1):
+        where = f"[[link]] {at}"
+        if 0 < link.bytes_per_day < BYTES_PER_DAY_MIN:
+            hint = f"{BYTES_PER_DAY_MIN} or more; a record of 256 KiB is the largest"
+            yield Finding(WARNING, f"{where}: bytes_per_day", "a large record may wait for ever", hint)
+        if link.bytes_per_day and link.burst_bytes > link.bytes_per_day:
+            yield Finding(WARNING, f"{where}: burst_bytes", "is more than a day's budget", "a smaller one")
+        if link.urgent_share == 1 and set(link.lanes) - {"urgent"}:
+            yield Finding(WARNING, f"{where}: urgent_share", "leaves normal and bulk nothing", "below 1")
+        if link.urgent_share and not link.bytes_per_day:
+            yield Finding(WARNING, f"{where}: urgent_share", "is a share of bytes_per_day, of which there is none", "")
+        if "urgent" not in link.lanes:
+            yield Finding(WARNING, f"{where}: lanes", "urgent writes wait for another link", "add urgent")
+
+
+def _staleness(policy: Policy) -> Iterator[Finding]:
+    if any(step.do == "writes-local" for step in policy.staleness):
+        hint = "report, bulk-off"
+        yield Finding(ERROR, "[[staleness]]", "writes-local is not carried out yet: devices refuse such a policy", hint)
+
+
+def _retention(policy: Policy) -> Iterator[Finding]:
+    table = ScopeTable(policy.sync)
+    for at, one in enumerate(policy.retention, 1):
+        age = table.rule(one.collection, "~").age_days_max
+        if age > one.delete_days:
+            message = f"deletes before age_days_max = {age} lets records leave the device"
+            yield Finding(WARNING, f"[[retention]] {at}: delete_days", message, "the smaller one decides")
+
+
+def _agents(policy: Policy) -> Iterator[Finding]:
+    for at, rule in enumerate(policy.agents, 1):
+        met = Patterns((other.name, number, None) for number, other in enumerate(policy.agents[: at - 1]))
+        name = rule.name[:-1] + "\0" if rule.name.endswith("*") else rule.name
+        if met.met(name):
+            message = "a table before it decides for all of these agents"
+            yield Finding(WARNING, f"[[agent]] {at}", message, "the first that matches decides: move it up")
+    if policy.cedar and not policy.agents:
+        yield Finding(WARNING, "[cedar]", "is asked for every agent, as none is denied anything before", "")
+
+
+def _names(policy: Policy, schemas: Mapping[str, CollectionSchema]) -> Iterator[Finding]:
+    told = [(f"[[sync]] {at}: collections", name) for at, one in enumerate(policy.sync, 1) for name in one.collections]
+    told += [(f"[[merge]] {at}: collection", one.collection) for at, one in enumerate(policy.merge, 1)]
+    told += [(f"[[retention]] {at}: collection", one.collection) for at, one in enumerate(policy.retention, 1)]
+    for where, name in told:
+        met = Patterns([(name, 0, None)])
+        if name != "*" and not any(met.met(known) for known in schemas):
+            yield Finding(WARNING, where, f"no collection of the fleet is {name!r}", "is it spelled as declared?")
+
+
+def _forms(policy: Policy, schemas: Mapping[str, CollectionSchema]) -> Iterator[Finding]:
+    """A vector's form is told by its length, so two forms of one length cannot be told apart."""
+    for at, rule in enumerate(policy.sync, 1):
+        if rule.vectors not in PRECISIONS[:3]:
+            continue
+        met = Patterns((name, 0, None) for name in rule.collections)
+        for name, schema in sorted(schemas.items()):
+            vector = schema.vector
+            if vector is None or not (met.met(name) if rule.collections else name.startswith("agent.")):
+                continue
+            where = f"[[sync]] {at}: vectors"
+            size, declared = vector.dimensions, vector.precision
+            alike = [form for form in PRECISIONS[PRECISIONS.index(declared) : 3] if form != rule.vectors]
+            alike = [form for form in alike if stored_bytes(size, form) == stored_bytes(size, rule.vectors)]
+            if rule.vectors != declared and alike:
+                message = f"of {size} dimensions, {rule.vectors} and {alike[0]} are of one length in {name!r}"
+                yield Finding(ERROR, where, message, "another form")
+            elif PRECISIONS.index(rule.vectors) < PRECISIONS.index(declared):
+                message = f"{name!r} is declared {declared}, which is coarser: that holds"
+                yield Finding(WARNING, where, message, "a policy makes vectors coarser, never finer")
+
+
+def _merges(policy: Policy, schemas: Mapping[str, CollectionSchema]) -> Iterator[Finding]:
+    for at, one in enumerate(policy.merge, 1):
+        schema = schemas.get(one.collection)
+        if schema is None:
+            continue
+        ruled = sorted(field for field, rule in schema.fields.items() if rule.merge != "lww")
+        if schema.fields and len(ruled) == len(schema.fields) and schema.strict:
+            message = f"no field of {one.collection!r} has conflicts: all have merge rules of their own"
+            yield Finding(WARNING, f"[[merge]] {at}", message, "a field's rule is declared and never changes")

@@ -1,0 +1,356 @@
+"""The trial of a model against the table of ADR 25: what is entered by which event, what a crash leaves, what holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from sync.activation import (
+    ABSENT,
+    COMMITTED,
+    CRASHES,
+    FETCHING,
+    RETURNED,
+    SOAKING,
+    STAGED,
+    TRIES_MAX,
+    TRYING,
+    Action,
+    Assigned,
+    Begun,
+    Damaged,
+    Empty,
+    Event,
+    Fill,
+    Filled,
+    Note,
+    Probe,
+    Probed,
+    Ran,
+    Refuse,
+    Removed,
+    Rules,
+    Spared,
+    Started,
+    Stopped,
+    Tell,
+    Try,
+    Version,
+    check,
+    from_document,
+    step,
+    to_document,
+)
+from sync.errors import Malformed
+
+SOAK = Rules(uptime_ms=3_600_000, uses=100, errors_share_max=0.02, errors_of_at_least=50)
+
+
+def version(number: int, slot: str = "", rules: Rules = SOAK) -> Version:
+    return Version(slot, number, bytes([number]) * 32, rules)
+
+
+def after(note: Note, *events: Event) -> tuple[Note, list[Action]]:
+    """The note after all of them, and the actions of the last."""
+    actions: list[Action] = []
+    for event in events:
+        note, actions = step(note, event)
+        check(note)
+    return note, actions
+
+
+GOOD = Ran(uptime_ms=3_600_000, uses=100)
+
+
+def staged(number: int, before: Note | None = None) -> Note:
+    return after(before or Note(), Assigned(version(number)), Filled(version(number).digest))[0]
+
+
+def soaking(number: int, before: Note | None = None) -> Note:
+    return after(staged(number, before), Begun(), Probed(version(number).digest))[0]
+
+
+ONE = after(soaking(1), GOOD)[0]
+TWO = after(soaking(2, ONE), GOOD)[0]
+
+
+def test_the_first_version_goes_all_the_way() -> None:
+    note, actions = step(Note(), Assigned(version(1)))
+    one = version(1, "a")
+    assert (note.state, note.active, note.candidate, actions) == (FETCHING, None, one, [Empty("a"), Fill(one)])
+    note, actions = step(note, Filled(one.digest))
+    assert (note.state, note.tries, actions) == (STAGED, 0, [Try()])
+    note, actions = step(note, Begun())
+    assert (note.state, note.tries, note.active, actions) == (TRYING, 1, None, [Probe(one)])
+    note, actions = step(note, Probed(one.digest))
+    assert (note.state, note.active, note.previous, note.tries, actions) == (SOAKING, one, None, 1, [Tell()])
+    note, actions = step(note, Ran(uptime_ms=3_599_999, uses=1_000, steady=True))
+    assert (note.state, note.tries) == (SOAKING, 0)
+    note, actions = step(note, Ran(uptime_ms=1))
+    assert (note.state, note.active, actions) == (COMMITTED, one, [])
+
+
+def test_the_second_one_goes_into_the_other_slot_and_the_first_stays_whole_while_it_soaks() -> None:
+    two = version(2, "b")
+    note, actions = step(ONE, Assigned(version(2)))
+    assert (note.active, actions) == (version(1, "a"), [Empty("b"), Fill(two)])
+    note = soaking(2, ONE)
+    assert (note.active, note.previous) == (two, version(1, "a"))
+    assert step(note, Spared()) == (note, []), "what it may return to is not spare"
+    note, actions = step(note, GOOD)
+    assert (note.state, note.active, note.previous, actions) == (COMMITTED, two, version(1, "a"), [])
+    note, actions = step(note, Assigned(version(3)))
+    assert (note.active, note.previous, actions) == (two, None, [Empty("a"), Fill(version(3, "a"))])
+
+
+@pytest.mark.parametrize(
+    ("left", "then", "actions"),
+    [
+        (after(ONE, Assigned(version(2)))[0], FETCHING, [Fill(version(2, "b"))]),
+        (staged(2, ONE), STAGED, [Try()]),
+        (after(staged(2, ONE), Begun())[0], TRYING, [Try()]),
+        (soaking(2, ONE), SOAKING, []),
+        (ONE, COMMITTED, []),
+        (after(staged(2, ONE), Begun(), Probed(version(2).digest, "slow"))[0], RETURNED, []),
+        (Note(), ABSENT, []),
+    ],
+    ids=lambda part: part.state if isinstance(part, Note) else "",
+)
+def test_what_a_process_begins_with_after_a_crash(left: Note, then: str, actions: list[Action]) -> None:
+    note, found = step(left, Started())
+    assert (note.state, found) == (then, actions)
+    assert note.active == left.active
+
+
+def test_a_trial_that_brings_the_device_down_ends_after_three() -> None:
+    note, actions = staged(2, ONE), list[Action]()
+    for tries in range(1, TRIES_MAX + 1):
+        note, actions = after(note, Begun())
+        assert (note.tries, actions) == (tries, [Probe(version(2, "b"))])
+        left, (note, actions) = note, step(note, Started())
+        assert note.active == left.active == version(1, "a")
+    assert (note.state, note.why, actions) == (RETURNED, CRASHES, [Refuse(version(2, "b"), CRASHES)])
+
+
+def test_a_soak_that_brings_the_device_down_returns_after_three() -> None:
+    note, actions = after(soaking(2, ONE), Started(), Started())
+    assert (note.state, note.tries, actions) == (SOAKING, 3, [])
+    note, actions = step(note, Started())
+    assert (note.state, note.active, note.previous) == (RETURNED, version(1, "a"), None)
+    assert actions == [Refuse(version(2, "b"), CRASHES), Tell()]
+
+
+@pytest.mark.parametrize("survived", [Stopped(), Ran(steady=True)])
+def test_a_process_that_ended_in_order_or_lived_long_was_not_brought_down(survived: Event) -> None:
+    note = soaking(2, ONE)
+    for _ in range(3 * TRIES_MAX):
+        note, _ = after(note, survived, Started())
+    assert note.state == SOAKING
+    note = after(staged(2, ONE), Begun())[0]
+    for _ in range(3 * TRIES_MAX):
+        note, _ = after(note, Stopped(), Started(), Begun())
+    assert note.state == TRYING
+
+
+def test_what_its_probes_find_bad_was_never_active() -> None:
+    note, actions = after(staged(2, ONE), Begun(), Probed(version(2).digest, "golden: 0.4 is not 0.5"))
+    assert (note.state, note.active, note.candidate) == (RETURNED, version(1, "a"), None)
+    assert (note.returned, note.why) == (version(2, "b"), "golden: 0.4 is not 0.5")
+    assert actions == [Refuse(version(2, "b"), "golden: 0.4 is not 0.5")]
+    assert step(note, Assigned(version(2), refused=True)) == (note, [])
+    note, actions = step(note, Assigned(version(2)))
+    assert (note.state, actions) == (FETCHING, [Fill(version(2, "b"))]), "retried: its files are still there"
+
+
+def test_errors_in_the_soak_return_it_once_there_were_enough_uses() -> None:
+    note = after(soaking(2, ONE), Ran(uses=49, errors=49))[0]
+    assert note.state == SOAKING
+    note, actions = step(note, Ran(uses=1))
+    assert (note.state, note.active) == (RETURNED, version(1, "a"))
+    assert note.why == "49 of 50 uses failed, 2.0% may"
+    assert actions == [Refuse(version(2, "b"), note.why), Tell()]
+    assert after(soaking(2, ONE), Ran(uses=50, errors=1))[0].state == SOAKING, "a share that may be"
+    assert after(soaking(1), Ran(uses=50, errors=2))[0].active is None, "the first of a name returns to none"
+
+
+def test_a_model_without_a_soak_is_kept_at_once() -> None:
+    quick = version(2, rules=Rules())
+    note, actions = after(ONE, Assigned(quick), Filled(quick.digest), Begun(), Probed(quick.digest))
+    assert (note.state, note.active, note.previous, actions) == (
+        COMMITTED,
+        quick._replace(slot="b"),
+        version(1, "a"),
+        [Tell()],
+    )
+
+
+def test_another_assignment_while_fetching_uses_the_slot_and_what_is_in_it() -> None:
+    note, actions = after(ONE, Assigned(version(2)), Assigned(version(3)))
+    assert (note.state, note.candidate, actions) == (FETCHING, version(3, "b"), [Fill(version(3, "b"))])
+    assert step(note, Filled(version(2).digest)) == (note, []), "of one that is not wanted any more"
+    note, actions = step(note, Assigned(version(1)))
+    assert (note.state, note.active, note.candidate, actions) == (COMMITTED, version(1, "a"), None, [Empty("b")])
+
+
+@pytest.mark.parametrize(("why", "refusals"), [("", 0), ("slow", 1)])
+def test_another_assignment_while_trying_waits_for_the_end_and_nothing_is_switched(why: str, refusals: int) -> None:
+    trying = after(staged(2, ONE), Begun())[0]
+    note, actions = step(trying, Assigned(version(3)))
+    assert (note.state, note.candidate, actions) == (TRYING, version(2, "b"), [])
+    note, actions = step(note, Probed(version(2).digest, why))
+    assert (note.state, note.active, note.candidate) == (FETCHING, version(1, "a"), version(3, "b"))
+    assert actions[-1] == Fill(version(3, "b"))
+    assert len([action for action in actions if isinstance(action, Refuse)]) == refusals
+    note, actions = after(trying, Assigned(version(1)), Probed(version(2).digest))
+    assert (note.state, note.active, note.candidate) == (COMMITTED, version(1, "a"), None), "reverted meanwhile"
+    assert after(trying, Assigned(version(3)), Assigned(version(2)))[0] == trying
+
+
+def test_a_soak_ends_when_another_version_is_assigned() -> None:
+    note, actions = step(soaking(2, ONE), Assigned(version(1)))
+    assert (note.state, note.active, note.returned, actions) == (COMMITTED, version(1, "a"), None, [Tell()])
+    note, actions = step(soaking(2, ONE), Assigned(version(3)))
+    assert (note.state, note.active, note.candidate) == (FETCHING, version(1, "a"), version(3, "b"))
+    assert actions == [Tell(), Empty("b"), Fill(version(3, "b"))]
+    note, actions = step(soaking(1), Assigned(version(2)))
+    assert (note.active, note.candidate) == (version(1, "a"), version(2, "b")), "the first: better than none"
+
+
+def test_going_back_to_the_previous_number_takes_its_slot_as_it_is() -> None:
+    note, actions = step(TWO, Assigned(version(1)))
+    assert (note.active, note.candidate, actions) == (version(2, "b"), version(1, "a"), [Fill(version(1, "a"))])
+
+
+def test_damaged_files_are_not_given_out() -> None:
+    note, actions = step(TWO, Damaged(spare=True))
+    assert (note.state, note.active, note.candidate) == (FETCHING, version(1, "a"), version(2, "b"))
+    assert actions == [Tell(), Fill(version(2, "b"))]
+    note, actions = step(ONE, Damaged(spare=False))
+    assert (note.active, note.candidate, actions) == (None, version(1, "a"), [Tell(), Fill(version(1, "a"))])
+    note, actions = step(staged(2, ONE), Damaged(spare=False))
+    assert (note.state, note.active, note.candidate, actions) == (STAGED, None, version(2, "b"), [Tell()])
+
+
+def test_room_and_removal() -> None:
+    note, actions = step(TWO, Spared())
+    assert (note.previous, actions) == (None, [Empty("a")])
+    for left in (after(ONE, Assigned(version(2)))[0], staged(2, ONE)):
+        assert step(left, Spared()) == (left, [])
+    assert step(TWO, Removed()) == (Note(), [Empty("a"), Empty("b"), Tell()])
+
+
+def test_notes_are_kept_as_plain_values() -> None:
+    for note in (Note(), ONE, TWO, staged(2, ONE), soaking(3, TWO), after(staged(2), Begun(), Assigned(version(3)))[0]):
+        assert from_document(msgpack.unpackb(msgpack.packb(to_document(note)))) == note
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(max_size=3) | st.binary(max_size=3), st.lists, max_leaves=30))
+def test_what_is_no_note_is_malformed(document: Any) -> None:
+    with pytest.raises(Malformed):
+        from_document(document)
+    with pytest.raises(Malformed):
+        from_document([1, document, *to_document(ONE)[2:]])
+
+
+class Device(RuleBasedStateMachine):
+    """A device with two slots. What is to be done is done in order, and lost with a crash; notes are not."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.note = Note()
+        self.slots: dict[str, int] = {"a": 0, "b": 0}  # the number that is there whole, 0 for anything else
+        self.refused: set[bytes] = set()
+        self.todo: list[Action] = []
+        self.damaged = False
+
+    def happened(self, event: Event) -> None:
+        self.note, actions = step(self.note, event)
+        for action in actions:
+            if isinstance(action, Refuse):
+                self.refused.add(action.version.digest)
+        if not actions or any(isinstance(action, (Empty, Fill, Try, Probe)) for action in actions):
+            self.todo = [action for action in self.todo if not isinstance(action, Fill)] if actions else self.todo
+        self.todo += [action for action in actions if not isinstance(action, Refuse)]
+
+    @rule(number=st.integers(1, 5))
+    def assign(self, number: int) -> None:
+        self.happened(Assigned(version(number), refused=version(number).digest in self.refused))
+
+    @precondition(lambda self: self.todo)
+    @rule(why=st.sampled_from(["", "", "slow"]))
+    def act(self, why: str) -> None:
+        action = self.todo.pop(0)
+        if isinstance(action, Empty):
+            self.write(action.slot, 0)
+        elif isinstance(action, Fill):
+            self.write(action.version.slot, action.version.number)
+            self.happened(Filled(action.version.digest))
+        elif isinstance(action, Try):
+            self.happened(Begun())
+        elif isinstance(action, Probe):
+            self.happened(Probed(action.version.digest, why))
+
+    def write(self, slot: str, number: int) -> None:
+        note = self.note
+        assert note.active is None or note.active.slot != slot, "the active slot is never written"
+        if note.state == SOAKING and note.previous is not None:
+            assert note.previous.slot != slot, "what a soak returns to is never written"
+        self.slots[slot] = number
+
+    @rule(torn=st.booleans())
+    def crash(self, torn: bool) -> None:
+        if torn and self.note.state == FETCHING and self.note.candidate is not None:
+            self.slots[self.note.candidate.slot] = 0
+        self.todo = []
+        self.happened(Started())
+
+    @rule()
+    def restart(self) -> None:
+        self.happened(Stopped())
+        self.todo = []
+        self.happened(Started())
+
+    @rule(uses=st.integers(0, 80), bad=st.booleans(), steady=st.booleans())
+    def run(self, uses: int, bad: bool, steady: bool) -> None:
+        self.happened(Ran(1_000_000, uses, uses if bad else 0, steady=steady))
+
+    @precondition(lambda self: self.note.active is not None and not self.todo)
+    @rule()
+    def damage(self) -> None:
+        active, previous = self.note.active, self.note.previous
+        assert active is not None
+        self.slots[active.slot] = 0
+        whole = previous is not None and self.slots[previous.slot] == previous.number
+        self.happened(Damaged(spare=whole))
+
+    @precondition(lambda self: not self.todo)
+    @rule()
+    def spare(self) -> None:
+        self.happened(Spared())
+
+    @rule()
+    def forgive(self) -> None:
+        if self.note.returned is not None:
+            self.refused.discard(self.note.returned.digest)
+            self.happened(Assigned(self.note.returned))
+
+    @invariant()
+    def one_good_model(self) -> None:
+        check(self.note)
+        active, candidate, previous = self.note.active, self.note.candidate, self.note.previous
+        if active is not None:
+            assert self.slots[active.slot] == active.number
+            assert active.digest not in self.refused
+        if previous is not None and self.note.state == SOAKING:
+            assert self.slots[previous.slot] == previous.number
+        assert candidate is None or candidate.digest not in self.refused
+        assert from_document(to_document(self.note)) == self.note
+
+
+TestDevice = Device.TestCase
+TestDevice.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
