@@ -15,21 +15,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cloud.fleet.control_desk import ControlDesk
+from cloud.fleet.publishing import Published, Repository
+from cloud.fleet.rollout_desk import RolloutDesk
+from cloud.fleet.twin_desk import TwinDesk
+from cloud.identity import audit
 from cloud.identity.enrollment import Enrollment, wrapped_keys
 from cloud.identity.key_service import FleetKeys
 from cloud.ports import Caller, Reading, Store
 from cloud.rows import Conflict, DeadLetter, DeviceRow, FleetRow, Head
+from cloud.storage.archive.state import load_state
 from cloud.stream import leases
 from cloud.stream.admission import acknowledge, admit, refusals, shown_segment
 from cloud.stream.baseline import baseline_page
-from cloud.stream.feed import PageBuilder, RowCache, Scope, Sealer
+from cloud.stream.feed import PageBuilder, RowCache, Sealer
 from cloud.stream.ingest import Context, Ingested, ingest
 from cloud.stream.leases import LEASE_MS
 from cloud.stream.resolution import resolve
+from cloud.stream.retention import Retention
 from cloud.stream.rules import Resolver
 from cloud.stream.schemas import SchemaBook
+from cloud.stream.scopes import Scopes, filtered
 from sync.errors import (
     AgentDBError,
     BadSignature,
@@ -48,18 +56,23 @@ from sync.messages import (
     BaselinePage,
     Enroll,
     Failure,
+    FetchControl,
     Hello,
     Pull,
     PullBaseline,
     PullPage,
     Push,
     PushAck,
+    Report,
     Welcome,
 )
 from sync.ports import Clock, RandomSource
 from sync.segment import FLAG_FEED, Opened, SegmentHeader, open_segment, segment_id
 from sync.stamps import device_of, replica_id
 from sync.tokens import JoinToken
+
+if TYPE_CHECKING:
+    from cloud.fleet.signing import SigningKey
 
 _HELLO_HINT = "say hello again"
 
@@ -73,8 +86,8 @@ class _Held(Exception):
 
 
 class ControlPlane:
-    """``scope`` says what a device may have of the feed (None: everything). ``lease_ms``: how long a silent device is
-    waited for before others forget what it has not heard was deleted.
+    """``scopes`` say what a device may have of the feed (None: everything). ``lease_ms``: how long a silent device is
+    waited for before others forget what it has not heard was deleted. ``online_key`` signs what devices are to run.
     """
 
     def __init__(
@@ -85,13 +98,14 @@ class ControlPlane:
         random: RandomSource,
         *,
         resolvers: Mapping[str, Resolver] | None = None,
-        scope: Scope | None = None,
+        scopes: Scopes | None = None,
         lease_ms: int = LEASE_MS,
+        online_key: Callable[[], SigningKey | None] = lambda: None,
     ) -> None:
         self._store = store
         self._keys = keys
         self._clock = clock
-        self._scope = scope
+        self._scopes = scopes
         self._lease_ms = lease_ms
         self._resolvers: dict[str, Resolver] = dict(resolvers or {})
         self._cache = RowCache()
@@ -99,6 +113,10 @@ class ControlPlane:
         self._listeners: dict[bytes, list[Callable[[], None]]] = {}
         self._lock = Lock()
         self.enrollment = Enrollment(store, keys, clock, random)
+        self.control = ControlDesk(store, clock, online_key)
+        self.rollouts = RolloutDesk(store, clock, audit.record, self._woken, self.control.goal)
+        self.twins = TwinDesk(store, clock, audit.record, self.rollouts, self._woken)
+        self.retention = Retention(store, clock, self._replica, self.control.delete_days, self._woken)
 
     # -- messages -------------------------------------------------------------------------------------------------
 
@@ -116,6 +134,10 @@ class ControlPlane:
             return self._pull(message, caller)
         if isinstance(message, PullBaseline):
             return self._pull_baseline(message, caller)
+        if isinstance(message, FetchControl):
+            return self.control.fetch(message, caller)
+        if isinstance(message, Report):
+            return self.twins.report(message, caller)
         raise ProtocolError(f"{type(message).__name__} is not a request")
 
     def answer(self, message: AnyMessage, caller: Caller | None) -> Answer:
@@ -159,6 +181,8 @@ class ControlPlane:
             stable = leases.stable_of(view, caller.fleet, head)
             row = view.replica(caller.fleet, hello.replica)
             last_seq = row.last_seq if row else 0
+            newest = self.control.newest(view, caller, hello.assignment)
+            archived = load_state(view, caller.fleet).archived
             # A lost ack covers one segment; more are only refused of a device that forgot what it knew.
             refused = view.refused(caller.fleet, hello.replica, hello.acked + 1, last_seq)[:SEGMENT_OPERATIONS_MAX]
         return Welcome(
@@ -174,6 +198,8 @@ class ControlPlane:
             refusals=refusals(refused),
             last_head=row.head if row else 0,
             stable=stable,
+            assignment=newest,
+            archived=archived,
         )
 
     def _push(self, push: Push, caller: Caller) -> PushAck:
@@ -185,7 +211,8 @@ class ControlPlane:
                 return acknowledge(view, caller.fleet, held.header, self._clock.wall_ms())
         with self._store.writing() as tx:
             head = tx.lock_head(caller.fleet)
-            context = Context(caller.fleet, self._replica(head), self._clock, self._resolvers)
+            ruled = self.control.ruling(caller.fleet)
+            context = Context(caller.fleet, self._replica(head), self._clock, self._resolvers, ruled)
             done = ingest(tx, opened, self._book(tx, caller.fleet, head), context)
         self._committed(caller.fleet, done, opened)
         return done.ack
@@ -217,6 +244,7 @@ class ControlPlane:
             _check_incarnation(pull.incarnation, head)
             if not head.trimmed <= pull.cursor <= head.position:
                 raise BrokenChain(f"the feed does not have position {pull.cursor}", hint=_HELLO_HINT)
+            scope = filtered(self._scopes, view, caller, pull.scope)
             builder = PageBuilder(
                 self._sealer(caller.fleet, head),
                 self._cache,
@@ -224,10 +252,12 @@ class ControlPlane:
                 pull.cursor,
                 pull.max_operations,
                 pull.max_bytes,
-                self._scope_of(caller.device),
+                scope.filter,
             )
             page = builder.build(view, head)
-        return PullPage(page.segments, page.cursor, head.position, self._clock.wall_ms())
+            newest = self.control.newest(view, caller)
+        now_ms = self._clock.wall_ms()
+        return PullPage(page.segments, page.cursor, head.position, now_ms, newest, scope.narrowed)
 
     def _pull_baseline(self, pull: PullBaseline, caller: Caller) -> BaselinePage:
         _check_replica(pull.replica, caller)
@@ -235,9 +265,10 @@ class ControlPlane:
             head = view.head(caller.fleet)
             _check_incarnation(pull.incarnation, head)
             sealer = self._sealer(caller.fleet, head)
-            scope = self._scope_of(caller.device)
-            page = baseline_page(view, head, sealer, pull.after, everything=pull.everything, scope=scope)
-        return BaselinePage(page.segments, page.token, page.cursor, head.position, self._clock.wall_ms())
+            scope = filtered(self._scopes, view, caller, pull.scope)
+            page = baseline_page(view, head, sealer, pull.after, everything=pull.everything, scope=scope.filter)
+        now_ms = self._clock.wall_ms()
+        return BaselinePage(page.segments, page.token, page.cursor, head.position, now_ms, scope.narrowed)
 
     # -- for operators ----------------------------------------------------------------------------------------------
 
@@ -258,6 +289,22 @@ class ControlPlane:
     def dead_letters(self, fleet: bytes, after: int = 0, limit: int = 1000) -> list[DeadLetter]:
         with self._store.reading() as view:
             return view.dead_letters(fleet, after, limit)
+
+    def publish(self, fleet: bytes, repository: Repository) -> Published:
+        """Take what was signed offline. Raises as ``cloud.fleet.publishing.publish``."""
+        with self._store.writing() as tx:
+            done = self.control.publish(tx, fleet, repository)
+            at_ms = self._clock.wall_ms()
+            audit.record(tx, fleet, at_ms, "operator", "trust.published", f"snapshot {done.snapshot}", **done._asdict())
+        self._moved(fleet, True)
+        return done
+
+    def assign(self, fleet: bytes, place: str, path: str) -> None:
+        """What the whole fleet runs in a place, "" for nothing. Raises as ``ControlDesk.set_channel``."""
+        with self._store.writing() as tx:
+            self.control.set_channel(tx, fleet, place, path)
+            audit.record(tx, fleet, self._clock.wall_ms(), "operator", "channel.set", place, path=path)
+        self._moved(fleet, True)
 
     def resolve(self, fleet: bytes, number: int, *, take: str, value: Any = None) -> Conflict:
         """Decide an open conflict: ``take`` "winner", "loser" or "value". Raises NotFound, Refused (not
@@ -305,10 +352,6 @@ class ControlPlane:
     def _sealer(self, fleet: bytes, head: Head) -> Sealer:
         return Sealer(fleet, head.incarnation, self._replica(head), self._keys.ring(fleet), self._keys.service_key)
 
-    def _scope_of(self, device: bytes) -> Callable[[str, str], bool] | None:
-        scope = self._scope
-        return None if scope is None else lambda collection, key: scope(device, collection, key)
-
     def _book(self, view: Reading, fleet: bytes, head: Head) -> SchemaBook:
         book = self._books.get(fleet)
         if book is None or book.position != head.position:
@@ -322,6 +365,9 @@ class ControlPlane:
         if done.rows and len(done.rows[0].packed) < _CACHE_BELOW and not done.ack.refusals:
             self._cache.put(done.head.incarnation, done.rows[0], opened.operations)
         self._moved(fleet, bool(done.rows))
+
+    def _woken(self, fleet: bytes) -> None:
+        self._moved(fleet, True)
 
     def _moved(self, fleet: bytes, moved: bool) -> None:
         if moved:

@@ -24,6 +24,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
+from cloud.control_rows import ControlReading, ControlWriting
+from cloud.model_rows import ModelReading, ModelWriting
 from cloud.rows import (
     AuditRow,
     Conflict,
@@ -39,6 +41,7 @@ from cloud.rows import (
     ReplicaRow,
     TokenRow,
 )
+from cloud.twin_rows import ReadingTwins, WritingTwins
 from sync.keys import DeviceKey, KeyRing, PublicIdentity
 
 
@@ -85,7 +88,7 @@ class KeyService(Protocol):
         ...
 
 
-class Reading(Protocol):
+class Reading(ReadingTwins, ControlReading, ModelReading, Protocol):
     """A consistent view. Lists come in the order of their key; ``after`` is exclusive."""
 
     def fleets(self) -> list[FleetRow]: ...
@@ -155,7 +158,7 @@ class Reading(Protocol):
     def archive_state(self, fleet: bytes, name: str) -> bytes | None: ...
 
 
-class Transaction(Reading, Protocol):
+class Transaction(Reading, WritingTwins, ControlWriting, ModelWriting, Protocol):
     """The same view with writing. What it wrote it also reads. ``put_`` inserts or replaces by the row's
     key; the bulk methods take any iterable and are how a restore fills an empty store.
     """
@@ -254,12 +257,16 @@ class ObjectStore(Protocol):
     StorageError.
     """
 
-    def put(self, name: str, data: bytes, *, create_only: bool = False) -> bool:
+    def put(self, name: str, data: bytes | memoryview, *, create_only: bool = False) -> bool:
         """Durable on return. With ``create_only``, False (and no change) if the name is taken."""
         ...
 
     def get(self, name: str) -> bytes:
         """Raises NotFound."""
+        ...
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        """So many bytes of it, at least one. Raises NotFound, and InvalidValue if it has not got all of them."""
         ...
 
     def head(self, name: str) -> ObjectInfo:

@@ -6,7 +6,7 @@ equal. Everything is held per fleet, so a row only names its fleet where it can 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -138,7 +138,8 @@ class FeedRow(NamedTuple):
 
     ``replica`` is the one that pushed them (which does not get them back), ``state`` says that they are a
     repair by images (seq 0, of any replica). ``segment`` is the id of the device's segment that they came
-    in, b"" for the cloud's own.
+    in, b"" for the cloud's own. ``collections``: those that they write to, sorted, so that a page is filtered without
+    unpacking what is wholly in a scope, or out of it; none if they are not known, or too many.
     """
 
     first: int
@@ -151,6 +152,15 @@ class FeedRow(NamedTuple):
     max_ts: int
     at_ms: int
     segment: bytes
+    collections: tuple[str, ...] = ()
+
+
+COLLECTIONS_KEPT_MAX = 64  # of a row of the feed
+
+
+def collections_of(names: Collection[str]) -> tuple[str, ...]:
+    """As a row of the feed keeps them."""
+    return tuple(sorted(names)) if len(names) <= COLLECTIONS_KEPT_MAX else ()
 
 
 class Claim(NamedTuple):
@@ -196,6 +206,13 @@ class Conflict(NamedTuple):
     state: str
     resolution: int
     note: str
+
+
+class Ruled(NamedTuple):
+    """What a policy says of a collection's conflicts, instead of its declaration. ``by`` is the policy's path."""
+
+    rule: str
+    by: str
 
 
 class DeadLetter(NamedTuple):

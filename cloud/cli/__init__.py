@@ -16,11 +16,18 @@ from typing import Any
 
 import click
 
+from cloud.cli import policy_publish as _policy_publish  # noqa: F401 - it adds commands to ``policy``
 from cloud.cli.archive import archive, restore
 from cloud.cli.conflicts import conflicts
 from cloud.cli.fleet import audit, devices, init, token
+from cloud.cli.models import models
 from cloud.cli.output import JSON
+from cloud.cli.policy import policy
+from cloud.cli.publish import assign, assignments, publish
+from cloud.cli.rollouts import rollouts
 from cloud.cli.server import serve, status
+from cloud.cli.trust import trust
+from cloud.cli.twins import groups, labels, twins
 from sync.errors import AgentDBError, InputError, SyncError
 
 
@@ -51,5 +58,11 @@ def main() -> None:
     """Run and steer the control plane of a fleet."""
 
 
-for command in (init, serve, token, devices, conflicts, archive, restore, status, audit):
+for command in (
+    *(init, serve, token, devices),
+    *(trust, policy, models),
+    *(twins, labels, groups, rollouts),
+    *(publish, assign, assignments),
+    *(conflicts, archive, restore, status, audit),
+):
     main.add_command(command)

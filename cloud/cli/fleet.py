@@ -135,10 +135,10 @@ def devices(
         fleet, enrollment = home.fleet.fleet, home.plane.enrollment
         if set_priority is not None:
             enrollment.set_priority(
-                fleet, _find(directory, enrollment.devices(fleet), set_priority[0]).device, set_priority[1]
+                fleet, find_device(directory, enrollment.devices(fleet), set_priority[0]).device, set_priority[1]
             )
         if revoke is not None:
-            found = _find(directory, enrollment.devices(fleet), revoke)
+            found = find_device(directory, enrollment.devices(fleet), revoke)
             if found.revoked_ms:
                 already = f"{found.name!r} ({found.device.hex()}) was revoked already, {when(found.revoked_ms)}"
                 click.echo(f"{already}: nothing changed", err=True)
@@ -226,8 +226,8 @@ def _plain_http_warning(url: str) -> str:
     return f"devices refuse plain HTTP to {parts.hostname}, unless their edge.toml has [sync] allow_plain_http = true"
 
 
-def _find(directory: Path, rows: Sequence[DeviceRow], wanted: str) -> DeviceRow:
-    """Raises NotFound or InvalidValue."""
+def find_device(directory: Path, rows: Sequence[DeviceRow], wanted: str) -> DeviceRow:
+    """By a name, an id, or its beginning. Raises NotFound or InvalidValue."""
     named = [row for row in rows if row.name == wanted]
     begun = [row for row in rows if wanted and row.device.hex().startswith(wanted.lower())]
     active = [row for row in named if not row.revoked_ms]

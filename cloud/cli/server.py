@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from cloud.server.home import Home
     from cloud.server.jobs import Job
 
-JOBS = ("archive", "snapshot")
+JOBS = ("archive", "retention", "snapshot", "timestamp")
+_TIMESTAMP_S = 60.0
 _WATCH_S = 2.0
+_ROLLOUTS_S = 5.0
+_RETENTION_S = 900.0
 
 
 @click.command()
@@ -41,10 +44,12 @@ def serve(directory: Path, host: str | None, port: int | None, config_file: Path
     import msgspec
 
     from cloud.config import PORT
+    from cloud.fleet.model_access import AssignedPacks
     from cloud.ports import SystemRandom
     from cloud.server.app import Service
     from cloud.server.home import Home
     from cloud.server.jobs import Jobs
+    from cloud.server.models import Packs
     from cloud.server.rehearsal import RehearsalPlane
     from cloud.server.serve import serve as run
     from cloud.storage.bodies import Bodies
@@ -64,7 +69,8 @@ def serve(directory: Path, host: str | None, port: int | None, config_file: Path
         plane = RehearsalPlane() if home.is_rehearsal else home.plane
         jobs = Jobs(_jobs(home), home.clock, home.note_job, before)
         bodies = None if home.is_rehearsal else Bodies(lambda: home.objects, SystemRandom())
-        service = Service(plane, home.store, jobs, config.server, home.clock, bodies)
+        packs = None if home.is_rehearsal else Packs(lambda: home.objects, AssignedPacks(home.store))
+        service = Service(plane, home.store, jobs, config.server, home.clock, bodies, packs)
         about = (f"fleet {home.fleet.name!r} ({home.fleet.fleet.hex()})", f"archive {_where(home)}")
 
         def announce(line: str) -> None:
@@ -174,8 +180,11 @@ def _jobs(home: Home) -> list[Job]:
     settings = home.config.archive
     return [
         Job("resolvers", _WATCH_S, _resolvers(home)),
+        Job("rollouts", _ROLLOUTS_S, lambda: home.plane.rollouts.run(home.fleet.fleet)),
         Job("archive", settings.interval_s, archive, at_shutdown=True),
         Job("snapshot", settings.snapshot_interval_s, snapshot),
+        Job("retention", _RETENTION_S, lambda: home.plane.retention.run(home.fleet.fleet)),
+        Job("timestamp", _TIMESTAMP_S, lambda: home.plane.control.timestamp_again(home.fleet.fleet)),
     ]
 
 

@@ -110,9 +110,11 @@ class Enrollment:
         expires_ms = now_ms + ttl_s * 1000
         with self._store.writing() as tx:
             tx.head(fleet)
+            root = tx.trust(fleet, "root", 1)
             tx.put_token(TokenRow(token_id, fleet, _hash(secret), uses, expires_ms, now_ms))
             self._audit(tx, fleet, "token.created", token_id.hex(), uses=uses, expires_ms=expires_ms, name=name)
-        return JoinToken(token_id, secret, fleet, fingerprint(self._keys.service_key.public), url)
+        pin = sha256(root.data).digest() if root is not None else b""
+        return JoinToken(token_id, secret, fleet, fingerprint(self._keys.service_key.public), url, pin)
 
     # -- joining --------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,11 @@
 """The HTTP interface (docs/PROTOCOL.md, "HTTP")::
 
     POST /v1/enroll   Enroll → Enrolled; not signed: a join token and a proof are in the message
-    POST /v1/sync     Hello, Push, Pull, PullBaseline → their answers; signed (``cloud.identity.auth``)
+    POST /v1/sync     Hello, Push, Pull, PullBaseline, FetchControl, Report → their answers; signed
+                      (``cloud.identity.auth``)
     …    /v1/bodies   attachments' bytes in sealed parts (``cloud.server.bodies``); signed
+    GET  /v1/targets  what devices run (``cloud.server.targets``); signed
+    GET  /v1/packs    ranges of models' packs (``cloud.server.models``); signed
     GET  /v1/health   JSON, for load balancers and scripts; says nothing that a stranger may not know
 
 Bodies are ``sync.messages`` in msgpack. An error is a ``Failure`` message with a matching status. What went wrong
@@ -34,8 +37,11 @@ from cloud.ports import Caller, Store
 from cloud.server.bodies import BodyRoutes
 from cloud.server.connections import Connections, room_for
 from cloud.server.jobs import Jobs
+from cloud.server.models import PackRoutes, Packs
 from cloud.server.polls import Polls
 from cloud.server.requests import check_head, respond, too_large
+from cloud.server.targets import TargetRoutes
+from cloud.server.watching import watch
 from cloud.storage.bodies import Bodies
 from sync.errors import (
     AgentDBError,
@@ -57,11 +63,13 @@ from sync.messages import (
     AnyMessage,
     Enroll,
     Failure,
+    FetchControl,
     Hello,
     Pull,
     PullBaseline,
     PullPage,
     Push,
+    Report,
     decode,
 )
 from sync.ports import Clock
@@ -119,6 +127,7 @@ class Service:
         config: ServerConfig,
         clock: Clock,
         bodies: Bodies | None = None,
+        packs: Packs | None = None,
     ) -> None:
         self._plane = plane
         self._store = store
@@ -129,6 +138,8 @@ class Service:
         self._writer = ThreadPoolExecutor(1, "writer")
         self._readers = ThreadPoolExecutor(READERS, "reader")
         self._bodies = BodyRoutes(bodies, self._signed)
+        self._targets = TargetRoutes(store, self._readers, self._signed)
+        self._packs = PackRoutes(packs, self._signed)
         self._under_way: Counter[bytes] = Counter()
         self._total = 0
         self._enrollments = 0
@@ -146,6 +157,9 @@ class Service:
         app.router.add_post(SYNC_PATH, self._sync)
         app.router.add_get(HEALTH_PATH, self._health)
         self._bodies.add_to(app)
+        self._targets.add_to(app)
+        app.cleanup_ctx.append(self._watching)
+        self._packs.add_to(app)
         app.on_shutdown.append(self._release)
         return app
 
@@ -154,6 +168,7 @@ class Service:
         self._writer.shutdown()
         self._readers.shutdown()
         self._bodies.close()
+        self._packs.close()
 
     # -- routes ---------------------------------------------------------------------------------------------------
 
@@ -208,7 +223,7 @@ class Service:
 
     async def _carry_out(self, claimed: Claimed, message: AnyMessage, on: asyncio.BaseProtocol) -> Answer:
         """The connection is the device's once its nonce is used: anybody may have a head that it signed."""
-        if isinstance(message, Push | Hello):
+        if isinstance(message, Push | Hello | FetchControl | Report):
             answer: Answer = await self._in(self._writer, self._consume_and_handle, claimed, message)
             self.connections.known(on, claimed.caller.device)
             return answer
@@ -227,7 +242,7 @@ class Service:
         with self.polls.waiter(claimed.caller.fleet, claimed.caller.device) as moved:
             while True:
                 answer: Answer = await self._in(self._readers, self._plane.handle, message, claimed.caller)
-                nothing = isinstance(answer, PullPage) and not answer.segments and answer.cursor == message.cursor
+                nothing = isinstance(answer, PullPage) and _says_nothing(answer, message)
                 if not nothing or moved is None or not message.wait_ms or loop.time() >= until:
                     return answer
                 try:
@@ -286,6 +301,12 @@ class Service:
     async def _in(self, executor: Executor, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(executor, function, *args)
 
+    async def _watching(self, _: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(watch(self._store, self.polls, self._readers))
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
     async def _release(self, _: web.Application) -> None:
         self.polls.close()
 
@@ -318,6 +339,10 @@ class Service:
         except Exception:  # whatever it is, the device gets an answer and we get a traceback
             logger.exception("%s %s failed", request.method, request.path)
             return respond(Failure("internal", "the control plane failed", "", retryable=True), 500)
+
+
+def _says_nothing(page: PullPage, asked: Pull) -> bool:
+    return not page.segments and page.cursor == asked.cursor and page.assignment <= asked.assignment
 
 
 def _open(claimed: Claimed, body: bytes) -> AnyMessage:

@@ -4,10 +4,11 @@
 
     DIR/cloud.toml    configuration; the archive's place is in it
     DIR/cloud.db      the store
-    DIR/keys/         service.key, epoch.keys, archive.anchor: with the archive, all that a restore needs
+    DIR/keys/         service.key, epoch.keys, control.key, archive.anchor: with the archive, all that a restore needs
     DIR/archive/      the archive, unless the configuration names another place
     DIR/port          the bound port while a server runs
-    DIR/serve.lock    held by a running server; DIR/archive.lock by whoever is writing the archive
+    DIR/serve.lock    held by a running server; DIR/archive.lock by whoever is writing the archive, DIR/models.lock by
+                      whoever publishes or collects models
 
 What always holds: one directory, one fleet, one server; one process at a time writes the archive. The command line may
 use a directory while its server runs: the store and the key files are safe for several processes.
@@ -23,13 +24,16 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from cloud import config as configuration
 from cloud.config import CloudConfig
 from cloud.control_plane import ControlPlane
+from cloud.fleet.control_key import ControlKeyFile
+from cloud.fleet.policies import PolicyScopes, chosen_policy
+from cloud.fleet.trusting import Trusting
 from cloud.identity.key_service import FileKeyService
 from cloud.ports import ObjectStore, SystemClock, SystemRandom
 from cloud.rows import FleetRow
@@ -41,9 +45,14 @@ from cloud.storage.sqlite_store import SqliteStore
 from cloud.stream.rules import Resolver
 from sync.errors import InvalidConfig, StorageError, StoreLocked
 
+if TYPE_CHECKING:
+    from cloud.fleet.model_registry import ModelRegistry
+    from cloud.fleet.publishing import Published, Repository
+    from cloud.fleet.signing import SigningKey
+
 ANCHOR = "archive.anchor"
 DRAFT = ".init-"  # the beginning of a directory in which a control plane is being made
-SERVE_LOCK, ARCHIVE_LOCK = "serve.lock", "archive.lock"
+SERVE_LOCK, ARCHIVE_LOCK, MODELS_LOCK = "serve.lock", "archive.lock", "models.lock"
 _LOCK_ATTEMPTS = 5
 
 
@@ -95,7 +104,31 @@ class Home:
     @cached_property
     def plane(self) -> ControlPlane:
         """Without the operator's resolvers: only what judges conflicts imports their code (``use_resolvers``)."""
-        return ControlPlane(self.store, self.keys, self.clock, SystemRandom(), lease_ms=self.config.fleet.lease_ms)
+        return ControlPlane(
+            self.store,
+            self.keys,
+            self.clock,
+            SystemRandom(),
+            scopes=PolicyScopes(chosen_policy(Trusting())),
+            lease_ms=self.config.fleet.lease_ms,
+            online_key=self.online_key,
+        )
+
+    @cached_property
+    def online_key(self) -> ControlKeyFile:
+        return ControlKeyFile(self.directory / configuration.KEYS)
+
+    def publish(self, repository: Repository, key: SigningKey | None = None) -> Published:
+        """``ControlPlane.publish``; with another online ``key``, if the repository's root names it: it is kept then.
+        Raises as that.
+        """
+        fleet = self.fleet.fleet
+        if key is None:
+            return self.plane.publish(fleet, repository)
+        plane = ControlPlane(self.store, self.keys, self.clock, SystemRandom(), online_key=lambda: key)
+        done = plane.publish(fleet, repository)
+        self.online_key.put(key)
+        return done
 
     def use_resolvers(self) -> dict[str, Resolver]:
         """Have the plane decide by them from now on. Raises InvalidConfig for one that cannot be used."""
@@ -148,6 +181,29 @@ class Home:
         """While no other process writes the archive; waits for one that does."""
         with _locked(self.directory / ARCHIVE_LOCK, attempts=None):
             yield
+
+    # -- models -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def models(self) -> ModelRegistry:
+        """Publish and collect inside ``holding_models``."""
+        from cloud.fleet.model_registry import ModelRegistry
+
+        fleet = self.fleet.fleet
+        return ModelRegistry(self.store, lambda: self.objects, lambda: self.keys.ring(fleet), fleet, self.clock)
+
+    @contextmanager
+    def holding_models(self) -> Iterator[ModelRegistry]:
+        """While no other process publishes or collects models; waits for one that does. InvalidConfig in a
+        rehearsal.
+        """
+        if self.is_rehearsal:
+            raise InvalidConfig(
+                f"{self.directory} is a rehearsal: it does not write to the archive that it was restored from",
+                hint=f"to keep it, give it an archive of its own: agentdb-cloud archive move {self.directory} URL",
+            )
+        with _locked(self.directory / MODELS_LOCK, attempts=None):
+            yield self.models
 
     # -- the server -------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,10 @@ class Polls:
         """Whether no newer poll of this device has taken its place."""
         return self._waiters.get(fleet, {}).get(device) is event
 
+    def fleets(self) -> list[bytes]:
+        """Those of which somebody waits."""
+        return [fleet for fleet, devices in self._waiters.items() if devices]
+
     def moved(self, fleet: bytes) -> None:
         """Wake everybody of this fleet, soon. From any thread."""
         loop = self._loop

@@ -11,15 +11,17 @@ control plane that wrote it before is told so at its next run (ForeignArchive). 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cloud import config as configuration
+from cloud.fleet import control_key
 from cloud.identity.key_service import EPOCH_FILE, SERVICE_FILE, FileKeyService, copy_key_file
 from cloud.ports import ObjectStore, SystemRandom
 from cloud.server.creation import Made, check_free, check_no_device, entries, making
-from cloud.server.home import ANCHOR, ARCHIVE_LOCK, SERVE_LOCK
+from cloud.server.home import ANCHOR, ARCHIVE_LOCK, SERVE_LOCK, Home
 from cloud.server.settings import config_text
 from cloud.storage.archive.anchor import AnchorFile
 from cloud.storage.archive.names import Names
@@ -27,7 +29,9 @@ from cloud.storage.archive.restore import Restored
 from cloud.storage.archive.restore_file import restore_file
 from cloud.storage.files import write_private
 from cloud.storage.objects import open_objects
-from sync.errors import InvalidConfig, InvalidValue
+from sync.errors import DataError, InvalidConfig, InvalidValue, NotFound, Refused
+
+logger = logging.getLogger(__name__)
 
 # What a control plane that lost its store may still have.
 _OWN = {configuration.KEYS, configuration.FILE, configuration.PORT, SERVE_LOCK, ARCHIVE_LOCK, "archive"}
@@ -65,7 +69,23 @@ def restore_home(
         if not settings.exists():
             made.add(settings)
             write_private(settings, config_text(url, options, write=not rehearse).encode())
-        return _restore(objects, own, target, fleets, position, at_ms, manifest, progress)
+        restored = _restore(objects, own, target, fleets, position, at_ms, manifest, progress)
+    if not rehearse:
+        _go_past_what_was_lost(target)
+    return restored
+
+
+def _go_past_what_was_lost(target: Path) -> None:
+    with Home.open(target) as home:
+        try:
+            home.plane.control.was_restored(home.fleet.fleet)
+        except (DataError, NotFound, Refused) as error:
+            logger.warning(
+                "what devices run cannot be signed anew: %s (%s). After that is mended, publish twice, or devices that"
+                " hold what was lost refuse what comes",
+                error.message,
+                error.hint,
+            )
 
 
 def _check_manifest(objects: ObjectStore, fleet: bytes, number: int) -> None:
@@ -137,7 +157,7 @@ def _copy_keys(source: Path, own: Path, made: Made) -> Path:
     if own.resolve() == source.resolve():
         return own
     made.directory(own)
-    for name in (SERVICE_FILE, EPOCH_FILE, ANCHOR):
+    for name in (SERVICE_FILE, EPOCH_FILE, control_key.FILE, ANCHOR):
         if (source / name).exists():
             if not (own / name).exists():
                 made.add(own / name)

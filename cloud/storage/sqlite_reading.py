@@ -29,6 +29,9 @@ from cloud.rows import (
     TokenRow,
     record_row,
 )
+from cloud.storage.sqlite_control import SqliteControlReading
+from cloud.storage.sqlite_models import SqliteModelReading
+from cloud.storage.sqlite_twins import SqliteTwinsReading
 from sync.errors import NotFound
 from sync.images import is_alive
 from sync.stamps import device_of
@@ -46,7 +49,7 @@ _RECORD = "SELECT collection, key, image, position, field_positions, grave FROM 
 _LOOKUP = """SELECT r.collection, r.key, r.image, r.position, r.field_positions, r.grave
     FROM carray(?) AS wanted CROSS JOIN records AS r
     ON r.fleet = ? AND r.collection = ? AND r.key = wanted.value"""
-_FEED = """SELECT first, last, replica, state, packed, plain_length, min_ts, max_ts, at_ms, segment
+_FEED = """SELECT first, last, replica, state, packed, plain_length, min_ts, max_ts, at_ms, segment, collections
     FROM feed WHERE fleet = ? AND last > ? ORDER BY last LIMIT ?"""
 _CONFLICT = """SELECT number, position, at_ms, collection, key, field, held, came, winner, rule, state, resolution, note
     FROM conflicts WHERE fleet = ? """
@@ -61,7 +64,7 @@ _COUNTS = {
 }
 
 
-class SqliteReading:
+class SqliteReading(SqliteTwinsReading, SqliteControlReading, SqliteModelReading):
     """Valid within the block that it was given to."""
 
     def __init__(self, db: apsw.Connection) -> None:
@@ -158,11 +161,12 @@ class SqliteReading:
         out: list[FeedRow] = []
         size = 0
         for row in self._db.execute(_FEED, (fleet, after, limit)):
-            first, last, replica, state, packed, *rest = row
+            first, last, replica, state, packed, length, min_ts, max_ts, at_ms, segment, named = row
             size += len(packed)
             if out and size > max_bytes:
                 break
-            out.append(FeedRow(first, last, replica, bool(state), packed, *rest))
+            times, names = (min_ts, max_ts, at_ms), tuple(named.split())
+            out.append(FeedRow(first, last, replica, bool(state), packed, length, *times, segment, names))
         return out
 
     def conflict(self, fleet: bytes, number: int) -> Conflict | None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 
 import apsw
 
+from cloud.storage import sqlite_control, sqlite_models, sqlite_twins
 from cloud.storage.sqlite_checksums import checksum_vfs, prepare
 from sync.errors import CorruptStore, DiskFull, StorageError, StoreLocked, UnsupportedVersion
 
@@ -66,7 +67,7 @@ CREATE TABLE records (
 CREATE TABLE feed (
     fleet BLOB NOT NULL, first INT NOT NULL, last INT NOT NULL, replica BLOB NOT NULL, state INT NOT NULL,
     packed BLOB NOT NULL, plain_length INT NOT NULL, min_ts INT NOT NULL, max_ts INT NOT NULL, at_ms INT NOT NULL,
-    segment BLOB NOT NULL, PRIMARY KEY (fleet, last), CHECK (first <= last)
+    segment BLOB NOT NULL, collections TEXT NOT NULL DEFAULT '', PRIMARY KEY (fleet, last), CHECK (first <= last)
 );
 CREATE TABLE conflicts (
     fleet BLOB NOT NULL, number INT NOT NULL, position INT NOT NULL, at_ms INT NOT NULL, collection TEXT NOT NULL,
@@ -92,6 +93,9 @@ CREATE TABLE IF NOT EXISTS leases (
     fleet BLOB NOT NULL, replica BLOB NOT NULL, settled INT NOT NULL, at_ms INT NOT NULL, PRIMARY KEY (fleet, replica)
 ) WITHOUT ROWID;
 """
+
+# Nor this; of rows from before it is not known.
+_COLLECTIONS = "ALTER TABLE feed ADD COLUMN collections TEXT NOT NULL DEFAULT ''"
 
 
 def connect(path: str, *, vfs: str | None = None, read_only: bool = False) -> apsw.Connection:
@@ -149,6 +153,11 @@ def _prepare(db: apsw.Connection, path: str) -> None:
         elif version != VERSION:
             raise UnsupportedVersion(f"{path} has format {version}", hint="update the control plane")
         db.execute(_LEASES)
+        db.execute(sqlite_twins.TABLES)
+        if not db.execute("SELECT 1 FROM pragma_table_info('feed') WHERE name = 'collections'").get:
+            db.execute(_COLLECTIONS)
+        db.execute(sqlite_control.TABLES)
+        db.execute(sqlite_models.TABLES)
         db.execute("COMMIT")
     except BaseException:
         db.execute("ROLLBACK")

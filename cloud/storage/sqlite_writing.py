@@ -24,7 +24,10 @@ from cloud.rows import (
     ReplicaRow,
     TokenRow,
 )
+from cloud.storage.sqlite_control import SqliteControlWriting
+from cloud.storage.sqlite_models import SqliteModelWriting
 from cloud.storage.sqlite_reading import SqliteReading, pack_claim
+from cloud.storage.sqlite_twins import SqliteTwinsWriting
 from sync.errors import CorruptStore, InvalidValue
 
 _DEVICE = """INSERT INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO UPDATE
@@ -35,12 +38,12 @@ _DEVICE = """INSERT INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT 
 # entry included.
 _RECORD = """INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET image = excluded.image,
     position = excluded.position, field_positions = excluded.field_positions, grave = excluded.grave"""
-_FEED = "INSERT INTO feed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_FEED = "INSERT INTO feed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _CONFLICT = "INSERT OR REPLACE INTO conflicts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DEAD_LETTER = "INSERT OR IGNORE INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
-class SqliteTransaction(SqliteReading):
+class SqliteTransaction(SqliteReading, SqliteTwinsWriting, SqliteControlWriting, SqliteModelWriting):
     """Valid within the block that it was given to."""
 
     def create_fleet(self, row: FleetRow, head: Head) -> None:
@@ -107,7 +110,7 @@ class SqliteTransaction(SqliteReading):
         for row in rows:
             if last is not None and row.first != last + 1:
                 raise CorruptStore(f"the feed ends at {last}; a row at {row.first} does not continue it")
-            self._db.execute(_FEED, (fleet, *row))
+            self._db.execute(_FEED, (fleet, *row[:-1], " ".join(row.collections)))
             last = row.last
 
     def trim_feed(self, fleet: bytes, position: int) -> int:

@@ -12,7 +12,6 @@ lose to its write.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import msgpack
@@ -20,17 +19,21 @@ import msgpack
 from cloud.ports import Reading
 from cloud.rows import Head
 from cloud.stream.feed import Sealer
+from cloud.stream.scopes import Filter
 from sync.errors import Malformed
 from sync.images import is_alive
+from sync.limits import KEY_BYTES_MAX
 from sync.operations import Kind, Operation, Shape
 from sync.records import state_operation
 from sync.schema import check_key
+from sync.scope import Coverage
 from sync.segment import FLAG_STATE, pack_split
 
 RECORDS_PER_PAGE = 2_500
 _IMAGE_BYTES_PER_PAGE = 700 << 10
 _RECORDS_PER_READ = 500
 _RECORDS_SCANNED_MAX = 20_000
+_LAST_KEY = "\U0010ffff" * (KEY_BYTES_MAX // 4)  # no key is greater
 
 
 class BaselineResult(NamedTuple):
@@ -48,7 +51,7 @@ def baseline_page(
     token: bytes,
     *,
     everything: bool,
-    scope: Callable[[str, str], bool] | None = None,
+    scope: Filter | None = None,
 ) -> BaselineResult:
     """The page after ``token`` (b"" for the first). Raises Malformed for a token that is not one of ours."""
     cursor, after = _parse(token, head, everything)
@@ -67,7 +70,10 @@ def baseline_page(
         rows = view.records(sealer.fleet, after, _RECORDS_PER_READ)
         done = len(rows) < _RECORDS_PER_READ
         for row in rows:
-            if (everything or is_alive(row.image)) and (scope is None or scope(row.collection, row.key)):
+            if scope is not None and scope.covers(row.collection) is Coverage.NONE:
+                after, done = (row.collection, _LAST_KEY), False
+                break
+            if (everything or is_alive(row.image)) and (scope is None or scope.has(row.collection, row.key)):
                 if operations and size + len(row.image) > _IMAGE_BYTES_PER_PAGE:
                     return _page(sealer, operations, _token(cursor, everything, after), cursor)
                 size += len(row.image)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cloud.ports import Transaction
-from cloud.rows import FeedRow, ReplicaRow
+from cloud.rows import FeedRow, ReplicaRow, collections_of
 from cloud.storage.fold import Held
 from cloud.stream.conflicts import Answer
 from sync import columns
@@ -75,12 +75,15 @@ class CloudWriter:
         return [*self._rows(self._operations, at_ms, state=False), *self._rows(self._told, at_ms, state=True)]
 
     def _rows(self, operations: list[Operation], at_ms: int, *, state: bool) -> Iterator[FeedRow]:
+        done = 0
         for packed in pack_split(operations) if operations else ():
             first = self.position + 1
             self.position += packed.count
+            names = {operation.shape.collection for operation in operations[done : done + packed.count]}
+            done += packed.count
             yield FeedRow(
                 first, self.position, self._replica, state, packed.data, packed.plain_length,
-                packed.min_ts, packed.max_ts, at_ms, b"",
+                packed.min_ts, packed.max_ts, at_ms, b"", collections_of(names),
             )  # fmt: skip
 
 

@@ -5,7 +5,8 @@ that the asking replica pushed itself (but for state), and its cursor is the las
 progress: the cursor grows if there is anything after it, even if all of that was the asker's own or filtered
 away. It stays within the limits, except that one operation always fits.
 
-A push that is large and wanted whole is passed through as it was packed by the device that made it. Runs
+A push that is large and wanted whole is passed through as it was packed by the device that made it; one that is wholly
+out of scope is passed over, unread: its row says which collections it writes to. Runs
 of small ones are unpacked, joined and packed again: a segment costs some 280 bytes, many one-operation
 pushes must not cost that each.
 """
@@ -13,7 +14,7 @@ pushes must not cost that each.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import compress
 from threading import Lock
 from typing import NamedTuple
@@ -22,18 +23,18 @@ import msgpack
 
 from cloud.ports import Reading
 from cloud.rows import FeedRow, Head
+from cloud.stream.scopes import Filter
 from sync.keys import DeviceKey, KeyRing
 from sync.limits import SEGMENT_OPENED_BYTES_MAX, SEGMENT_SEALED_BYTES_MAX
 from sync.operations import Operation
+from sync.scope import Coverage
 from sync.segment import FLAG_FEED, GENESIS, Packed, is_sealable, pack_split, seal_packed, unpack
-
-# What a device may have: (device id, collection, key) → whether. None: everything.
-Scope = Callable[[bytes, str, str], bool]
 
 JOIN_BELOW = 128
 PAGE_BYTES_MAX = 3 << 20
 _ROWS_PER_READ = 500
 _ROWS_PER_PAGE_MAX = 5_000
+_PASSED_BYTES_MAX = 16 << 20  # that are read for a page and are out of scope, packed
 # Packed, a run that is joined stays far below what a sealed segment may hold.
 _RUN_BYTES_MAX = SEGMENT_SEALED_BYTES_MAX // 2
 _RUN_PLAIN_MAX = SEGMENT_OPENED_BYTES_MAX // 2
@@ -115,7 +116,7 @@ class PageBuilder:
         cursor: int,
         max_operations: int,
         max_bytes: int,
-        scope: Callable[[str, str], bool] | None = None,
+        scope: Filter | None = None,
     ) -> None:
         self._sealer = sealer
         self._cache = cache
@@ -129,6 +130,7 @@ class PageBuilder:
         self._positions: list[int] = []
         self._run_bytes = 0
         self._run_plain = 0
+        self._passed_bytes = 0
 
     def build(self, view: Reading, head: Head) -> Page:
         scanned = 0
@@ -145,18 +147,32 @@ class PageBuilder:
         if row.replica == self._replica and not row.state:  # state may be a clone's, which leaves no trace in the chain
             self._cursor = row.last
             return True
+        covered = self._covered(row)
+        if covered is Coverage.NONE:
+            self._cursor = row.last
+            self._passed_bytes += len(row.packed)
+            return self._passed_bytes < _PASSED_BYTES_MAX
         count = row.last - self._cursor if row.first <= self._cursor else row.last - row.first + 1
         size = len(row.packed) * count // (row.last - row.first + 1)
         whole = count <= self._operations_left and size <= self._bytes_left
         if not whole and self._started:
             return False
-        if whole and row.first > self._cursor and self._scope is None and count >= JOIN_BELOW:
+        if whole and row.first > self._cursor and covered is Coverage.ALL and count >= JOIN_BELOW:
             return self._pass_through(row)
         operations = self._cache.operations(self._sealer.incarnation, row)[-count:]
         if not whole:
             fitting = min(self._operations_left, max(1, count * self._bytes_left // max(1, size)))
             operations = operations[:fitting]
-        return self._join(operations, row.last - count + 1, size, row.plain_length) and whole
+        scope = None if covered is Coverage.ALL else self._scope
+        return self._join(operations, row.last - count + 1, size, row.plain_length, scope) and whole
+
+    def _covered(self, row: FeedRow) -> Coverage:
+        """How much of a row is in scope, as far as that can be told without unpacking it."""
+        scope = self._scope
+        if scope is None:
+            return Coverage.ALL
+        told = [scope.covers(name) for name in row.collections]
+        return told[0] if told and told.count(told[0]) == len(told) else Coverage.SOME
 
     @property
     def _started(self) -> bool:
@@ -175,7 +191,7 @@ class PageBuilder:
         self._cursor = row.last
         return True
 
-    def _join(self, operations: list[Operation], first: int, size: int, plain: int) -> bool:
+    def _join(self, operations: list[Operation], first: int, size: int, plain: int, scope: Filter | None) -> bool:
         """Into the run of small ones. Its operations need not be dense: what is filtered away is covered,
         not sent.
         """
@@ -185,9 +201,8 @@ class PageBuilder:
         self._bytes_left -= size
         last = first + len(operations) - 1
         positions: Sequence[int] = range(first, last + 1)
-        if self._scope is not None:
-            scope = self._scope
-            wanted = [scope(operation.shape.collection, operation.key) for operation in operations]
+        if scope is not None:
+            wanted = [scope.has(operation.shape.collection, operation.key) for operation in operations]
             operations = list(compress(operations, wanted))
             positions = list(compress(positions, wanted))
         if operations and not self._run:

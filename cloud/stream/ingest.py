@@ -25,14 +25,14 @@ second one with the same id does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import repeat
 from typing import NamedTuple
 
 import msgpack
 
 from cloud.ports import Transaction
-from cloud.rows import DeadLetter, FeedRow, Head, RecordRow, ReplicaRow
+from cloud.rows import DeadLetter, FeedRow, Head, RecordRow, ReplicaRow, Ruled, collections_of
 from cloud.storage.fold import Held, is_plain_write
 from cloud.stream.admission import acknowledge, admit, refusals, shown_segment
 from cloud.stream.cloud_writer import CloudWriter
@@ -51,12 +51,13 @@ from sync.stamps import HybridClock, check_not_future, timestamp_of
 
 
 class Context(NamedTuple):
-    """What ingest needs beside the transaction. ``cloud`` is the cloud's replica id in this incarnation."""
+    """What ingest needs beside the transaction. ``cloud`` is the cloud's replica id; ``ruled``: what a policy says."""
 
     fleet: bytes
     cloud: bytes
     clock: Clock
     resolvers: Mapping[str, Resolver]
+    ruled: Callable[[Transaction, str], Ruled | None] = lambda *_: None
 
 
 class Ingested(NamedTuple):
@@ -298,8 +299,8 @@ class _Push:
     def _answer_conflicts(self, writer: CloudWriter) -> None:
         for (collection, key), contest in self._contests.items():
             if contest.found:
-                schema = self._book.get(collection)
-                judge = Judge(schema, key, contest.held, self._know_fleet(), self._context.resolvers)
+                schema, ruled = self._book.get(collection), self._context.ruled(self._tx, collection)
+                judge = Judge(schema, key, contest.held, self._know_fleet(), self._context.resolvers, ruled)
                 for found in contest.found:
                     try:
                         judged = judge.judge(found)
@@ -353,8 +354,14 @@ class _Push:
                 max_ts=packed.max_ts,
                 at_ms=self._now_ms,
                 segment=opened.id,
+                collections=collections_of(self._accepted_collections()),
             )
         ]
+
+    def _accepted_collections(self) -> Collection[str]:
+        if not self._letters:
+            return self._rows.keys()
+        return {operation.shape.collection for operation in self._accepted}
 
     def _move_replica(self) -> ReplicaRow:
         header = self._opened.header

@@ -8,6 +8,9 @@ merging chose otherwise.
   something that the schema does not take, the later stamp stands and the conflict stays open, with the reason;
 * ``manual``: the later stamp stands and the conflict stays open until somebody says otherwise (``settle``).
 
+The rule is the one that the collection was declared with, or that the fleet's policy has for it (``[[merge]]``): then
+the note says which policy.
+
 An earlier resolution counts in a later conflict as what it chose: with ``priority``, a third device is
 compared with the device that won, and nobody overrules a resolver or a person. What merely came back from
 the grave is overruled by anybody.
@@ -23,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from cloud.rows import Claim, Conflict
+from cloud.rows import Claim, Conflict, Ruled
 from cloud.storage.fold import FLOOR, Held
 from cloud.stream.conflicts import (
     OVERTAKEN,
@@ -67,7 +70,10 @@ class Judge:
         held: Held,
         fleet: Fleet,
         resolvers: Mapping[str, Resolver],
+        ruled: Ruled | None = None,
     ) -> None:
+        """``ruled``: what the fleet's policy says instead of the schema."""
+        self._rule, self._by = ruled or Ruled(schema.conflict, "")
         self._schema = schema
         self._key = key
         self._held = held
@@ -76,7 +82,7 @@ class Judge:
 
     def judge(self, found: Open) -> Judged:
         """Raises InvalidValue or TooLarge if what the rule decides cannot be written (``leave_open`` then)."""
-        rule = self._schema.conflict
+        rule = self._rule
         if found.overtaken:
             return self._as_merged(found, note=OVERTAKEN)
         if rule == "priority":
@@ -223,12 +229,18 @@ class Judge:
             held=found.held,
             came=found.came,
             winner=winner,
-            rule=self._schema.conflict,
+            rule=self._rule,
             state=state,
             resolution=0,
-            note=note,
+            note=self._with_policy(note),
         )
         return Judged(conflict, answer)
+
+    def _with_policy(self, note: str) -> str:
+        """Whose the rule is, unless a later write has settled it."""
+        if not self._by or note == OVERTAKEN:
+            return note
+        return f"{note}; rule of {self._by}" if note else f"rule of {self._by}"
 
     # -- a person decides -----------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cloud.ports import ObjectStore
-from cloud.rows import Claim, Conflict, DeadLetter, FeedRow, RecordRow, ReplicaRow
+from cloud.rows import Claim, Conflict, DeadLetter, FeedRow, RecordRow, ReplicaRow, collections_of
 from cloud.storage.archive.anchor import MemoryAnchor
 from cloud.storage.archive.reader import ArchiveReader
 from cloud.storage.archive.restore import Restored, restore_fleet
@@ -74,7 +74,9 @@ class ArchiveWorld(World):
             segment = self.random.token(32)
             last = head.position + len(operations)
             times = (packed.min_ts, packed.max_ts, self.clock.now_ms)
-            row = FeedRow(head.position + 1, last, replica, False, packed.data, packed.plain_length, *times, segment)
+            names = collections_of({operation.shape.collection for operation in operations})
+            first, columns = head.position + 1, (packed.data, packed.plain_length)
+            row = FeedRow(first, last, replica, False, *columns, *times, segment, names)
             tx.append_feed(self.fleet, [row])
             rows = {
                 (name, key): held

@@ -20,6 +20,7 @@ from cloud.config import ServerConfig
 from cloud.ports import Caller
 from cloud.server.app import Plane, Service
 from cloud.server.jobs import Job, Jobs
+from cloud.server.models import Packs
 from cloud.server.serve import running
 from cloud.storage.bodies import Bodies
 from edge.link.signing import CONTENT_TYPE, sign_request
@@ -104,10 +105,11 @@ class LiveServer:
         config: ServerConfig | None = None,
         jobs: Iterable[Job] = (),
         bodies: Bodies | None = None,
+        packs: Packs | None = None,
     ) -> None:
         self._config = config or ServerConfig(port=0, body_timeout_s=1.0, shutdown_timeout_s=5.0)
         self._jobs = Jobs(tuple(jobs), world.clock)
-        self.service = Service(plane, world.store, self._jobs, self._config, world.clock, bodies)
+        self.service = Service(plane, world.store, self._jobs, self._config, world.clock, bodies, packs)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
         self._loop: asyncio.AbstractEventLoop | None = None

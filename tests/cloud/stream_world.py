@@ -18,6 +18,7 @@ from cloud.rows import Conflict, RecordRow
 from cloud.storage.fold import fold_all
 from cloud.storage.sqlite_store import SqliteStore
 from cloud.stream.rules import Resolver
+from cloud.stream.scopes import Scopes
 from sync.digest import StateDigest
 from sync.effects import SessionKeys
 from sync.keys import DeviceKey
@@ -41,7 +42,12 @@ class Fleet:
     """
 
     def __init__(
-        self, directory: Path | None, *, seed: int = 1, resolvers: Mapping[str, Resolver] | None = None
+        self,
+        directory: Path | None,
+        *,
+        seed: int = 1,
+        resolvers: Mapping[str, Resolver] | None = None,
+        scopes: Scopes | None = None,
     ) -> None:
         self.clock = SetClock()
         self.random = SeededRandom(seed)
@@ -50,7 +56,7 @@ class Fleet:
         else:
             self.store = SqliteStore.open(directory / "cloud.db")
         self.keys = MemoryKeyService(self.random)
-        self.plane = ControlPlane(self.store, self.keys, self.clock, self.random, resolvers=resolvers)
+        self.plane = ControlPlane(self.store, self.keys, self.clock, self.random, resolvers=resolvers, scopes=scopes)
         self.id = self.plane.create_fleet("test").fleet
         self.devices: dict[str, Device] = {}
 
@@ -116,6 +122,7 @@ class Device:
         self.become(1)
         self.cursor = 0
         self.incarnation = b""
+        self.scope = b""
         self.skew_ms = 0
 
     def become(self, incarnation: int) -> None:
@@ -257,7 +264,7 @@ class Device:
                 self.acked = (ack.last_seq, ack.last_segment)
 
     def page(self, max_operations: int = 1000, max_bytes: int = 1 << 20) -> tuple[PullPage, list[Operation]]:
-        pull = Pull(self.replica, self.cursor, max_operations, max_bytes, 0, self.incarnation)
+        pull = Pull(self.replica, self.cursor, max_operations, max_bytes, 0, self.incarnation, scope=self.scope)
         page = self.fleet.plane.handle(pull, self.caller)
         assert isinstance(page, PullPage)
         return page, open_page(page, self.cursor, self._keys(), self.incarnation)
@@ -279,7 +286,7 @@ class Device:
         """Start from the records; the cursor that it ends with."""
         token = b""
         while True:
-            request = PullBaseline(self.replica, token, everything, self.incarnation)
+            request = PullBaseline(self.replica, token, everything, self.incarnation, self.scope)
             page = self.fleet.plane.handle(request, self.caller)
             assert isinstance(page, BaselinePage)
             self.merge(self.open_baseline(page, token))

@@ -47,9 +47,9 @@ class FaultyObjects:
         if self._step():
             raise Crash
 
-    def put(self, name: str, data: bytes, *, create_only: bool = False) -> bool:
+    def put(self, name: str, data: bytes | memoryview, *, create_only: bool = False) -> bool:
         crashed = self._step()
-        done = self._objects.put(name, self.lie(name, data) if self.lie else data, create_only=create_only)
+        done = self._objects.put(name, self.lie(name, bytes(data)) if self.lie else data, create_only=create_only)
         if crashed:
             raise Crash
         return done
@@ -57,6 +57,10 @@ class FaultyObjects:
     def get(self, name: str) -> bytes:
         self._read()
         return self._objects.get(name)
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        self._read()
+        return self._objects.get_range(name, offset, length)
 
     def head(self, name: str) -> ObjectInfo:
         self._read()
@@ -176,7 +180,7 @@ def test_a_lost_answer_to_the_commit_is_our_own(tmp_path: Path) -> None:
     world = prepared(tmp_path)
 
     class Echo(FaultyObjects):
-        def put(self, name: str, data: bytes, *, create_only: bool = False) -> bool:
+        def put(self, name: str, data: bytes | memoryview, *, create_only: bool = False) -> bool:
             super().put(name, data, create_only=create_only)
             return super().put(name, data, create_only=create_only)
 
@@ -194,7 +198,7 @@ def test_of_two_writers_one_stops(tmp_path: Path) -> None:
     class Late(FaultyObjects):
         """Another process of the same control plane commits just before our manifest."""
 
-        def put(self, name: str, data: bytes, *, create_only: bool = False) -> bool:
+        def put(self, name: str, data: bytes | memoryview, *, create_only: bool = False) -> bool:
             if "manifest/" in name and other.state.number < 2:
                 other.run_once()
             return super().put(name, data, create_only=create_only)

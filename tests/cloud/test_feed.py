@@ -137,18 +137,6 @@ def test_a_cursor_inside_a_push(fleet: Fleet) -> None:
     assert kiosk.pull() == van.log[123:]
 
 
-def test_a_scope_holds_operations_back_and_the_cursor_goes_on(fleet: Fleet) -> None:
-    van = writer(fleet, pushes=3, size=200)
-    kiosk = fleet.device("kiosk")
-    fleet.plane._scope = lambda device, collection, key: device == van.key.device_id or key.endswith("7")
-    operations = kiosk.pull(max_operations=50)
-    assert operations == [operation for operation in van.log if operation.key.endswith("7")]
-    assert kiosk.cursor == fleet.head()
-    late = fleet.device("late")
-    late.baseline()
-    assert {key for _, key in late.images} == {operation.key for operation in operations}
-
-
 def test_what_cannot_be_asked(fleet: Fleet) -> None:
     van = writer(fleet, pushes=2, size=3)
     kiosk = fleet.device("kiosk")

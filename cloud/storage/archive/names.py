@@ -7,6 +7,7 @@
     v1/{hash2}/{fleet}/meta/{number:020d}.{epoch:08x}.{id}                       side tables
     v1/{hash2}/{fleet}/manifest/{number:020d}                                    the chain
     v1/{hash2}/{fleet}/body/{name}/{number:04d}                                  parts of attachments' bodies
+    v1/{hash2}/{fleet}/pack/{id}                                                 packs of models' chunks (ADR 25)
     v1/{hash2}/{fleet}/body/place                                                16 random bytes: which place this is
 
 ``hash2`` spreads fleets over an object store's partitions. Ids are in hex and commit to the content; everything
@@ -60,6 +61,14 @@ class Names:
     def bodies_place(self) -> str:
         """The object with the id of the place that bodies are kept in: it moves with them."""
         return self.bodies + "place"
+
+    @property
+    def packs(self) -> str:
+        """The prefix of all packs of models' chunks; which are needed, models' manifests say."""
+        return self.root + "pack/"
+
+    def pack(self, pack: bytes) -> str:
+        return self.packs + pack.hex()
 
     def owns(self, name: str) -> bool:
         return name.startswith(self.root)

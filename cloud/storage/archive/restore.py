@@ -18,11 +18,13 @@ from then on a stale control plane that still runs is told so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from cloud.ports import KeyService, ObjectStore, Store, Transaction
-from cloud.rows import Conflict, DeadLetter, FeedRow, Head, ReplicaRow
+from cloud.control_rows import AssignmentRow
+from cloud.model_rows import ChunkRow, ModelRow
+from cloud.ports import KeyService, ObjectStore, Reading, Store, Transaction
+from cloud.rows import Conflict, DeadLetter, FeedRow, Head, ReplicaRow, collections_of
 from cloud.storage.archive import side
 from cloud.storage.archive.anchor import Anchor, Anchored
 from cloud.storage.archive.chain import History, Stretch, history, newest
@@ -31,12 +33,15 @@ from cloud.storage.archive.reader import ArchiveReader
 from cloud.storage.archive.rebuild import Rebuilder
 from cloud.storage.archive.snapshots import read_snapshot, state_digest
 from cloud.storage.archive.state import ArchiveState, save_state
+from cloud.twin_rows import TwinRow
 from sync.errors import AgentDBError, BrokenChain, InvalidValue, Malformed
+from sync.models import Manifest as ModelManifest
 from sync.operations import Operation
 from sync.ports import RandomSource
 from sync.segment import GENESIS, Opened, pack
 
 Progress = Callable[[int, int], None]
+_RESTORED = "the control plane was restored: look at it, then resume or abort it"
 
 
 class Restored(NamedTuple):
@@ -187,6 +192,7 @@ class _Restore:
             packed.max_ts,
             self._at_ms,
             single.segment if single and whole else b"",
+            collections_of({operation.shape.collection for operation in operations}),
         )
 
     def _digest(self) -> tuple[str, int]:
@@ -271,6 +277,37 @@ class _Restore:
             tx.append_audit(self._fleet, entry)
         for nonce in self._rows(side.NONCES, refs):
             tx.advance_nonce(nonce.device, nonce.nonce)
+        self._open_control(tx, refs)
+        self._open_models(tx, refs)
+
+    def _open_models(self, tx: Transaction, refs: list[SideRef]) -> None:
+        """Their packs are beside the archive. Their chunk lists are among the targets, which are there by now."""
+        models: list[ModelRow] = self._rows(side.MODELS, refs)
+        tx.put_models(self._fleet, models)
+        tx.put_aliases(self._fleet, self._rows(side.ALIASES, refs))
+        for model in models:
+            tx.put_chunks(self._fleet, _chunks_of(tx, self._fleet, model))
+
+    def _open_control(self, tx: Transaction, refs: list[SideRef]) -> None:
+        """What was signed after that manifest is lost with the database: a device says which number it holds."""
+        trusted = self._rows(side.TRUST, refs)
+        tx.put_trust(self._fleet, trusted)
+        tx.add_targets(self._fleet, self._rows(side.TARGETS, refs))
+        for channel in self._rows(side.CHANNELS, refs):
+            tx.put_channel(self._fleet, channel)
+        for assigned in self._rows(side.ASSIGNED, refs):
+            tx.put_assignment(self._fleet, AssignmentRow(assigned.device, assigned.number))
+        self._open_steered(tx, refs)
+        if trusted:
+            tx.touch_control(self._fleet)
+
+    def _open_steered(self, tx: Transaction, refs: list[SideRef]) -> None:
+        """A rollout may have been halted after that manifest: none goes on before a person has looked."""
+        tx.put_twins(self._fleet, [TwinRow(*told) for told in self._rows(side.TOLD, refs)])
+        for row in self._rows(side.ROLLOUTS, refs):
+            paused = row._replace(state="paused", why=_RESTORED) if row.state == "running" else row
+            tx.put_rollouts(self._fleet, [paused])
+        tx.put_exposures(self._fleet, self._rows(side.EXPOSURES, refs))
 
     def _rows(self, table: side.Table, refs: list[SideRef]) -> list[Any]:
         return [row for ref in refs if ref.table == table.number for row in side.rows_of(table, self._reader.side(ref))]
@@ -334,3 +371,16 @@ class _Replicas:
                 else row._replace(last_seq=max(row.last_seq, before.last_seq), cursor=max(row.cursor, before.cursor))
             )
         return [rows[replica] for replica in sorted(rows)]
+
+
+def _chunks_of(view: Reading, fleet: bytes, row: ModelRow) -> Iterator[ChunkRow]:
+    """Where the chunks of a listed model lie: so that they are not stored again."""
+    if not row.manifest:
+        return
+    manifest = ModelManifest.parse(row.manifest)
+    found = view.target(fleet, bytes.fromhex(manifest.chunks.sha256))
+    if found is None:
+        return  # it was published without its list being archived: its chunks are stored anew when they are needed
+    for chunk in manifest.chunk_list(found.data).chunks:
+        pack = manifest.packs[chunk.pack]
+        yield ChunkRow(chunk.digest, chunk.length, bytes.fromhex(pack.id), pack.epoch, chunk.offset)

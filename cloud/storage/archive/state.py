@@ -33,9 +33,17 @@ class ArchiveState(msgspec.Struct, array_like=True, frozen=True):
     branch: Branch | None = None
 
     @property
+    def archived(self) -> int:
+        """The feed position up to which a restore brings back everything."""
+        return self.position if self.number else 0
+
+    @property
     def begins_late(self) -> bool:
         """Nothing is archived yet, and the feed's beginning will not be: the first manifest carries a snapshot."""
         return self.number == 0 and self.position > 0
+
+
+_decoder = msgspec.msgpack.Decoder(ArchiveState)
 
 
 def load_state(view: Reading, fleet: bytes) -> ArchiveState:
@@ -44,7 +52,7 @@ def load_state(view: Reading, fleet: bytes) -> ArchiveState:
     if data is None:
         return ArchiveState()
     try:
-        return msgspec.msgpack.decode(data, type=ArchiveState)
+        return _decoder.decode(data)
     except UNDECODABLE as error:
         raise CorruptStore(f"the state of the archive is damaged: {error}", hint="restore from the archive") from error
 

@@ -174,7 +174,9 @@ class _Verifier:
         names = self._reader.names
         listed = self._reader.objects.list(names.root)
         strays = (info.name for info in listed if info.name not in self._named)
-        return sum(1 for name in strays if names.number_of(name) is None and not name.startswith(names.bodies))
+        return sum(
+            1 for name in strays if names.number_of(name) is None and not name.startswith((names.bodies, names.packs))
+        )
 
     @contextmanager
     def _collecting(self, name: str) -> Iterator[None]:

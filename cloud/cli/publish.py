@@ -1,0 +1,160 @@
+"""``publish``, ``assign`` and ``assignments``: what was signed offline is handed over, and what devices are to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cloud.cli.output import directory_argument, json_option, show_json, show_table, when
+
+if TYPE_CHECKING:
+    from cloud.server.home import Home
+
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.command()
+@directory_argument
+@click.argument("trust", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--online-key",
+    type=_FILE,
+    metavar="KEY.pem",
+    help="TRUST/keys/online.pem: it is kept in DIR/keys from now on.",
+)
+@json_option
+def publish(directory: Path, trust: Path, online_key: Path | None, as_json: bool) -> None:
+    """Hand what was signed in TRUST (agentdb-cloud trust) to the control plane in DIR.
+
+    All of it is verified first, as a device would; a snapshot and a timestamp are signed beside it. Nothing runs
+    anywhere by that alone: that is `assign`.
+    """
+    from cloud.fleet.publishing import Repository
+    from cloud.fleet.signing import SigningKey
+    from cloud.fleet.trust_files import TrustFiles, read_key_file
+    from cloud.server.home import Home
+    from sync.errors import InvalidValue
+
+    given = read_key_file(online_key) if online_key is not None else None
+    if given is not None and not isinstance(given, SigningKey):
+        raise InvalidValue(f"{online_key} is a public key", hint="the private one is needed to sign online")
+    whole = TrustFiles(trust).complete()
+    with Home.open(directory) as home:
+        done = home.publish(Repository(whole.roots, whole.roles, whole.documents), given)
+        pin = _pin(home)
+    if as_json:
+        show_json({**done._asdict(), "pin": pin})
+        return
+    click.echo(f"Published: root {done.root}, snapshot {done.snapshot}, {done.targets} new documents")
+    if done.roots and done.root == 1:
+        click.echo(
+            f"Join tokens carry its digest from now on; on devices that have joined: agentdb-edge trust pin STORE {pin}"
+        )
+    if online_key is not None:
+        click.echo(
+            f"The online key is in {home.online_key.path}: delete {online_key}, and keep a copy where no server is."
+        )
+
+
+@click.command()
+@directory_argument
+@click.argument("place")
+@click.argument("path", required=False)
+@click.option("--nothing", is_flag=True, help="Take away what runs there, instead of PATH.")
+@json_option
+def assign(directory: Path, place: str, path: str | None, nothing: bool, as_json: bool) -> None:
+    """What all devices run in PLACE from now on: PATH, as it is listed.
+
+    PLACE is "policy", or "models/NAME": for example `assign DIR policy policies/kiosk/7.json`. Connected devices learn
+    of it at once, others when they come.
+    """
+    from cloud.server.home import Home
+    from sync.errors import InvalidValue
+
+    if nothing == (path is not None):
+        raise InvalidValue("give PATH, or --nothing", hint="agentdb-cloud trust status lists the paths")
+    with Home.open(directory) as home:
+        home.plane.assign(home.fleet.fleet, place, path or "")
+        devices = sum(1 for row in home.plane.devices(home.fleet.fleet) if not row.revoked_ms)
+    if as_json:
+        show_json({"place": place, "path": path or "", "devices": devices})
+    else:
+        click.echo(f"{place}: {path or 'nothing'}, for {devices} devices")
+
+
+@click.command()
+@directory_argument
+@json_option
+def assignments(directory: Path, as_json: bool) -> None:
+    """What the fleet is to run, the newest assignment of each device, and what it says that it has or refused."""
+    from cloud.server.home import Home
+
+    with Home.open(directory) as home:
+        found = _assignments(home)
+    if as_json:
+        show_json(found)
+        return
+    if not found["pin"]:
+        click.echo("nothing was published: devices run what they are configured to")
+        return
+    click.echo(f"first root {found['pin']}")
+    show_table(("place", "path"), [(row["place"], row["path"]) for row in found["channels"]], "nothing is assigned")
+    columns = ("device", "name", "number", "given", "has", "valid until", "refused")
+    rows = [
+        (row["device"], row["name"], str(row["number"]), when(row["served_ms"]) or "never", str(row["has"] or ""),
+         when(row["expires_ms"]), row["refused"])
+        for row in found["devices"]
+    ]  # fmt: skip
+    show_table(columns, rows, "no device has joined")
+
+
+def _assignments(home: Home) -> dict[str, Any]:
+    from cloud.fleet.groups import parse
+    from cloud.fleet.twins import members
+
+    fleet = home.fleet.fleet
+    with home.store.reading() as view:
+        signed = {row.device: row for row in view.assignments(fleet)}
+        told = {one.device.device: _told(one.documents) for one in members(view, fleet, parse(""))}
+        channels = [row._asdict() for row in view.channels(fleet)]
+        devices = [row for row in view.devices(fleet) if not row.revoked_ms]
+    rows = []
+    for device in devices:
+        row = signed.get(device.device)
+        rows.append(
+            {
+                "device": device.device.hex(),
+                "name": device.name,
+                "number": row.number if row else 0,
+                "snapshot": row.snapshot if row else 0,
+                "expires_ms": row.expires_ms if row else 0,
+                "served_ms": row.served_ms if row else 0,
+                **told.get(device.device, _told({})),
+            }
+        )
+    return {"pin": _pin(home), "channels": channels, "devices": rows}
+
+
+def _told(documents: Mapping[str, Any]) -> dict[str, Any]:
+    """What a device has reported of it, as far as it has: the number that it holds, and what it does not take."""
+    told = documents.get("reported", {}).get("agentdb", {})
+    trust = told.get("trust", {}) if isinstance(told, dict) else {}
+    held, refused = (trust.get("assignment"), trust.get("refused")) if isinstance(trust, dict) else (None, None)
+    reason = refused.get("reason") if isinstance(refused, dict) else None
+    return {"has": held if type(held) is int else 0, "refused": _printable(str(reason or "")[:200])}
+
+
+def _printable(text: str) -> str:
+    """A device's words, without what a terminal would obey."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _pin(home: Home) -> str:
+    from hashlib import sha256
+
+    with home.store.reading() as view:
+        root = view.trust(home.fleet.fleet, "root", 1)
+    return sha256(root.data).hexdigest() if root is not None else ""

@@ -1,0 +1,1 @@
+"""What the fleet should be: signed targets, policies, models, twins, rollouts."""

@@ -1,0 +1,81 @@
+"""Twins over a store: what operators set, and what a device's report is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cloud.fleet import exposing, groups, twins
+from cloud.fleet.rollout_desk import Record, RolloutDesk
+from cloud.fleet.twins import Label, Member
+from cloud.ports import Caller, Store
+from cloud.twin_rows import TwinRow
+from sync.messages import Report, Reported
+from sync.ports import Clock
+
+
+class TwinDesk:
+    """``record`` is the audit trail's; ``moved`` is called after a commit that changes what some device is told."""
+
+    def __init__(
+        self, store: Store, clock: Clock, record: Record, rollouts: RolloutDesk, moved: Callable[[bytes], None]
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._record = record
+        self._rollouts = rollouts
+        self._moved = moved
+
+    def report(self, message: Report, caller: Caller) -> Reported:
+        """Raises Malformed, TooLarge."""
+        now_ms = self._clock.wall_ms()
+        fleet = caller.fleet
+        with self._store.writing() as tx:
+            taken = twins.take_report(tx, fleet, caller.device, message.version, message.patch, message.acks, now_ms)
+            heard = exposing.heard(tx, fleet, taken.twin, now_ms) if taken.twin is not None else []
+        for rollout in heard:
+            self._rollouts.run(fleet, rollout)
+        return Reported(taken.version, taken.delta)
+
+    def set_labels(self, fleet: bytes, device: bytes, changes: Mapping[str, Label | None]) -> TwinRow:
+        """Raises InvalidValue, TooLarge."""
+        with self._store.writing() as tx:
+            row = twins.set_labels(tx, fleet, device, changes)
+            tx.touch_control(fleet)
+            given = {name: "" if value is None else value for name, value in changes.items()}
+            self._record(tx, fleet, self._clock.wall_ms(), "operator", "twin.labelled", device.hex(), labels=given)
+        self._moved(fleet)
+        return row
+
+    def set_desired(
+        self,
+        fleet: bytes,
+        device: bytes,
+        patch: Mapping[str, Any],
+        *,
+        agent: str | None = None,
+        expected: int | None = None,
+    ) -> TwinRow:
+        """What the device is told with its next assignment. Raises InvalidValue, TooLarge, StaleWrite."""
+        with self._store.writing() as tx:
+            twins.set_desired(tx, fleet, device, patch, agent=agent, expected=expected)
+            known = tx.device(device)
+            row = exposing.desired(tx, known) if known is not None else twins.twin_of(tx, fleet, device)
+            tx.put_twins(fleet, [row])
+            tx.touch_control(fleet)
+            details = {"version": row.desired_version, "agent": agent or ""}
+            self._record(tx, fleet, self._clock.wall_ms(), "operator", "twin.desired", device.hex(), **details)
+        self._moved(fleet)
+        return row
+
+    def twin(self, fleet: bytes, device: bytes) -> TwinRow:
+        """As it is, with what it would be told when it asks."""
+        with self._store.reading() as view:
+            known = view.device(device)
+            return exposing.desired(view, known) if known is not None else twins.twin_of(view, fleet, device)
+
+    def members(self, fleet: bytes, query: str) -> list[Member]:
+        """Raises InvalidFilter, TooLarge."""
+        group = groups.parse(query)
+        with self._store.reading() as view:
+            return list(twins.members(view, fleet, group))
