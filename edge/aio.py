@@ -14,7 +14,7 @@ call that is cancelled may still be carried out: what was being written is writt
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -25,6 +25,10 @@ from edge.agent.memory import Memory
 from edge.agent.thread import Thread
 from edge.agent.vectors import Vectors
 from edge.aio_calls import Awaited, Store, Streamed, Wrapper, to_its_end
+from edge.aio_models import AsyncModels
+from edge.control.policy import ActivePolicy
+from edge.control.trust import TrustStore
+from edge.control.twin import LOOK_S, Changes, Twin
 from edge.node import Edge
 from edge.storage.batch import Batch
 from edge.storage.cache import Cache
@@ -158,6 +162,24 @@ class AsyncVectors(Wrapper[Vectors]):
     status = Awaited(Vectors.status)
 
 
+class AsyncTwin(Wrapper[Twin]):
+    """``Twin``, awaited."""
+
+    desired = Awaited(Twin.desired)
+    reported = Awaited(Twin.reported)
+    delta = Awaited(Twin.delta)
+    report = Awaited(Twin.report)
+    status = Awaited(Twin.status)
+
+    async def watch(self, agent: str | None = None) -> AsyncIterator[dict[str, Any]]:
+        """See ``Twin.watch``."""
+        changes = await self.store.run(lambda: Changes(self.inner, agent))
+        while True:
+            if (now := await self.store.run(changes.next)) is not None:
+                yield now
+            await asyncio.sleep(LOOK_S)
+
+
 class AsyncAgent(Wrapper[Agent]):
     """``Agent``, awaited."""
 
@@ -203,6 +225,16 @@ class AsyncSnapshots(Wrapper[Snapshots]):
     all = Awaited(Snapshots.all)
     restore = Awaited(Snapshots.restore)
     delete = Awaited(Snapshots.delete)
+
+
+class AsyncTrust(Wrapper[TrustStore]):
+    """``TrustStore``, awaited. Who runs what was agreed hears of it on the link's thread, as there."""
+
+    status = Awaited(TrustStore.status)
+    staleness_ms = Awaited(TrustStore.staleness_ms)
+    documents = Awaited(TrustStore.documents)
+    pin = Awaited(TrustStore.pin)
+    verify = Awaited(TrustStore.verify)
 
 
 class AsyncBatch:
@@ -284,6 +316,7 @@ class AsyncEdge(Wrapper[Edge]):
 
     async def close(self) -> None:
         """See ``Edge.close``. What is under way ends first."""
+        self.store.closed = True
         await asyncio.to_thread(self.store.pool.shutdown)
         await asyncio.to_thread(self.inner.close)
 
@@ -292,6 +325,15 @@ class AsyncEdge(Wrapper[Edge]):
 
     async def __aexit__(self, *error: object) -> None:
         await self.close()
+
+    @property
+    def link_class(self) -> str | Callable[[], str]:
+        """See ``Edge.link_class``; a function is called on the link's thread."""
+        return self.inner.link_class
+
+    @link_class.setter
+    def link_class(self, link_class: str | Callable[[], str]) -> None:
+        self.inner.link_class = link_class
 
     async def collection(self, name: str, **declaration: Any) -> AsyncCollection:
         """See ``Edge.collection``."""
@@ -319,8 +361,25 @@ class AsyncEdge(Wrapper[Edge]):
         return AsyncSnapshots(self.store, self.inner.snapshots)
 
     @property
+    def policy(self) -> ActivePolicy:
+        """What holds: to be asked, not awaited."""
+        return self.inner.policy
+
+    @property
+    def twin(self) -> AsyncTwin:
+        return AsyncTwin(self.store, self.inner.twin)
+
+    @property
     def cache(self) -> AsyncCache:
         return AsyncCache(self.store, self.inner.cache)
+
+    @property
+    def trust(self) -> AsyncTrust:
+        return AsyncTrust(self.store, self.inner.trust)
+
+    @property
+    def models(self) -> AsyncModels:
+        return AsyncModels(self.store, self.inner.models)
 
     @property
     def device(self) -> bytes:

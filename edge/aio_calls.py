@@ -37,6 +37,7 @@ class Store:
         self.edge = edge
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="agentdb-aio")
         self.batch: ContextVar[OpenBatch | None] = ContextVar("batch", default=None)
+        self.closed = False
 
     async def run(self, work: Callable[[], R]) -> R:
         """On one of the store's threads; within the batch that is open here, if one is."""

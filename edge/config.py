@@ -11,16 +11,22 @@ read.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edge.settings import settings
 from sync.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from sync.budgets import LinkLimits
 
 CONFIG_FILE = "edge.toml"
 CONFIG_BYTES_MAX = 1 << 20
+_LINK_EXAMPLE = '[[link]] and below it class = "metered", bytes_per_day = 20000000; configs/edge.toml of the sources'
 _EXAMPLE = 'such as [store] and below it durability = "full"; configs/edge.toml of the sources has every key'
 
 
+@settings(InvalidConfig)
 class EdgeConfig(NamedTuple):
     """All defaults. Units are in the names."""
 
@@ -32,6 +38,10 @@ class EdgeConfig(NamedTuple):
     flush_interval_ms: int = 2_000
     sync_url: str = ""
     sync_allow_plain_http: bool = False
+    sync_link_class: str = ""
+    links: tuple[LinkLimits, ...] = ()
+    models_allow_code: bool = False
+    models_runners: Mapping[str, str] = {}
 
 
 class _Key(NamedTuple):
@@ -55,6 +65,9 @@ _KEYS = (
     _Key("projection", "flush_interval_ms", "flush_interval_ms", int, 50, 3_600_000),
     _Key("sync", "url", "sync_url", str),
     _Key("sync", "allow_plain_http", "sync_allow_plain_http", bool),
+    _Key("sync", "link_class", "sync_link_class", str),
+    _Key("models", "allow_code", "models_allow_code", bool),
+    _Key("models", "runners", "models_runners", dict),
 )
 
 
@@ -63,6 +76,7 @@ def config_of(config: EdgeConfig | str | os.PathLike[str] | None, store: str) ->
     if isinstance(config, EdgeConfig):
         for key in _KEYS:
             _checked(key, getattr(config, key.field), f"EdgeConfig: {key.field}", "EdgeConfig() has the defaults")
+        _check_links(config.links, "EdgeConfig: links")
         return config
     if config is not None and not isinstance(config, str | os.PathLike):
         raise InvalidConfig(
@@ -105,8 +119,13 @@ def parse_config(document: Mapping[str, Any], path: str) -> EdgeConfig:
     tables = {key.table for key in _KEYS}
     chosen: dict[str, Any] = {}
     for table, content in document.items():
+        if table == "link" and isinstance(content, list):
+            chosen["links"] = tuple(_link(one, f"{path}: [[link]]") for one in content)
+            _check_links(chosen["links"], f"{path}: [[link]]")
+            continue
         if table not in tables or not isinstance(content, Mapping):
-            raise InvalidConfig(f"{path}: there is no [{table}]", hint=f"tables are {', '.join(sorted(tables))}")
+            known_tables = [*sorted(tables), "[link]"]
+            raise InvalidConfig(f"{path}: there is no [{table}]", hint=f"tables are {', '.join(known_tables)}")
         for name, value in content.items():
             key = known.get((table, name))
             if key is None:
@@ -116,7 +135,38 @@ def parse_config(document: Mapping[str, Any], path: str) -> EdgeConfig:
     return EdgeConfig(**chosen)
 
 
+def _link(table: Any, where: str) -> LinkLimits:
+    from sync.budgets import LinkLimits
+
+    kinds: dict[str, tuple[type, ...]] = {
+        "class": (str,),
+        **dict.fromkeys(("bytes_per_day", "bytes_per_s", "burst_bytes"), (int,)),
+        "urgent_share": (int, float),
+        "lanes": (list,),
+    }
+    if not isinstance(table, Mapping):
+        raise InvalidConfig(f"{where} is a table for each class of link", hint=_LINK_EXAMPLE)
+    chosen: dict[str, Any] = {}
+    for name, value in table.items():
+        if name not in kinds:
+            raise InvalidConfig(f"{where} has no key {name!r}", hint=f"known are {', '.join(sorted(kinds))}")
+        if type(value) not in kinds[name]:
+            raise InvalidConfig(f"{where}: {name} cannot be {value!r:.80}", hint=_LINK_EXAMPLE)
+        chosen["link_class" if name == "class" else name] = tuple(map(str, value)) if name == "lanes" else value
+    return LinkLimits(**chosen)
+
+
+def _check_links(links: Sequence[LinkLimits], where: str) -> None:
+    for limits in links:
+        if problem := limits.problem():
+            raise InvalidConfig(f"{where} {limits.link_class!r:.80}: {problem}", hint=_LINK_EXAMPLE)
+    if len({limits.link_class for limits in links}) < len(links):
+        raise InvalidConfig(f"{where}: a class is there twice", hint="one [[link]] for each class")
+
+
 def _checked(key: _Key, value: Any, where: str, example: str) -> Any:
+    if key.kind is dict:
+        return _named(key, value, where)
     if type(value) is not key.kind:
         wanted = {int: "a whole number", str: "a string", bool: "true or false"}[key.kind]
         raise InvalidConfig(f"{where} is {wanted}, not {value!r:.80}", hint=example)
@@ -125,3 +175,15 @@ def _checked(key: _Key, value: Any, where: str, example: str) -> Any:
     if type(value) is int and not key.least <= value <= key.most:
         raise InvalidConfig(f"{where} is {value}", hint=f"choose {key.least} to {key.most}")
     return value
+
+
+def _named(key: _Key, value: Any, where: str) -> dict[str, str]:
+    """A table of names and functions, ``module:function``."""
+    wanted = f'[{key.table}.{key.key}] has a name and a function, such as embed = "myapp.models:run"'
+    if not isinstance(value, Mapping):
+        raise InvalidConfig(f"{where} is a table, not {value!r:.80}", hint=wanted)
+    for name, function in value.items():
+        parts = function.split(":") if isinstance(function, str) else []
+        if len(parts) != 2 or not all(word.isidentifier() for part in parts for word in part.split(".")):
+            raise InvalidConfig(f"{where}: {name!r:.80} is {function!r:.80}, which is no function", hint=wanted)
+    return dict(value)

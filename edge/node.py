@@ -21,14 +21,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Self
 
+from edge.steering import Steering
 from edge.storage.batch import Batch, Open, open_batch
 from edge.storage.collection import Collection
 from edge.storage.delta_log import DeltaLog
 from edge.storage.erasures import pending
 from edge.storage.in_time import start_in_time
 from edge.storage.once import once
-from edge.storage.projections import Projections
-from edge.storage.seldomer import Seldomer
+from edge.storage.projections_of import projections_of
 from edge.storage.store_opening import open_to_read, open_to_write
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, StorageError, UnknownCollection
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from sync.schema import FieldRule, VectorSpec
 
 
-class Edge:
+class Edge(Steering):
     """Build it with ``open``; close it, or use it as a context manager. Safe to use from several threads."""
 
     def __init__(
@@ -58,9 +58,10 @@ class Edge:
         self.path = path
         self.config = config
         self.log = log
-        self.projections = _projections(path, config, log, Seldomer(self.carry_out_erasures, clock))
+        self.projections = projections_of(path, config, log, self._seldom)
         self._clock = clock
         self._random = random
+        self.link_class: str | Callable[[], str] = config.sync_link_class
         self._live: LiveLink | None = None
         self._syncing = 0
         self._lock = lock
@@ -95,6 +96,7 @@ class Edge:
             *open_to_write(path, config=config, clock=clock, random=random, create=create, vfs=vfs, wait_s=wait_s)
         )
         try:
+            edge._begin_steering()
             if pending(edge.log):
                 with suppress(StorageError):  # then it stays pending, as ``erasures`` says
                     edge.carry_out_erasures()
@@ -115,9 +117,12 @@ class Edge:
                 last.callback(self._lock.release)
             last.callback(self.log.close)
             last.callback(self.projections.close)
-            if "_shelf" in vars(self):
-                last.callback(self._shelf.close)
+            for name in ("_shelf", "models"):
+                if name in vars(self):
+                    last.callback(vars(self)[name].close)
+            last.callback(self._end_policies)
             last.callback(self.stop_sync)
+            last.callback(self._end_steering)
             if self._waiting is not None:
                 last.callback(self._waiting)
 
@@ -213,6 +218,7 @@ class Edge:
             self.collection,
             self._erase,
             lambda: self.cache,
+            self._check_allowed,
         )
 
     @once
@@ -220,7 +226,7 @@ class Edge:
         """What of the attachments stays on this disk: quota, pins, eviction."""
         from edge.storage.cache import Cache
 
-        return Cache(self.log, self.path, self._clock, self.config.quota_bytes, lambda: self._link)
+        return Cache(self.log, self.path, self._clock, self._quota_bytes, lambda: self._link)
 
     def erasures(self) -> list[Erasure]:
         """What was erased in this fleet (``Agent.erase``), as digests, oldest first."""
@@ -231,7 +237,7 @@ class Edge:
     def _erase(self, agent: str, namespace: str | None) -> Receipt:
         from edge.agent.erase import erase
 
-        return erase(self._shelf, agent, namespace, self._purge, self.path)
+        return erase(self._shelf, agent, namespace, self._purge)
 
     def _purge(self, erasure: str, collections: Sequence[str]) -> None:
         from edge.storage.erasures import purge, vacuum
@@ -278,7 +284,7 @@ class Edge:
     ) -> Progress:
         """Push and pull until this device and the cloud have everything of each other. Blocks; reads and writes of
         other threads go on. ``timeout_s`` is more than 0; None waits for as long as it takes. Raises InvalidValue,
-        NotFound (no fleet joined), Refused, Unauthenticated, after it the last error, StorageError (an erasure waits).
+        NotFound (no fleet joined), Refused, Unauthenticated, Deferred, then the last error, StorageError (erasures).
         """
         from edge.link.timeouts import milliseconds
 
@@ -288,9 +294,12 @@ class Edge:
             self.carry_out_erasures()
             return done
         self._syncing += 1
+        self._models_from(self._link, url, timeout_ms)
         try:
             done = self._link.sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
+            self._models_come()
         finally:
+            self._end_models()
             self._syncing -= 1
         with ExitStack() as last:
             last.callback(self.projections.tidy)
@@ -303,20 +312,21 @@ class Edge:
 
         if self._live is None or not self._live.running:
             self.projections.start()  # the log is trimmed as the cloud acknowledges it
+            self._models_from(self._link, url)
             self._live = LiveLink(self._link, url=url, on_progress=on_progress)
 
     def stop_sync(self) -> None:
         """End the background sync. Raises what had ended it before, if something had."""
+        self._end_models()
         live, self._live = self._live, None
         if live is not None:
             live.stop()
 
     @once
     def _link(self) -> Link:
-        from edge.link.runner import Link
+        from edge.linking import link_of
 
-        self.log.check_writable()
-        return Link(self.log, self.path, self.config, self._clock, self._random, self.cache)
+        return link_of(self, self._clock, self._random)
 
     def maintain(self) -> None:
         """What background work does, now: bring search tables up to date and compact them, trim the log, give space
@@ -357,15 +367,15 @@ class Edge:
             key_problems(self.path, self.device)
             + self.log.verify()
             + self.cache.bodies.verify()
+            + self._problems_of_models()
             + self.projections.verify()
+            + self.trust.verify()
         )
 
     def snapshot(self, path: str | os.PathLike[str]) -> None:
         """A consistent copy of the store in the new directory ``path``, with the device's keys: keep it as safe as
-        them. The directory is there whole, or not at all.
-
-        Opened, it is a replica of its own; its projections are rebuilt from its records. Raises InvalidValue,
-        StorageError.
+        them. The directory is there whole, or not at all. Opened, it is a replica of its own; its projections are
+        rebuilt from its records. Raises InvalidValue, StorageError.
         """
         from edge.storage.paths import path_of
         from edge.storage.store_copy import copy_store
@@ -381,20 +391,3 @@ class Edge:
     def _check_declared(self, name: str) -> None:
         if name not in self.log.schemas:
             raise UnknownCollection(f"{name!r} has not been declared", hint="edge.collection(name) declares it")
-
-
-def _projections(path: str, config: EdgeConfig, log: DeltaLog, besides: Callable[[], None]) -> Projections:
-    if log.read_only:
-        from edge.storage.reading_projections import reading
-
-        bytes_max, interval_ms = config.exact_mib_max << 20, config.flush_interval_ms
-        return reading(log, path, exact_bytes_max=bytes_max, flush_interval_ms=interval_ms)
-    return Projections(
-        log,
-        path,
-        exact_bytes_max=config.exact_mib_max << 20,
-        flush_interval_ms=config.flush_interval_ms,
-        ann_rows_min=config.ann_rows_min,
-        ann_bytes_max=config.ann_mib_max << 20,
-        besides=besides,
-    )

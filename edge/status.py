@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edge.storage import policy_row
 from edge.storage.keystore import key_problems
+from edge.storage.paths import has_models
 from edge.versions import versions
+from sync.errors import StorageError
 
 if TYPE_CHECKING:
+    from edge.link.runner import Link
     from edge.node import Edge
 
 
@@ -34,7 +38,11 @@ def status_of(edge: Edge, *, connected: bool) -> dict[str, Any]:
         "projections": edge.projections.status(),
         "fleet": _fleet(edge),
         "sync": _link(edge, connected),
+        "trust": _trust(edge),
+        "deferred": _deferred(edge),
+        "policy": _policy(edge),
         "cache": edge.cache.status().shown(),
+        "models": _models(edge),
         "versions": versions(),
     }
 
@@ -47,7 +55,46 @@ def _fleet(edge: Edge) -> dict[str, Any] | None:
     return {"id": kept[0].hex(), "url": edge.config.sync_url or kept[3], "name": kept[4]}
 
 
+def _policy(edge: Edge) -> dict[str, Any] | None:
+    """Which one holds, without what it says; None if none does."""
+    try:
+        said = edge.policy.describe()
+    except StorageError as error:
+        return {"problem": error.message}
+    if not said:
+        return None
+    from edge.policy_rounds import stale_steps
+
+    said["stale"] = stale_steps(edge.policy.document, edge.trust)
+    return {name: value for name, value in said.items() if name != "document"}
+
+
+def _trust(edge: Edge) -> dict[str, Any] | None:
+    """What it may run, and why nothing new if so; None in a fleet without trust."""
+    status = edge.trust.status()
+    return None if status is None else status._asdict()
+
+
+def _models(edge: Edge) -> list[dict[str, Any]]:
+    """Without any, nothing is imported for them."""
+    return [one.shown() for one in edge.models.status()] if has_models(edge.path) else []
+
+
 def _link(edge: Edge, connected: bool) -> dict[str, Any] | None:
     """What the link noted last."""
     noted = edge.log.meta_get("sync")
     return None if noted is None else {**noted, "connected": noted["connected"] and connected}
+
+
+def _deferred(edge: Edge) -> list[dict[str, Any]]:
+    """What waits because of the link's class or budget (``edge.link.waiting``)."""
+    link: Link | None = vars(edge).get("_link")
+    if link is None and not edge.config.links and policy_row.load(edge.log) is None:
+        return []
+    from edge.link.gate import Gate
+    from edge.link.waiting import waiting
+    from edge.linking import rules_of
+    from edge.ports import SystemClock
+
+    gate = link.gate if link is not None else Gate(edge.log, rules_of(edge), SystemClock())
+    return waiting(edge.log, edge.cache, gate)

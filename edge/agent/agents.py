@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from edge.agent.shelf import Shelf
     from edge.agent.vectors import Vectors
 
+STORES = ("attachments", "documents", "memories", "state", "vectors")  # as permissions name them
 _LAST = "\U0010ffff"
 _THREADS_MAX = 1_000  # of a snapshot: it is one record
 
 
 class Agent:
-    """One agent's stores. Get one from ``edge.agent(name)``; an agent is there as soon as it has something."""
+    """One agent's stores. Get one from ``edge.agent(name)``; an agent is there as soon as it has something. What the
+    policy does not let the agent do raises NotAllowed at the call (``edge.policy.may``).
+    """
 
     def __init__(self, shelf: Shelf, name: str) -> None:
         escape("an agent", name)
@@ -99,9 +102,10 @@ class Agent:
         return Vectors(self._shelf, self.name, space, dimension=dimension, metric=metric, precision=precision)
 
     def spaces(self) -> list[Vectors]:
-        """All spaces that have a vector, by name."""
+        """All spaces that have a vector, by name. Raises NotAllowed."""
         from edge.agent.vectors import spaces_of
 
+        self._shelf.check_allowed(self.name, "read", "agent.vectors")
         return [self.vectors(space) for space in spaces_of(self._shelf.log, self.name)]
 
     def export(self, path: str | os.PathLike[str], *, namespace: str | None = None) -> dict[str, int]:
@@ -112,25 +116,34 @@ class Agent:
         """
         from edge.agent.export import export
 
+        for store in STORES:
+            self._shelf.check_allowed(self.name, "read", f"agent.{store}")
         return export(self._shelf, self.name, path, namespace=namespace)
 
     def erase(self, namespace: str | None = None) -> Receipt:
         """Make the agent, or one of its namespaces, gone from every byte of the store, and from the fleet's other
         devices with their next sync (ADR 19). What is written to it later is refused, by ``lift_erasure`` no more.
-        Raises InvalidValue, StorageError: then it is carried out later, see ``edge.erasures``.
+        Raises InvalidValue, StorageError: then it is carried out later, see ``edge.erasures``. NotAllowed.
         """
+        self._check_writes()
         return self._shelf.erase(self.name, namespace)
 
     def lift_erasure(self, namespace: str | None = None) -> None:
-        """Let in what is written from now on; what is older stays out. Raises NotFound, StorageError."""
+        """Let in what is written from now on; what is older stays out. Raises NotFound, NotAllowed, StorageError."""
         from edge.agent.erase import lift
 
+        self._check_writes()
         lift(self._shelf, self.name, namespace)
 
     def threads(self, *, type: str | None = None) -> list[Thread]:  # noqa: A002 - as in thread
-        """All threads that have a checkpoint, by type and name."""
+        """All threads that have a checkpoint, by type and name. Raises NotAllowed."""
+        self._shelf.check_allowed(self.name, "read", "agent.state")
         found = [thread for thread in threads(self._shelf, self.name) if type in (None, thread.type)]
         return sorted(found, key=lambda thread: (thread.type, thread.name))
+
+    def _check_writes(self) -> None:
+        for store in STORES:
+            self._shelf.check_allowed(self.name, "write", f"agent.{store}")
 
 
 class Snapshot(NamedTuple):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from edge.agent.embedders import K_MAX, Embedder, embedded, searched
 from edge.agent.media import MAGIC_BYTES, MEDIA, MediaEmbedder, check_embedders, media_type_of, medium_of
 from edge.agent.names import check_text, escape
+from edge.agent.permitted import permitted
 from edge.storage.bodies import ATTACHMENTS, check_size, names_body, open_source
 from edge.storage.search import Scored, depth_for, fuse
 from edge.storage.transaction import Write
@@ -63,6 +64,7 @@ class Found(NamedTuple):
     by: tuple[str, ...]
 
 
+@permitted("attachments", "_shelf", reads="all get open read search", writes="add delete pin unpin")
 class Attachments:
     """Get one from ``edge.agent(name).attachments(namespace)``. Safe to use from several threads."""
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from hashlib import blake2b
 from math import isnan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edge.agent.cuts import CUT, cut_before, cut_of, digest_of
 from edge.agent.embedders import Embedder, active_field, answered, asked, embedded, searched
 from edge.agent.loading import Chunk, Chunker, Splitter, chunked, load
-from edge.agent.names import escape
+from edge.agent.names import check_function, check_progress, escape
+from edge.agent.permitted import permitted
 from edge.storage.filters import CHOICES_MAX
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, NotFound, TooLarge
@@ -31,7 +32,6 @@ DOCUMENTS, CHUNKS = "agent.documents", "agent.chunks"
 _EMBEDDED_AT_ONCE = 64
 _FETCH_MAX = 10_000
 _PLACES_PER_RECORD = 5_000
-_DIGEST_BYTES = 12
 _TITLE_MAX = 1_000
 _DOCUMENTS_IN_A_FILTER = 200 * CHOICES_MAX
 _CHUNK_FIELDS = {"agent": "str", "document": "str", "namespace": "str", "text": "str"}
@@ -75,6 +75,7 @@ class Passage(NamedTuple):
     after: str | None
 
 
+@permitted("documents", "_shelf", reads="all get search text", writes="add delete reembed")
 class Documents:
     """Get one from ``edge.agent(name).documents(namespace)``. Safe to use from several threads."""
 
@@ -105,11 +106,13 @@ class Documents:
         """Index a path, a text or bytes: text, Markdown, HTML, PDF, code. It is on disk when this returns.
 
         ``id`` names it: a document of that id is replaced, and only what has changed is written. By default it is the
-        path, or the digest of a text. ``chunker``: a ``Splitter``, or a function from the text to its parts.
+        path, or the digest of a text. ``chunker``: a ``Splitter``, or a function from the text to its parts; what was
+        cut with these sizes stays as it is until the text changes.
         ``on_progress(done, all)`` counts chunks that are embedded. Raises InvalidValue, NotFound, TooLarge,
         StorageError.
         """
         self._shelf.check_alone("adding a document")
+        check_progress(on_progress)
         loaded = load(source, media_type)
         if not loaded.text.strip():
             raise InvalidValue(f"{loaded.name or 'the document'} has no text", hint="a PDF of images needs OCR first")
@@ -118,14 +121,13 @@ class Documents:
         for what, given in (("title", title), ("media_type", loaded.media_type)):
             if type(given) is not str or len(given) > _TITLE_MAX:
                 raise InvalidValue(f"{what} is a string of at most {_TITLE_MAX:,} characters, not {given!r:.40}")
-        digest = _digest(loaded.text)
+        chunker = Splitter() if chunker is None else chunker
+        digest = digest_of(loaded.text)
         name = id if id is not None else os.fspath(source) if isinstance(source, os.PathLike) else digest
         key = self._key(name)
-        found = chunked(loaded, Splitter() if chunker is None else chunker)
         fields: dict[str, Any] = {
             "agent": self.agent,
             "characters": len(loaded.text),
-            "chunks": len(found),
             "digest": digest,
             "id": name,
             "media_type": loaded.media_type,
@@ -134,7 +136,15 @@ class Documents:
             "title": title or loaded.name or _first_line(loaded.text),
         }
         with self._shelf.lock(key):
-            return self._replace(key, name, fields, found, on_progress)
+            old = self._documents.get(key)
+            same = old is not None and (old["digest"], old["media_type"]) == (digest, loaded.media_type)
+            held = cut_before(loaded, chunker, old.get(CUT), self._places(key, old)) if old and same else None
+            if held is None:
+                found, how = chunked(loaded, chunker), cut_of(chunker)
+            else:
+                found, how = held, old.get(CUT) if old else None
+            fields.update({"chunks": len(found)} if how is None else {"chunks": len(found), CUT: how})
+            return self._replace(key, name, fields, found, old, on_progress)
 
     def _replace(
         self,
@@ -142,12 +152,12 @@ class Documents:
         name: str,
         fields: dict[str, Any],
         found: list[Chunk],
+        old: dict[str, Any] | None,
         on_progress: Callable[[int, int], None] | None,
     ) -> Indexed:
         """What is known is what is there, not what the list says: another device's version may have taken some."""
-        places: list[list[Any]] = [[_digest(chunk.text), chunk.start, chunk.end] for chunk in found]
+        places: list[list[Any]] = [[digest_of(chunk.text), chunk.start, chunk.end] for chunk in found]
         wanted = {place[0]: chunk for place, chunk in zip(places, found, strict=True)}
-        old = self._documents.get(key)
         there = {at.rpartition("/")[2]: chunk for at, chunk in self._chunks.scan(f"{key}/")}
         field = active_field(self._chunks.schema) if self._embedder is not None else None
         known = {one for one in wanted if one in there and (field is None or field in there[one])}
@@ -216,10 +226,8 @@ class Documents:
         is better. Raises InvalidValue, InvalidFilter, StorageError.
         """
         question = asked(query, k, mode, self._embedder, self._chunks)
-        if reranker is not None and not callable(reranker):
-            raise InvalidValue(
-                f"a reranker is a function, not {type(reranker).__name__}", hint="from a query and texts to scores"
-            )
+        if reranker is not None:
+            check_function("a reranker", reranker, "from a query and texts to scores")
         where: dict[str, Any] = {"agent": self.agent, "namespace": self.namespace}
         if filter is not None:
             chosen = self._matching(filter)
@@ -258,12 +266,15 @@ class Documents:
     def _key(self, document: str) -> str:
         if type(document) is not str or not document:
             raise InvalidValue(f"the id of a document is a non-empty string, not {document!r:.60}")
-        return self._prefix + _digest(document)
+        return self._prefix + digest_of(document)
 
     def _held(self, document: str) -> dict[str, Any]:
         fields = self._documents.get(self._key(document))
         if fields is None:
-            raise NotFound(f"namespace {self.namespace!r} of agent {self.agent!r} has no document {document!r:.100}")
+            raise NotFound(
+                f"namespace {self.namespace!r} of agent {self.agent!r} has no document {document!r:.100}",
+                hint="all() lists what there is",
+            )
         return fields
 
     def _places(self, key: str, fields: Mapping[str, Any] | None) -> list[list[Any]]:
@@ -367,10 +378,6 @@ def _reranked(reranker: Reranker, query: str, found: list[Passage]) -> list[Pass
         raise InvalidValue("the reranker returned NaN, which has no order")
     ranked = [passage._replace(score=score) for passage, score in zip(found, scores, strict=True)]
     return sorted(ranked, key=lambda passage: (-passage.score, passage.document.id, passage.start))
-
-
-def _digest(text: str) -> str:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def _first_line(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from edge.agent.names import check_text
+from edge.agent.names import check_function, check_text
 from edge.storage.search import MODES
 from sync.errors import InvalidValue, SchemaMismatch
 from sync.limits import VECTOR_DIMENSIONS_MAX
@@ -52,8 +52,11 @@ class CallableEmbedder:
     """
 
     def __init__(self, function: Callable[[Sequence[str]], Sequence[Any]], *, model: str, dimensions: int) -> None:
-        if not callable(function):
-            raise InvalidValue(f"a function from texts to vectors is asked for, not {type(function).__name__}")
+        check_function(
+            "what makes vectors",
+            function,
+            "from a list of texts to as many vectors",
+        )
         self._function = function
         self.model = check_model_name(model)
         self.dimensions = check_dimensions(dimensions)
@@ -173,6 +176,10 @@ def answered(question: Question, embedder: Embedder | None, collection: Collecti
 
 def checked(embedder: Any) -> Embedder:
     """Raises InvalidValue for what is no embedder."""
+    if isinstance(embedder, type):
+        raise InvalidValue(
+            f"an embedder is an object, not the class {embedder.__name__}", hint=f"such as {embedder.__name__}(…)"
+        )
     if not all(hasattr(embedder, word) for word in ("model", "dimensions", "embed")):
         raise InvalidValue(
             f"an embedder has a model, dimensions and embed(texts); {type(embedder).__name__} has not",

@@ -8,8 +8,6 @@ tables and matrices (``edge.storage.projections``).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from edge.agent.names import escape
@@ -62,11 +60,11 @@ class Erasure(NamedTuple):
     here: bool
 
 
-def erase(shelf: Shelf, agent: str, namespace: str | None, purge: Purge, folder: str) -> Receipt:
+def erase(shelf: Shelf, agent: str, namespace: str | None, purge: Purge) -> Receipt:
     """Raises InvalidValue, StorageError: then it is shut, and carried out later."""
     shelf.check_alone("erase")
     log, scope = shelf.log, _scope(agent, namespace)
-    before = _bytes_in(folder)
+    before = shelf.cache.used_bytes()
     with shelf.lock(ERASURES):
         key = next(iter(log.erasures.shut(scope)), "")
         if not key:
@@ -76,7 +74,7 @@ def erase(shelf: Shelf, agent: str, namespace: str | None, purge: Purge, folder:
             shelf.submit((shelf.put_of(ERASURES, key, {"at": shelf.clock.wall_ms()}),))
         deleted = carry_out(shelf, key, purge)
     device = device_of(log.replica).hex()
-    return Receipt(key, agent, namespace, log.erasures.at[key], device, deleted, before, _bytes_in(folder))
+    return Receipt(key, agent, namespace, log.erasures.at[key], device, deleted, before, shelf.cache.used_bytes())
 
 
 def lift(shelf: Shelf, agent: str, namespace: str | None) -> None:
@@ -170,11 +168,3 @@ def _snapshot_writes(shelf: Shelf, scope: str) -> list[Write]:
         else:
             writes.append(Write(Kind.DELETE, SNAPSHOTS, key, upsert=True))
     return writes
-
-
-def _bytes_in(folder: str) -> int:
-    total = 0
-    for path in Path(folder).rglob("*"):
-        with suppress(FileNotFoundError):  # a table's file, compacted meanwhile
-            total += path.lstat().st_size
-    return total

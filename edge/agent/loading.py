@@ -2,6 +2,7 @@
 
 Text and code are read as they are; HTML becomes Markdown (markdownify), a PDF the text of its pages (pypdf); the
 cutting is semantic-text-splitter's. The three are the extra ``agentdb-edge[documents]``, imported when they are needed.
+Code is cut by its syntax where the parser of its language is installed (``code_parts``), else as any text.
 
 What always holds: a chunk is a part of the text, at the place that it says.
 """
@@ -15,6 +16,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edge.agent.code_parts import Part, language_of
+from edge.agent.names import described
+from edge.settings import settings
 from sync.errors import InvalidValue, NotFound, StorageError, TooLarge
 
 SOURCE_BYTES_MAX = 64 << 20
@@ -46,17 +50,21 @@ class Chunk(NamedTuple):
 Chunker = Callable[[str], Iterable[str]]
 
 
+@settings(InvalidValue)
 class Splitter(NamedTuple):
     """Chunks of at most ``size``, with up to ``overlap`` of the one before; at headings, paragraphs, sentences, words
-    where possible. ``measure`` gives a text's size in another unit than characters (a tokenizer's length).
+    where possible, and code where a declaration or statement ends. ``measure`` gives a text's size in another unit than
+    characters (a tokenizer's length). ``language`` is that of code (python, javascript, …); by default what a file's
+    suffix says; "text" cuts code as text.
     """
 
     size: int = 1_000
     overlap: int = 100
     measure: Callable[[str], int] | None = None
+    language: str | None = None
 
     def chunks(self, loaded: Loaded) -> list[Chunk]:
-        """Raises InvalidValue, NotFound (the extra is not installed), TooLarge."""
+        """Raises InvalidValue, NotFound (an extra is not installed), TooLarge."""
         if type(self.size) is not int or not 1 <= self.size <= CHUNK_BYTES_MAX:
             raise InvalidValue(f"size is a whole number from 1 to {CHUNK_BYTES_MAX}, not {self.size!r:.40}")
         if type(self.overlap) is not int or not 0 <= self.overlap < self.size:
@@ -66,21 +74,38 @@ class Splitter(NamedTuple):
         except ImportError as error:
             raise NotFound("semantic-text-splitter is not installed", hint=_EXTRA) from error
         kinds: Any = splitting
-        made = kinds.MarkdownSplitter if loaded.media_type in (MARKDOWN, HTML) else kinds.TextSplitter
-        if self.measure is None:
-            splitter = made(self.size, overlap=self.overlap)
-        else:
-            splitter = made.from_callback(self.measure, self.size, overlap=self.overlap)
+        formatted = loaded.media_type in (MARKDOWN, HTML, PDF)
+        language = language_of(self.language, "" if formatted else loaded.name)
+        whole = [Part(0, loaded.text, code=False)] if language is None else language.parts(loaded.text)
+        plain = self._made(kinds.MarkdownSplitter if loaded.media_type in (MARKDOWN, HTML) else kinds.TextSplitter)
+        syntax = plain if language is None else self._made(kinds.CodeSplitter, language.grammar())
         found: list[Chunk] = []
         try:
-            for start, part in _parts(loaded.text, max(_RUN_MIN, _RUN_CHUNKS * self.size)):
+            for start, part, splitter in self._runs(whole, plain, syntax):
                 for at, text in splitter.chunk_indices(part):
                     found.append(Chunk(start + at, start + at + len(text), text))
                 if len(found) > CHUNKS_MAX:
                     break
             return _checked(found)
         except TypeError as error:
-            raise InvalidValue(f"measure= is a function from a text to a whole number: {error}") from error
+            raise InvalidValue(
+                f"measure= is a function from a text to a whole number: {error}",
+                hint="such as lambda text: len(tokenizer.encode(text))",
+            ) from error
+
+    def _made(self, kind: Any, *grammar: Any) -> Any:
+        if self.measure is None:
+            return kind(*grammar, self.size, overlap=self.overlap)
+        return kind.from_callback(*grammar, self.measure, self.size, overlap=self.overlap)
+
+    def _runs(self, whole: Iterable[Part], plain: Any, syntax: Any) -> Iterator[tuple[int, str, Any]]:
+        """Where each begins, its text, and what cuts it."""
+        for part in whole:
+            if part.code:
+                yield part.start, part.text, syntax
+                continue
+            for start, text in _parts(part.text, max(_RUN_MIN, _RUN_CHUNKS * self.size)):
+                yield part.start + start, text, plain
 
 
 def _parts(text: str, most: int) -> Iterator[tuple[int, str]]:
@@ -104,8 +129,11 @@ def chunked(loaded: Loaded, chunker: Splitter | Chunker) -> list[Chunk]:
     """By a splitter, or by a function of the user's that returns parts of the text in order. Raises InvalidValue."""
     if isinstance(chunker, Splitter):
         return chunker.chunks(loaded)
-    if not callable(chunker):
-        raise InvalidValue(f"a chunker is a Splitter or a function, not {type(chunker).__name__}")
+    if not callable(chunker) or isinstance(chunker, type):
+        raise InvalidValue(
+            f"a chunker is a Splitter or a function, not {described(chunker)}",
+            hint="such as Splitter(size=500, overlap=50), or a function from the text to its parts in order",
+        )
     found: list[Chunk] = []
     start = end = 0
     parts = chunker(loaded.text)
@@ -156,7 +184,10 @@ def load(source: str | bytes | os.PathLike[str], media_type: str | None = None) 
         media_type = media_type or TEXT
         return Loaded(name, media_type, _markdown(source) if media_type == HTML else source)
     if not isinstance(source, bytes):
-        raise InvalidValue(f"a document is a path, a string or bytes, not {type(source).__name__}")
+        raise InvalidValue(
+            f"a document is a path, a string or bytes, not {type(source).__name__}",
+            hint='Path("manual.pdf") is read; a string is the text itself',
+        )
     if len(source) > SOURCE_BYTES_MAX:
         raise TooLarge(f"a document of {len(source):,} bytes; the most are {SOURCE_BYTES_MAX:,}")
     media_type = media_type or _sniffed(source)

@@ -13,6 +13,7 @@ from mimetypes import MimeTypes
 from typing import Any, Protocol, runtime_checkable
 
 from edge.agent.embedders import check_dimensions, check_model_name
+from edge.agent.names import check_function, described
 from sync.errors import InvalidValue
 
 MEDIA = ("image", "audio", "video", "text", "application")
@@ -68,8 +69,7 @@ class CallableMediaEmbedder:
         texts: Callable[[Sequence[str]], Sequence[Any]] | None = None,
     ) -> None:
         for given in (function, *(() if texts is None else (texts,))):
-            if not callable(given):
-                raise InvalidValue(f"a function that makes vectors is asked for, not {type(given).__name__}")
+            check_function("what makes vectors", given, "from a list of bodies, or of texts, to as many vectors")
         self._function = function
         self.model = check_model_name(model)
         self.dimensions = check_dimensions(dimensions)
@@ -112,9 +112,9 @@ def check_embedders(embedders: Mapping[str, Any] | None) -> dict[str, Any]:
     for medium, embedder in (embedders or {}).items():
         if medium not in MEDIA:
             raise InvalidValue(f"there is no medium {medium!r:.40}", hint=f"one of {', '.join(MEDIA)}")
-        if not isinstance(embedder, MediaEmbedder):
+        if isinstance(embedder, type) or not isinstance(embedder, MediaEmbedder):
             raise InvalidValue(
-                f"an embedder has a model, dimensions and embed(); {type(embedder).__name__} has not",
+                f"an embedder is an object with a model, dimensions and embed(), not {described(embedder)}",
                 hint="CallableMediaEmbedder(function, model=…, dimensions=…) makes one; CallableEmbedder for text",
             )
     return dict(embedders or {})

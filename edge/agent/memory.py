@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.agent.embedders import Embedder, answered, asked, vector_fields
+from edge.agent.embedders import K_MAX, Embedder, answered, asked, vector_fields
 from edge.agent.memory_base import MemoryBase, merged
 from edge.agent.memory_record import MEMORIES, Remembered, check_kinds, has_ended, moment, shown, unit
 from edge.agent.names import check_text
+from edge.agent.permitted import permitted
 from edge.agent.scoring import Terms
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue
@@ -29,7 +30,9 @@ _CANDIDATES, _CANDIDATES_MIN = 4, 50
 
 
 class Added(NamedTuple):
-    """``merged``: there was this memory already."""
+    """``merged``: there was this memory already. ``Memory.similar`` takes it, too: who adds pays for no search, and
+    whoever wants to know of near duplicates asks.
+    """
 
     id: str
     merged: bool
@@ -45,6 +48,12 @@ class Recall(NamedTuple):
     terms: Terms | None = None
 
 
+@permitted(
+    "memories",
+    "shelf",
+    reads="all get history search similar",
+    writes="add consolidate forget reembed restore retract supersede touch update",
+)
 class Memory(MemoryBase):
     """Get one from ``edge.agent(name).memory(namespace)``. Safe to use from several threads."""
 
@@ -114,7 +123,10 @@ class Memory(MemoryBase):
         self.shelf.check_alone("supersede")
         unknown = changes.keys() - {"importance", "kind", "metadata", "ttl_s"}
         if unknown:
-            raise InvalidValue(f"there is nothing called {min(unknown)!r} to change")
+            raise InvalidValue(
+                f"there is nothing called {min(unknown)!r} to change",
+                hint="importance, kind, metadata, ttl_s, valid_at",
+            )
         self.held(memory)
         with self.shelf.lock(memory):
             added, writes = self._superseding(memory, self.held(memory), text, valid_at, changes)
@@ -242,8 +254,13 @@ class Memory(MemoryBase):
             self.shelf.recalls.note([recall.id for recall in found[:k]], now)
         return found[:k]
 
-    def similar(self, memory: str, k: int = 5, *, mode: str | None = None) -> list[Recall]:
-        """What says nearly the same: reported, never dropped. Raises NotFound."""
+    def similar(self, memory: str | Added, k: int = 5, *, mode: str | None = None) -> list[Recall]:
+        """What says nearly the same as a memory, or as what ``add`` has just returned: reported, never dropped. ``k``
+        from 1 to 999. Raises NotFound, InvalidValue.
+        """
+        memory = memory.id if isinstance(memory, Added) else memory
+        if type(k) is not int or not 1 <= k < K_MAX:
+            raise InvalidValue(f"k is a whole number from 1 to {K_MAX - 1}, not {k!r:.40}")
         found = self.search(self.held(memory)["text"], k + 1, mode=mode, touch=False)
         return [recall for recall in found if recall.id != memory][:k]
 

@@ -109,14 +109,20 @@ class MemoryBase:
 
     def _is_mine(self, memory: str) -> bool:
         if type(memory) is not str:
-            raise InvalidValue(f"the id of a memory is a string, not {type(memory).__name__}")
+            raise InvalidValue(
+                f"the id of a memory is a string, not {type(memory).__name__}",
+                hint="the id= of what add, search and all return; of several one after the other: touch(*ids)",
+            )
         return memory.startswith(self.prefix)
 
     def held(self, memory: str) -> dict[str, Any]:
         """Its fields. Raises NotFound."""
         fields = self.collection.get(memory) if self._is_mine(memory) else None
         if fields is None:
-            raise NotFound(f"namespace {self.namespace!r} of agent {self.agent!r} has no memory {memory!r:.100}")
+            raise NotFound(
+                f"namespace {self.namespace!r} of agent {self.agent!r} has no memory {memory!r:.100}",
+                hint="all(ended=True) lists what there is",
+            )
         return fields
 
     def fields_of(
@@ -144,7 +150,7 @@ class MemoryBase:
             "kind": kind,
             "namespace": self.namespace,
             "text": text,
-            "valid_at": moment("valid_at", valid_at, now),
+            "valid_at": now if valid_at is None else moment("valid_at", valid_at, now),
         }
         if metadata:
             fields["metadata"] = dict(metadata)

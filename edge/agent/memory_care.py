@@ -11,7 +11,9 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.agent.memory_record import MEMORIES, Remembered, check_kinds, has_ended
+from edge.agent.names import check_function, described
 from edge.agent.scoring import DAY_MS
+from edge.settings import settings
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue
 from sync.operations import Kind
@@ -27,6 +29,7 @@ _FACT_WORDS = {"importance", "kind", "metadata", "text", "ttl_s", "valid_at"}
 Extractor = Callable[[Sequence[Remembered]], Iterable[str | Mapping[str, Any]]]
 
 
+@settings(InvalidValue)
 class Forgetting(NamedTuple):
     """What to archive: memories of these ``kinds`` that are retained less than ``min_retention`` (0 to 1, importance
     counts for half), that are older than ``older_than_days`` too if that is given; the least retained beyond ``keep``.
@@ -86,10 +89,7 @@ def consolidate(
 
     if type(limit) is not int or not 1 <= limit <= CONSOLIDATED_MAX:
         raise InvalidValue(f"limit is a whole number from 1 to {CONSOLIDATED_MAX}, not {limit!r:.40}")
-    if not callable(extractor):
-        raise InvalidValue(
-            f"an extractor is a function, not {type(extractor).__name__}", hint="from memories to a list of texts"
-        )
+    check_function("an extractor", extractor, "from memories to a list of texts")
     kinds = list(dict.fromkeys(check_kinds(kinds)))
     done: Future[list[str]] = Future()
 
@@ -156,7 +156,10 @@ def _submit(memory: Memory, writes: Sequence[Write]) -> None:
 
 def _check(policy: Any) -> None:
     if not isinstance(policy, Forgetting):
-        raise InvalidValue(f"a policy is a Forgetting, not {type(policy).__name__}")
+        raise InvalidValue(
+            f"a policy is a Forgetting, not {described(policy)}",
+            hint="such as Forgetting(min_retention=0.1, keep=9)",
+        )
     if type(policy.min_retention) not in (int, float) or not 0 <= policy.min_retention <= 1:
         raise InvalidValue(f"min_retention is a number from 0 to 1, not {policy.min_retention!r:.40}")
     if policy.keep is not None and (type(policy.keep) is not int or policy.keep < 0):

@@ -116,5 +116,8 @@ def moment(what: str, value: Any, default: int) -> int:
     if value is None:
         return default
     if type(value) is not int or not 0 <= value <= _LAST_MS:
-        raise InvalidValue(f"{what} is a whole number of milliseconds since 1970, up to 9999, not {value!r:.40}")
+        raise InvalidValue(
+            f"{what} is a whole number of milliseconds since 1970, up to 9999, not {value!r:.40}",
+            hint="int(moment.timestamp() * 1000) of a datetime",
+        )
     return value

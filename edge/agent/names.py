@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Any
 
 from sync.errors import InvalidValue, TooLarge
+from sync.places import escaped
 
 NAME_BYTES_MAX = 128
 TYPES = ("context", "working", "long-term", "task", "relationship", "embedding")  # of threads
@@ -26,7 +27,7 @@ def escape(what: str, name: str) -> str:
     """A name as a part of a key; ``what`` is for the error. Raises InvalidValue, TooLarge."""
     if type(name) is not str or not name or "\0" in name:
         raise InvalidValue(f"the name of {what} is a non-empty string without NUL, not {name!r:.60}")
-    out = name.replace("%", "%25").replace("/", "%2F")
+    out = escaped(name)
     try:
         size = len(out.encode())
     except UnicodeEncodeError as error:
@@ -91,3 +92,20 @@ def _parsed(checkpoint: str) -> re.Match[str]:
     if found is None:
         raise InvalidValue(f"not the id of a checkpoint: {checkpoint!r:.60}", hint="thread.history() lists them")
     return found
+
+
+def described(given: Any) -> str:
+    """What was given, for a message: a class is often an object of it that was not made."""
+    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+
+
+def check_function(what: str, given: Any, hint: str) -> None:
+    """Raises InvalidValue. A class is none here, though it can be called: an object of it is meant."""
+    if not callable(given) or isinstance(given, type):
+        raise InvalidValue(f"{what} is a function, not {described(given)}", hint=hint)
+
+
+def check_progress(on_progress: Any) -> None:
+    """Raises InvalidValue."""
+    if on_progress is not None:
+        check_function("on_progress", on_progress, "it is called with how many are done, and how many there are")

@@ -22,6 +22,7 @@ from edge.agent.embedders import (
     vector_fields,
     vectors_of,
 )
+from edge.agent.names import check_progress
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue
 from sync.operations import Kind
@@ -47,6 +48,7 @@ def reembed(
     if embedder is None:
         raise InvalidValue("there is no embedder", hint="reembed(embedder), or embedder= where the store is got")
     shelf.check_alone("reembed")
+    check_progress(on_progress)
     spec = spec_of(checked(embedder))
     schema = collection.schema
     if schema.vector is not None and schema.vector[1:] == spec[1:]:

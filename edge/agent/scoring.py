@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from math import log1p
 from typing import Any, NamedTuple
 
+from edge.settings import settings
 from sync.errors import InvalidValue
 
 KINDS = ("episodic", "semantic", "procedural", "working")
@@ -28,6 +29,7 @@ class Terms(NamedTuple):
     score: float
 
 
+@settings(InvalidValue)
 class Scoring(NamedTuple):
     """``stability_days``: of each kind, before it was ever recalled. The weights are usually 1 in sum."""
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-from zlib import crc32
+from copy import copy
+from typing import TYPE_CHECKING, Any, Self
 
 from edge.agent.heads import Heads
 from edge.agent.large_values import VALUES, LargeValues, Ref
@@ -47,6 +47,7 @@ class Shelf:
         collection: Callable[..., Collection],
         erase: Callable[[str, str | None], Receipt],
         cache: Callable[[], Cache],
+        check_allowed: Callable[[str, str, str], None],
     ) -> None:
         self.log = log
         self.collection = collection
@@ -60,6 +61,13 @@ class Shelf:
         self._submit = submit
         self._open_batch = open_batch
         self._cache = cache
+        self.check_allowed = check_allowed  # (agent, "read" or "write", "agent.memories" …): raises NotAllowed
+
+    def of_the_owner(self) -> Self:
+        """The same, for work that is the device's and not an agent's: it asks for no permission."""
+        owner = copy(self)
+        owner.check_allowed = _no_question
+        return owner
 
     @property
     def cache(self) -> Cache:
@@ -70,7 +78,7 @@ class Shelf:
 
     def lock(self, name: str) -> threading.RLock:
         """For whoever reads something of that name and writes what follows from it."""
-        return self._locks[crc32(name.encode()) % _LOCKS]
+        return self._locks[hash(name) % _LOCKS]
 
     def ensure(self, collection: str) -> CollectionSchema:
         """The schema of one of the collections here, declared with its first use. Raises StorageError."""
@@ -159,6 +167,10 @@ class Shelf:
                 if fields is not None:
                     yield key, fields
             after = page[-1][0]
+
+
+def _no_question(agent: str, action: str, store: str) -> None:
+    pass
 
 
 def _anything(_: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from edge.agent.large_values import Ref
 from edge.agent.names import TYPES, escape, id_of, key_of, made_key_of
+from edge.agent.permitted import permitted
 from edge.agent.shelf import CHECKPOINTS
 from edge.agent.values import decode, digest_of, encode
 from edge.storage.transaction import Write
@@ -44,6 +45,7 @@ class Checkpoint(NamedTuple):
     metadata: Mapping[str, Any]
 
 
+@permitted("state", "_shelf", reads="get head heads history", writes="delete fork prune put put_again")
 class Thread:
     """Get one from ``edge.agent(name).thread(name)``. Safe to use from several threads and tasks."""
 

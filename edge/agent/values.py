@@ -133,7 +133,7 @@ def _extension(depth: int, extended: list[int], value: Any) -> Any:
     if kind is int:
         raise OverflowError
     base = next((base for base in (dict, list, str, int, float, bytes) if isinstance(value, base)), None)
-    hint = f"{base.__name__}(value) can be" if base is not None else ""
+    hint = f"{base.__name__}(value) can be" if base is not None else "dicts, lists, numbers and strings can be"
     raise InvalidValue(f"a value of type {kind.__name__} cannot be stored", hint=hint)
 
 

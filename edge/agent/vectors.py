@@ -17,6 +17,7 @@ from math import isnan, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.agent.names import escape, unescape
+from edge.agent.permitted import permitted
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, NotFound, SchemaMismatch
 from sync.operations import Kind
@@ -54,6 +55,7 @@ class Neighbour(NamedTuple):
     why: str = ""
 
 
+@permitted("vectors", "_shelf", reads="all count get knn range status", writes="delete upsert upsert_many")
 class Vectors:
     """Get one from ``agent.vectors(space)``. Safe to use from several threads."""
 

@@ -23,10 +23,14 @@ from edge.cli.erasing import erase, erasures
 from edge.cli.fleet import init, run, sync
 from edge.cli.hints import for_the_shell
 from edge.cli.memory import memory
+from edge.cli.models import models
 from edge.cli.output import say_error
+from edge.cli.policy import policy
 from edge.cli.records import add, delete, get, increment, patch, put, remove, scan, search
 from edge.cli.state import export, state
 from edge.cli.stores import STORE
+from edge.cli.trust import trust
+from edge.cli.twin import twin
 from edge.cli.vectors import vectors
 from sync.errors import AgentDBError, InputError
 
@@ -61,6 +65,7 @@ def main() -> None:
 for command in (
     *(init, collection, put, patch, increment, add, remove, delete, get, scan, search),
     *(state, memory, documents, vectors, attachments, export, erase, erasures, cache),
+    *(twin, policy, trust, models),
     *(sync, run, status, verify, maintain, snapshot),
 ):
     main.add_command(command)

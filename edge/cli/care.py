@@ -10,11 +10,12 @@ import click
 
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.running import read_status
+from edge.cli.state import when
 from edge.cli.stores import existing, reading, searching, store_argument, store_to_write
 from edge.storage.store_lock import Holder, holding
 from edge.storage.store_opening import LOCK_FILE
 
-_OF_THE_HOLDER = ("sync", "projections", "age_ms")
+_OF_THE_HOLDER = ("sync", "deferred", "projections", "age_ms")
 
 
 @click.command()
@@ -58,12 +59,14 @@ def _print_status(store: str, said: dict[str, Any]) -> None:
         ("log", f"{log['head_seq']} written, {log['pending']} to push, {log['bytes']:,} bytes"),
         ("feed", f"applied up to {said['cursor']}"),
         ("link", _link_state(said["sync"] or {})),
+        *_refused(said.get("trust")),
     ]
     rows += [(f"collection {name}", counted(told["records"], "record")) for name, told in said["collections"].items()]
     rows += [("attachments", _cache(said["cache"]))] if said.get("cache") else []
     rows += [("schema problem", f"{name}: {why}") for name, why in said["schema_problems"].items()]
     if said["projections"]["problem"]:
         rows.append(("search tables", said["projections"]["problem"]))
+    rows += [("waits", _waits(told)) for told in said.get("deferred", ())]
     print_table(("", ""), rows)
     if said["dead_letters"]:
         click.echo("\nRefused by the cloud, kept here:")
@@ -75,6 +78,19 @@ def _cache(cache: dict[str, Any]) -> str:
     quota = f", of {cache['quota_bytes']:,} the store may take" if cache["quota_bytes"] else ""
     told = f"{cache['bodies']['bytes']:,} bytes here{quota}, {cache['unconfirmed']['bytes']:,} not in the cloud yet"
     return f"{told}; {cache['problem']}" if cache["problem"] else told
+
+
+def _waits(told: dict[str, Any]) -> str:
+    until = f", until {when(told['until_ms'])}" if told["until_ms"] else ""
+    what = counted(told["records"], "body" if told["lane"] == "bulk" else "write")
+    return f"{told['lane']}: {what}, {told['bytes']:,} bytes, for the link's {told['why']}{until}"
+
+
+def _refused(trust: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What was assigned to this device, and it does not take."""
+    if trust is None or not trust["refused"]:
+        return []
+    return [("refused", f"{trust['refused']['reason']}: agentdb-edge trust status")]
 
 
 def _link_state(link: dict[str, Any]) -> str:
@@ -109,18 +125,14 @@ def verify(store: str, as_json: bool) -> None:
 @json_option
 def maintain(store: str, as_json: bool) -> None:
     """Compact the search tables, trim the log and give space back, now. `run` does so by itself."""
-    before = _bytes_in(store)
     with existing(store) as edge:
+        before = edge.cache.used_bytes()
         edge.maintain()
-    after = _bytes_in(store)
+        after = edge.cache.used_bytes()
     if as_json:
         print_json({"bytes_before": before, "bytes_after": after})
     else:
         click.echo(f"{before:,} bytes before, {after:,} after")
-
-
-def _bytes_in(store: str) -> int:
-    return sum(path.lstat().st_size for path in Path(store).rglob("*"))
 
 
 @click.command()

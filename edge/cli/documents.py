@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,16 +11,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.cli.embedder import embedder_of, embedder_options, embedding_bar
-from edge.cli.output import counted, json_option, print_json, print_table
+from edge.cli.hints import hinting
+from edge.cli.output import cell, counted, json_option, print_json, print_table
 from edge.cli.state import when
-from edge.cli.stores import existing, read_json, read_text, reading, searching, store_argument, store_to_write
-from sync.errors import InputError
+from edge.cli.stores import (
+    existing,
+    mode_option,
+    read_json,
+    read_text,
+    reading,
+    searching,
+    store_argument,
+    store_to_write,
+)
+from sync.errors import InputError, NotFound
 
 if TYPE_CHECKING:
     from edge.agent.documents import Documents, Indexed
     from edge.node import Edge
 
 _agent = click.argument("agent")
+_document = click.argument("name", metavar="ID")
 _namespace = click.option("--namespace", default="default", show_default=True)
 _FILES_MAX = 100_000
 _STORE_FILES = {"log.db", "lock"}
@@ -95,16 +107,25 @@ def add(
 @_namespace
 @click.option("-k", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--where", help="A filter over the documents' metadata, as JSON.")
+@mode_option
 @embedder_options
 @json_option
 def search(
-    store: str, agent: str, query: str, namespace: str, k: int, where: str | None, as_json: bool, **embedder: Any
+    store: str,
+    agent: str,
+    query: str,
+    namespace: str,
+    k: int,
+    where: str | None,
+    mode: str | None,
+    as_json: bool,
+    **embedder: Any,
 ) -> None:
     """The passages that answer QUERY best."""
     given = None if where is None else read_json("--where", where, "'{\"floor\": 2}'")
     with searching(store) as edge:
         named = edge.agent(agent).documents(namespace, embedder=embedder_of(embedder))
-        found = named.search(query, k, filter=given)
+        found = named.search(query, k, mode=mode, filter=given)
     if as_json:
         print_json([{**one._asdict(), "document": one.document._asdict()} for one in found])
         return
@@ -132,6 +153,41 @@ def show(store: str, agent: str, namespace: str, as_json: bool) -> None:
 
 
 @documents.command()
+@store_argument
+@_agent
+@_document
+@_namespace
+@json_option
+def get(store: str, agent: str, name: str, namespace: str, as_json: bool) -> None:
+    """What there is to know of the document ID."""
+    with reading(store) as edge, hinting(NotFound, _listed(store, agent, namespace)):
+        found = _of(edge, agent, namespace).get(name)
+        if found is None:
+            raise NotFound(f"namespace {namespace!r} of agent {agent!r} has no document {name!r:.100}")
+    if as_json:
+        print_json(found._asdict())
+        return
+    shown = {**found._asdict(), "updated_at": when(found.updated_at)}
+    print_table(("", ""), [(word.removesuffix("_at").replace("_", " "), cell(value)) for word, value in shown.items()])
+
+
+@documents.command()
+@store_argument
+@_agent
+@_document
+@_namespace
+@json_option
+def text(store: str, agent: str, name: str, namespace: str, as_json: bool) -> None:
+    """The text of the document ID; space between its passages is kept as spaces."""
+    with reading(store) as edge, hinting(NotFound, _listed(store, agent, namespace)):
+        said = _of(edge, agent, namespace).text(name)
+    if as_json:
+        print_json({"id": name, "text": said})
+    else:
+        click.echo(said)
+
+
+@documents.command()
 @store_to_write
 @_agent
 @click.argument("names", metavar="ID…", nargs=-1, required=True)
@@ -139,7 +195,7 @@ def show(store: str, agent: str, namespace: str, as_json: bool) -> None:
 @json_option
 def delete(store: str, agent: str, names: tuple[str, ...], namespace: str, as_json: bool) -> None:
     """Delete documents with their chunks."""
-    with existing(store) as edge:
+    with existing(store) as edge, hinting(NotFound, _listed(store, agent, namespace)):
         found = _of(edge, agent, namespace)
         for name in names:
             found.delete(name)
@@ -182,6 +238,11 @@ def _sources(file: str) -> list[str]:
         if len(found) > _FILES_MAX:
             raise click.UsageError(f"{file} has more than {_FILES_MAX:,} files")
     return found
+
+
+def _listed(store: str, agent: str, namespace: str) -> str:
+    where = "" if namespace == "default" else f" --namespace {shlex.quote(namespace)}"
+    return f"agentdb-edge documents list {shlex.quote(store)} {shlex.quote(agent)}{where} lists what there is"
 
 
 def _of(edge: Edge, agent: str, namespace: str) -> Documents:

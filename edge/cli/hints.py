@@ -24,6 +24,8 @@ _INSTEAD = {
     "only read work meanwhile; a program that has it open syncs by itself with edge.start_sync(), without "
     "`agentdb-edge run`",
     "give the embedder of that model": "name that model by --embedder-…, or none; `reembed` goes over to another one",
+    "embedder=, where the store is got": "--embedder-url, --embedder-model and --embedder-dimensions name one; "
+    "--mode text needs none",
     "create a new device key": "a store's key is for life: make another store, agentdb-edge init STORE --join TOKEN, "
     "with a new token from the fleet's operator",
 }

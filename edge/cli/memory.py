@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge.cli.embedder import embedder_of, embedder_options, embedding_bar
+from edge.cli.hints import hinting
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.state import when
-from edge.cli.stores import existing, read_json, read_text, reading, searching, store_argument, store_to_write
+from edge.cli.stores import (
+    existing,
+    mode_option,
+    read_json,
+    read_text,
+    reading,
+    searching,
+    store_argument,
+    store_to_write,
+)
+from sync.errors import InvalidValue, NotFound
 
 if TYPE_CHECKING:
-    from edge.agent.memory import Memory
+    from edge.agent.memory import Memory, Recall
     from edge.agent.memory_record import Remembered
     from edge.node import Edge
 
@@ -38,16 +50,31 @@ def memory() -> None:
 @click.option("--ttl", "ttl_s", type=float, help="Seconds after which it is not shown any more.")
 @click.option("--valid-at", type=int, help="Since when it holds, in milliseconds since 1970; now by default.")
 @_metadata
+@click.option("--similar", "how_many", type=click.IntRange(1), help="Show so many that say nearly the same.")
 @json_option
-def add(store: str, agent: str, text: str, namespace: str, metadata: str | None, as_json: bool, **options: Any) -> None:
+def add(
+    store: str,
+    agent: str,
+    text: str,
+    namespace: str,
+    metadata: str | None,
+    how_many: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Remember TEXT, or with - what standard input says."""
     options["metadata"] = None if metadata is None else read_json("--metadata", metadata, '\'{"from": "chat"}\'')
     with existing(store) as edge:
-        added = _of(edge, agent, namespace).add(read_text(text), **options)
+        named = _of(edge, agent, namespace)
+        added = named.add(read_text(text), **options)
+        near = named.similar(added, how_many) if how_many is not None else []
     if as_json:
-        print_json(added._asdict())
-    else:
-        click.echo(f"{added.id}{' was known' if added.merged else ''}")
+        shown = {} if how_many is None else {"similar": [_scored(one) for one in near]}
+        print_json({**added._asdict(), **shown})
+        return
+    click.echo(f"{added.id}{' was known' if added.merged else ''}")
+    if near:
+        _print_scored(near)
 
 
 @memory.command()
@@ -61,6 +88,7 @@ def add(store: str, agent: str, text: str, namespace: str, metadata: str | None,
 @click.option("--as-of", type=int, help="What held at this moment, in milliseconds since 1970.")
 @click.option("--archived", is_flag=True, help="What was forgotten, too.")
 @click.option("--explain", is_flag=True, help="What each score is made of.")
+@mode_option
 @embedder_options
 @json_option
 def search(
@@ -74,6 +102,7 @@ def search(
     as_of: int | None,
     archived: bool,
     explain: bool,
+    mode: str | None,
     as_json: bool,
     **embedder: Any,
 ) -> None:
@@ -83,7 +112,9 @@ def search(
         found = (
             edge.agent(agent)
             .memory(namespace, embedder=embedder_of(embedder))
-            .search(query, k, filter=given, kinds=kinds or None, as_of=as_of, archived=archived, explain=True)
+            .search(
+                query, k, filter=given, kinds=kinds or None, as_of=as_of, mode=mode, archived=archived, explain=True
+            )
         )
     if as_json:
         print_json([
@@ -98,6 +129,28 @@ def search(
     if explain:
         columns[1:1] = ["relevance", "retention", "importance"]
     print_table(columns, rows)
+
+
+@memory.command()
+@store_argument
+@_agent
+@_memory
+@_namespace
+@click.option("-k", type=click.IntRange(1), default=5, show_default=True)
+@mode_option
+@embedder_options
+@json_option
+def similar(
+    store: str, agent: str, memory_id: str, namespace: str, k: int, mode: str | None, as_json: bool, **embedder: Any
+) -> None:
+    """What says nearly the same as the memory ID."""
+    with searching(store) as edge, hinting(NotFound, _listed(store, agent, namespace)):
+        named = edge.agent(agent).memory(namespace, embedder=embedder_of(embedder))
+        found = named.similar(memory_id, k, mode=mode)
+    if as_json:
+        print_json([_scored(one) for one in found])
+    else:
+        _print_scored(found)
 
 
 @memory.command("list")
@@ -121,7 +174,7 @@ def show(store: str, agent: str, namespace: str, ended: bool, as_json: bool) -> 
 @json_option
 def supersede(store: str, agent: str, memory_id: str, text: str, namespace: str, as_json: bool) -> None:
     """TEXT holds from now on, in the place of the memory ID."""
-    with existing(store) as edge:
+    with existing(store) as edge, hinting(NotFound, _listed(store, agent, namespace)):
         added = _of(edge, agent, namespace).supersede(memory_id, read_text(text))
     if as_json:
         print_json(added._asdict())
@@ -133,11 +186,61 @@ def supersede(store: str, agent: str, memory_id: str, text: str, namespace: str,
 @store_to_write
 @_agent
 @_memory
+@click.argument("text", required=False)
+@_namespace
+@click.option("--importance", type=float, help="From 0 to 1.")
+@click.option("--valid-at", type=int, help="Since when it holds, in milliseconds since 1970.")
+@_metadata
+@json_option
+def update(
+    store: str,
+    agent: str,
+    memory_id: str,
+    text: str | None,
+    namespace: str,
+    metadata: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Correct the memory ID, which goes on being the same one: its TEXT (- is standard input) or what an option says.
+    Its vectors go with an old text; `reembed` makes new ones.
+    """
+    changes = {name: value for name, value in options.items() if value is not None}
+    if metadata is not None:
+        changes["metadata"] = read_json("--metadata", metadata, '\'{"from": "chat"}\'')
+    if text is not None:
+        changes["text"] = read_text(text)
+    if not changes:
+        raise InvalidValue("there is nothing to change", hint="give a TEXT, --importance, --metadata or --valid-at")
+    with existing(store) as edge, hinting(NotFound, _listed(store, agent, namespace)):
+        _of(edge, agent, namespace).update(memory_id, **changes)
+    if as_json:
+        print_json({"updated": memory_id})
+
+
+@memory.command()
+@store_to_write
+@_agent
+@click.argument("memory_ids", metavar="ID…", nargs=-1, required=True)
+@_namespace
+@json_option
+def touch(store: str, agent: str, memory_ids: tuple[str, ...], namespace: str, as_json: bool) -> None:
+    """Count an access to each memory: what is accessed is retained."""
+    with existing(store) as edge, hinting(NotFound, _listed(store, agent, namespace)):
+        _of(edge, agent, namespace).touch(*memory_ids)
+    if as_json:
+        print_json({"touched": list(memory_ids)})
+
+
+@memory.command()
+@store_to_write
+@_agent
+@_memory
 @_namespace
 @json_option
 def retract(store: str, agent: str, memory_id: str, namespace: str, as_json: bool) -> None:
     """The memory ID does not hold any more."""
-    with existing(store) as edge:
+    with existing(store) as edge, hinting(NotFound, _listed(store, agent, namespace)):
         _of(edge, agent, namespace).retract(memory_id)
     if as_json:
         print_json({"retracted": memory_id})
@@ -151,7 +254,7 @@ def retract(store: str, agent: str, memory_id: str, namespace: str, as_json: boo
 @json_option
 def history(store: str, agent: str, memory_id: str, namespace: str, as_json: bool) -> None:
     """What a memory superseded, and what superseded it, oldest first."""
-    with reading(store) as edge:
+    with reading(store) as edge, hinting(NotFound, _listed(store, agent, namespace)):
         _print(_of(edge, agent, namespace).history(memory_id), as_json)
 
 
@@ -188,7 +291,7 @@ def forget(
 @json_option
 def restore(store: str, agent: str, memory_ids: tuple[str, ...], namespace: str, as_json: bool) -> None:
     """Bring archived memories back."""
-    with existing(store) as edge:
+    with existing(store) as edge, hinting(NotFound, _listed(store, agent, namespace)):
         back = _of(edge, agent, namespace).restore(*memory_ids)
     if as_json:
         print_json({"restored": back})
@@ -217,6 +320,20 @@ def reembed(store: str, agent: str, namespace: str, as_json: bool, **embedder: A
 
 def _of(edge: Edge, agent: str, namespace: str) -> Memory:
     return edge.agent(agent).memory(namespace)
+
+
+def _listed(store: str, agent: str, namespace: str) -> str:
+    where = "" if namespace == "default" else f" --namespace {shlex.quote(namespace)}"
+    return f"agentdb-edge memory list {shlex.quote(store)} {shlex.quote(agent)}{where} --ended lists what there is"
+
+
+def _scored(one: Recall) -> dict[str, Any]:
+    return {**one.memory._asdict(), "score": one.score}
+
+
+def _print_scored(found: list[Recall]) -> None:
+    rows = [(f"{one.score:.3f}", one.memory.kind, one.text, one.id) for one in found]
+    print_table(("score", "kind", "text", "id"), rows)
 
 
 def _print(found: list[Remembered], as_json: bool) -> None:

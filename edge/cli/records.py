@@ -14,6 +14,7 @@ from edge.cli.stores import (
     declared,
     existing,
     key_argument,
+    mode_option,
     read_fields,
     read_filter,
     read_vector,
@@ -174,6 +175,7 @@ def scan(store: str, collection: str, prefix: str, where: str | None, limit: int
 @where_option
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--explain", is_flag=True, help="Say which tier answered, and why.")
+@mode_option
 @json_option
 def search(
     store: str,
@@ -183,6 +185,7 @@ def search(
     where: str | None,
     k: int,
     explain: bool,
+    mode: str | None,
     as_json: bool,
 ) -> None:
     """Search by text, by vector, or by both. What can be searched is declared: agentdb-edge collection."""
@@ -198,7 +201,7 @@ def search(
         if (text is not None and not found.schema.text) or (query is not None and spec is None):
             what = "text fields" if text is not None and not found.schema.text else "vector field"
             raise SchemaMismatch(f"collection {collection!r} declares no {what}", hint=hint)
-        hits = found.search(text, query, k=k, filter=allowed, explain=explain)
+        hits = found.search(text, query, k=k, filter=allowed, mode=mode, explain=explain)
     if as_json:
         print_json([hit._asdict() for hit in hits])
         return

@@ -47,6 +47,7 @@ _wait_option = click.option(
     help="Seconds to wait for another process that writes to the store.",
 )
 collection_argument = click.argument("collection")
+mode_option = click.option("--mode", help="How to search: text, vector or hybrid; by default what is given says.")
 key_argument = click.argument("key")
 
 

@@ -13,6 +13,7 @@ from contextlib import closing
 from hashlib import sha256
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from edge.storage.durable import write_all
 from edge.storage.log_schema import translate
 from sync.bodies import body_name, open_part, parts_of, seal_part
 from sync.errors import AgentDBError, BodyNotHere, CorruptStore, Malformed, SyncError, Unreachable
@@ -98,7 +99,7 @@ class BodyLink:
                     for number in range(_resume(file, size, hasher.update), parts):
                         data = self._opened(client, place, number, parts)
                         hasher.update(data)
-                        _append(file, data)
+                        write_all(file, data)
                     whole = file.tell() == size and hasher.digest() == digest
             except OSError as error:
                 raise translate(error, str(cache.bodies.root)) from error
@@ -210,9 +211,3 @@ def _read_part(file: BinaryIO) -> bytes:
         parts.append(chunk)
         left -= len(chunk)
     return b"".join(parts)
-
-
-def _append(file: BinaryIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]

@@ -10,7 +10,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from sync.errors import AgentDBError
+from sync.errors import AgentDBError, Deferred
 from sync.schedule import Backoff
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class BodyCare:
 
     def __init__(self, link: Link, url: str | None) -> None:
         self.problem = ""
+        self.deferred: Deferred | None = None  # why it waits for another day, or another link
         self._link = link
         self._url = url
         self._backoff = Backoff(link.random)
@@ -74,6 +75,7 @@ class BodyCare:
             uploading = self._due or now >= self._ask_at
             if uploading:
                 self._due = True
+                self._link.check_bulk()
                 self._ask_at = now + ASK_MS
                 failed = self._link.bodies(self._url).upload(using=self._use).failed
                 if failed is not None:
@@ -84,6 +86,7 @@ class BodyCare:
                 cache.settle()
                 self._settled = position
         except AgentDBError as error:
+            self.deferred = error if isinstance(error, Deferred) else None
             if not self._stopping:
                 if str(error) != self.problem:
                     _log.warning("attachments: %s (%s)", error, error.hint)
@@ -95,7 +98,7 @@ class BodyCare:
             return self._backoff.next_ms() / 1000
         finally:
             self._client = None
-        self.problem = ""
+        self.problem, self.deferred = "", None
         self._backoff.reset()
         return ROUND_S
 

@@ -8,11 +8,14 @@ What always holds: ``advance`` is called only after the delta log's transaction 
 
 from __future__ import annotations
 
+from functools import partial
+
 from edge.link.membership import keep_keys
-from edge.storage import link_state
+from edge.storage import link_state, policy_row, scoping
 from edge.storage.delta_log import DeltaLog
-from sync.effects import Apply, Effect, Learn, Load, LoadState, Mend, NewIncarnation, Persist, Send, Sweep
-from sync.session import SyncSession
+from edge.storage.log_writer import Within
+from sync.effects import Apply, Effect, Learn, Leave, Load, LoadState, Mend, NewIncarnation, Persist, Send, Sweep
+from sync.growing import GrowingSession
 
 
 class Carrier:
@@ -20,11 +23,19 @@ class Carrier:
     ``refused`` ones, ``handshakes``.
     """
 
-    def __init__(self, log: DeltaLog, store: str, session: SyncSession) -> None:
+    def __init__(self, log: DeltaLog, store: str, session: GrowingSession) -> None:
         self._log = log
         self._store = store
         self._session = session
+        self._rescoped = log.rescoped
         self.pushed = self.pulled = self.refused = self.handshakes = 0
+
+    def follow(self) -> None:
+        """Before the session is asked what is ready: whether another policy holds by now. Raises StorageError."""
+        if self._rescoped != (noted := self._log.rescoped):
+            scope, growth, owed = scoping.load(self._log)
+            self._session.rescoped(scope, growth, owed=owed)
+            self._rescoped = noted
 
     def carry_out(self, effect: Effect) -> None:
         """Any effect but ``Send``. Raises StorageError and its kinds; the session is then as before, and has to begin
@@ -55,6 +66,8 @@ class Carrier:
             session.mended(log.head_seq, log.baseline)
         elif isinstance(effect, Sweep):
             log.sweep(*effect)
+        elif isinstance(effect, Leave):
+            self._leave(effect)
         elif isinstance(effect, NewIncarnation):
             session.reincarnated(log.new_incarnation())
         session.advance(effect, done=done, repair=repair)
@@ -65,10 +78,20 @@ class Carrier:
             keep_keys(self._store, effect.keys)
         self._log.learn_time(effect.time_ms)
 
+    def _leave(self, effect: Leave) -> None:
+        if policy_row.is_there(self._log):
+            from edge.storage import leaving
+
+            leaving.leave(self._log, effect.head, effect.archived)
+
     def _apply(self, effect: Apply) -> bool:
-        """False, and nothing done, for a baseline page of a device that has begun to write meanwhile."""
-        operations, cursor, baseline, pristine = effect
-        if self._log.apply(operations, cursor=cursor, baseline=baseline, pristine=pristine) is None:
+        """False, and nothing done, for a baseline page of a device that has begun to write meanwhile, and for a page
+        of a growth that another policy has ended.
+        """
+        looked_at = effect.pristine or effect.narrowed or effect.growth is not None
+        within: Within = partial(scoping.page_notes, self._log, effect) if looked_at else dict
+        done = self._log.apply(effect.operations, cursor=effect.cursor, baseline=effect.baseline, within=within)
+        if done is None:
             return False
-        self.pulled += len(operations)
+        self.pulled += len(effect.operations)
         return True

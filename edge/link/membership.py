@@ -1,7 +1,7 @@
 """Joining a fleet, and what a device keeps of it: the cloud's identity, the URL, the fleet's epoch keys.
 
-A join token (``agentdb1.…``, docs/FORMAT.md) carries the fingerprint of the fleet's cloud, so that whoever answers at
-the URL must hold the keys that the token's author meant. What is kept: ``meta["fleet"]`` in the delta log (public),
+A join token (docs/FORMAT.md) carries the fingerprint of the fleet's cloud, so that whoever answers at the URL must hold
+the keys that the token's author meant. What is kept: ``meta["fleet"]`` in the delta log (public),
 ``keys/fleet.keys`` (0600: epoch → key) and, for a store that is made anew around its keys, ``keys/fleet.name``.
 
 What always holds: a lost answer costs nothing (the same token with the same device key is answered the same again); a
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import msgpack
 
+from edge.storage.control_tables import keep_pin
 from edge.storage.delta_log import DeltaLog
 from edge.storage.keystore import KEYS_DIRECTORY, load_device_key, write_private
 from edge.storage.log_schema import translate
@@ -71,6 +72,8 @@ def accept(log: DeltaLog, store: str, token: JoinToken, answer: Enrolled, url: s
     member = Membership(token.fleet, cloud, url, name)
     _write(store, FLEET_NAME_FILE, msgpack.packb({token.fleet: name}))
     log.meta_set("fleet", [member.fleet, *member.cloud, member.url, member.name])
+    if token.root:
+        keep_pin(log, token.root)
     return member
 
 

@@ -17,7 +17,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from edge.link.carrier import Carrier
+from edge.link.gate import Gate, LinkRules, deferred
 from edge.link.membership import session_keys
+from edge.link.metered import Held, Metered
+from edge.link.pacing import Pacing
 from edge.link.transport import Transport
 from edge.storage import link_state
 from edge.storage.delta_log import DeltaLog
@@ -25,6 +28,7 @@ from sync.effects import Apply, Effect, Send, SessionLimits
 from sync.errors import (
     AgentDBError,
     CorruptStore,
+    Deferred,
     NotFound,
     Refused,
     StorageError,
@@ -32,14 +36,14 @@ from sync.errors import (
     Unreachable,
     UnsupportedVersion,
 )
-from sync.messages import Answer
+from sync.messages import Answer, Hello
+from sync.pacing import PacedSession
 from sync.ports import Clock, RandomSource
 from sync.schedule import Backoff
-from sync.session import SyncSession
 
 _log = logging.getLogger("agentdb.edge")
 # No handshake mends these; anything else, a broken chain or a damaged segment among them, may go well the next time.
-_HOPELESS = (Unauthenticated, Refused, UnsupportedVersion, NotFound)
+_HOPELESS = (Unauthenticated, Refused, UnsupportedVersion, NotFound, Deferred)
 
 
 class Progress(NamedTuple):
@@ -57,7 +61,11 @@ class Progress(NamedTuple):
 
 
 class Replicator:
-    """``live`` keeps the link up until ``stop``; otherwise ``run`` returns once both sides have everything."""
+    """``live`` keeps the link up until ``stop``; otherwise ``run`` returns once both sides have everything.
+    ``on_assignment`` is called on its thread with the number of the newest assignment (0 for none), after each
+    handshake with a cloud that speaks version 3, and when there may be another than was asked for last.
+    ``gate``: what its requests have to pass; by default nothing.
+    """
 
     def __init__(
         self,
@@ -70,22 +78,39 @@ class Replicator:
         live: bool,
         limits: SessionLimits | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        on_assignment: Callable[[int], None] | None = None,
+        gate: Gate | None = None,
     ) -> None:
+        gate = gate or Gate(log, LinkRules(), clock)
         self._log = log
-        self._transport = transport
+        self._transport = Metered(transport, gate, clock)
         self._clock = clock
         self._live = live
         self._backoff = Backoff(random)
         self._on_progress = on_progress
+        self._on_assignment = on_assignment
         keys = session_keys(log, store)
-        self._session = SyncSession(link_state.load_position(log), keys, random, live=live, limits=limits)
-        self._answers: list[tuple[int, Answer | AgentDBError]] = []
+        self._session = PacedSession(link_state.load_position(log), keys, random, live=live, limits=limits)
+        self._pacing = Pacing(self._session, gate, log, clock, limits, live=live)
+        self._paced_ms: int | None = None
+        self._answers: list[tuple[Send, Answer | AgentDBError | Held]] = []
         self._tasks: dict[asyncio.Task[None], None] = {}  # in the order in which they began
         self._changed = asyncio.Event()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._carrier = Carrier(log, store, self._session)
         self._noted: tuple[bool, str] | None = None
+        self._heard = (0, 0)
+
+    @property
+    def assignment(self) -> int:
+        """The number of the newest that the cloud has spoken of, 0 for none."""
+        return self._session.assignment
+
+    @property
+    def version(self) -> int:
+        """Of the protocol, as agreed; 0 before the first handshake."""
+        return self._session.version
 
     @property
     def progress(self) -> Progress:
@@ -102,6 +127,14 @@ class Replicator:
         )
 
     @property
+    def stuck(self) -> Deferred | None:
+        """Why what is to be done waits for another day, or another class of link."""
+        error, wait = self._session.error, self._pacing.stuck
+        if isinstance(error, Deferred):
+            return error
+        return None if wait is None else deferred(wait)
+
+    @property
     def idle(self) -> bool:
         """Both sides have everything, as far as this side knows."""
         return self._session.idle and self._log.head_seq == self._session.position.head_seq
@@ -109,14 +142,14 @@ class Replicator:
     def stop(self) -> None:
         """From any thread: ``run`` returns soon; nothing is lost."""
         self._stopping = True
-        self._wake()
+        self.wake()
 
     async def run(self, timeout_ms: int | None = None) -> Progress:
         """Replicate. Raises the last error if ``timeout_ms`` passed before both sides had everything (not live), or at
         once if it is one that retrying cannot mend.
         """
         self._loop = asyncio.get_running_loop()
-        self._log.listeners.append(self._wake)
+        self._log.listeners.append(self.wake)
         started = self._clock.monotonic_ms()
         failure: AgentDBError | None = None
         try:
@@ -131,6 +164,8 @@ class Replicator:
                     if self._session.idle:
                         break
                     self._check_hopeless(started, timeout_ms)
+                    if not (busy or self._tasks or self._pacing.stuck is None):
+                        raise deferred(self._pacing.stuck)
                 if not busy:
                     await self._wait(started, timeout_ms)
                 await asyncio.sleep(0)
@@ -138,7 +173,7 @@ class Replicator:
             failure = error
             raise
         finally:
-            self._log.listeners.remove(self._wake)
+            self._log.listeners.remove(self.wake)
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -164,11 +199,18 @@ class Replicator:
         session.tick(self._clock.monotonic_ms())
         session.written(self._log.head_seq)
         answers, self._answers = self._answers, []
-        for number, answer in answers:
-            if isinstance(answer, AgentDBError):
-                session.failed(number, answer)
+        for sent, answer in answers:
+            if isinstance(answer, Held):
+                if isinstance(sent.message, Hello):
+                    session.failed(sent.number, deferred(answer.wait))
+                else:
+                    self._pacing.refused(sent.number, sent.message, answer.wait)
+            elif isinstance(answer, AgentDBError):
+                session.failed(sent.number, answer)
             else:
-                session.receive(number, answer)
+                session.receive(sent.number, answer)
+        self._carrier.follow()
+        self._paced_ms = self._pacing.before()
         effects = session.ready()
         for effect in effects:
             self._carry_out(effect)
@@ -176,7 +218,15 @@ class Replicator:
             self._note()
             if self._on_progress is not None:
                 self._on_progress(self.progress)
+            self._hear()
         return bool(effects or answers)
+
+    def _hear(self) -> None:
+        """Pass on whether there is an assignment."""
+        heard = (self._carrier.handshakes, self._session.assignment)
+        if heard != self._heard and self._session.version > 2 and self._on_assignment is not None:
+            self._on_assignment(self._session.assignment)
+        self._heard = heard
 
     def _carry_out(self, effect: Effect) -> None:
         if isinstance(effect, Send):
@@ -189,11 +239,14 @@ class Replicator:
             self._backoff.reset()
 
     async def _exchange(self, effect: Send) -> None:
+        message, pacing = effect.message, self._pacing
         try:
-            answer: Answer | AgentDBError = await self._transport.exchange(effect.message)
-        except AgentDBError as error:
+            answer: Answer | AgentDBError | Held = await self._transport.exchange(
+                message, pacing.lane_of(message), pacing.size_of(message)
+            )
+        except (AgentDBError, Held) as error:
             answer = error
-        self._answers.append((effect.number, answer))
+        self._answers.append((effect, answer))
         self._changed.set()
 
     async def _wait(self, started: int, timeout_ms: int | None) -> None:
@@ -201,7 +254,7 @@ class Replicator:
         self._changed.clear()
         if self._answers or self._stopping or self._log.head_seq != self._session.position.head_seq:
             return
-        bounds = [self._session.wake_ms()]
+        bounds = [self._session.wake_ms(), self._paced_ms]
         if timeout_ms is not None:
             bounds.append(max(0, started + timeout_ms - self._clock.monotonic_ms()))
         waits = [bound for bound in bounds if bound is not None]
@@ -212,7 +265,7 @@ class Replicator:
 
     def _check_hopeless(self, started: int, timeout_ms: int | None) -> None:
         error = self._session.error
-        if isinstance(error, _HOPELESS) and not error.retryable:
+        if isinstance(error, _HOPELESS) and (not error.retryable or isinstance(error, Deferred)):
             raise error
         if timeout_ms is not None and self._clock.monotonic_ms() - started >= timeout_ms:
             raise error or Unreachable(
@@ -238,6 +291,7 @@ class Replicator:
         except StorageError as unwritable:  # status is behind until the disk is well; nothing else is
             _log.warning("sync: the link's state cannot be noted: %s", unwritable)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """From any thread: look again whether there is anything to do; the link's class may be another."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._changed.set)

@@ -12,29 +12,48 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edge.config import EdgeConfig
 from edge.link import membership
 from edge.link.body_care import BodyCare
+from edge.link.gate import Gate, LinkRules, deferred
 from edge.link.membership import Membership
+from edge.link.pacing import LONG
 from edge.link.replicator import Progress, Replicator
 from edge.link.signing import Nonces
 from edge.link.transport import HttpTransport, enroll
 from edge.storage.delta_log import DeltaLog
 from edge.storage.keystore import load_device_key
 from edge.storage.once import once
-from sync.errors import AgentDBError, BodyNotHere, NotFound, SyncError, Unreachable
+from sync.budgets import CONNECTION_BYTES
+from sync.errors import (
+    AgentDBError,
+    BodyNotHere,
+    NotFound,
+    ProtocolError,
+    StorageError,
+    SyncError,
+    Unreachable,
+)
+from sync.lanes import BULK
+from sync.limits import BODY_PART_BYTES
 from sync.ports import Clock, RandomSource
 from sync.schedule import Backoff
 from sync.tokens import parse_token
 
 if TYPE_CHECKING:
     from edge.link.bodies import BodyLink
+    from edge.link.control import ControlCare, ControlLink, Trust, Twin
+    from edge.link.model_client import ModelClient
     from edge.storage.cache import Cache
+    from sync.keys import KeyRing
 
 JOIN_TRIES_MAX = 5
+BODY_ASKED_BYTES = 8 << 10  # where bodies are, which parts of one are there, and the heads of all that
 STOP_S_MAX = 30.0
+STUCK_MS = 500
 _log = logging.getLogger("agentdb.edge")
 
 
@@ -42,14 +61,27 @@ class Link:
     """What joining and syncing need of an open store."""
 
     def __init__(
-        self, log: DeltaLog, store: str, config: EdgeConfig, clock: Clock, random: RandomSource, cache: Cache
+        self,
+        log: DeltaLog,
+        store: str,
+        config: EdgeConfig,
+        clock: Clock,
+        random: RandomSource,
+        cache: Cache,
+        trust: Callable[[], Trust],
+        twin: Callable[[], Twin],
+        rules: LinkRules,
     ) -> None:
         self.log = log
         self.cache = cache
+        self.trust = trust
+        self.twin = twin
         self.store = store
         self.config = config
         self.clock = clock
         self.random = random
+        self.rules = rules
+        self.gate = Gate(log, rules, clock)
 
     def join(self, token_text: str, name: str, url: str | None = None) -> Membership:
         """Enroll with a join token; idempotent. ``url`` overrides the token's. Raises InvalidValue, Refused,
@@ -70,12 +102,19 @@ class Link:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def replicator(
-        self, *, live: bool, url: str | None = None, on_progress: Callable[[Progress], None] | None = None
+        self,
+        *,
+        live: bool,
+        url: str | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_assignment: Callable[[int], None] | None = None,
     ) -> Replicator:
         """Raises NotFound if the device has not joined a fleet."""
         member = membership.require_membership(self.log)
+        target = url or self.config.sync_url or member.url
+        self.gate.connection_bytes = CONNECTION_BYTES if target.startswith("https:") else 0
         transport = HttpTransport(
-            url or self.config.sync_url or member.url,
+            target,
             load_device_key(self.store),
             self._nonces,
             allow_plain_http=self.config.sync_allow_plain_http,
@@ -88,32 +127,86 @@ class Link:
             random=self.random,
             live=live,
             on_progress=on_progress,
+            on_assignment=on_assignment,
+            gate=self.gate,
         )
 
     def sync_once(
         self, *, timeout_ms: int | None, url: str | None = None, on_progress: Callable[[Progress], None] | None = None
     ) -> Progress:
-        """Push and pull until both sides have everything, attachments' bodies too. Raises the last error when the time
-        is over.
+        """Push and pull until both sides have everything, attachments' bodies and what this device is to run too.
+        Raises the last error when the time is over, Deferred if the link's budget does not let it go on.
         """
+        try:
+            return self._sync_once(timeout_ms, url, on_progress)
+        finally:
+            self.rest()
+
+    def _sync_once(
+        self, timeout_ms: int | None, url: str | None, on_progress: Callable[[Progress], None] | None
+    ) -> Progress:
         started = self.clock.monotonic_ms()
-        done = asyncio.run(self.replicator(live=False, url=url, on_progress=on_progress).run(timeout_ms))
-        backoff = Backoff(self.random)
+        until_ms = None if timeout_ms is None else started + timeout_ms
+        while True:
+            rescoped = self.log.rescoped
+            replicator = self.replicator(live=False, url=url, on_progress=on_progress)
+            left_ms = None if until_ms is None else max(0, until_ms - self.clock.monotonic_ms())
+            done = asyncio.run(replicator.run(left_ms))
+            if replicator.version > 2:
+                self._patiently(partial(self._take_assignment, url, replicator.assignment), until_ms)
+            if rescoped == self.log.rescoped:  # else a policy came, and may want more here
+                break
         while self.cache.is_concerned():
-            try:
-                sent = self.bodies(url).upload()
-            except Unreachable:
-                wait_ms = backoff.next_ms()
-                if timeout_ms is not None and self.clock.monotonic_ms() + wait_ms - started >= timeout_ms:
-                    raise
-                time.sleep(wait_ms / 1000)
-                continue
-            if sent.failed is not None:
-                raise sent.failed
+            self._patiently(lambda: self._send_bodies(url), until_ms)
             if not self.cache.pending():
                 break
         self.cache.settle()
         return done
+
+    def _patiently(self, do: Callable[[], None], until_ms: int | None) -> None:
+        """Again while the network breaks it off. Raises Unreachable when the time is over."""
+        backoff = Backoff(self.random)
+        while True:
+            try:
+                do()
+            except Unreachable:
+                wait_ms = backoff.next_ms()
+                if until_ms is not None and self.clock.monotonic_ms() + wait_ms >= until_ms:
+                    raise
+                time.sleep(wait_ms / 1000)
+            else:
+                return
+
+    def _send_bodies(self, url: str | None) -> None:
+        self.check_bulk()
+        sent = self.bodies(url).upload()
+        if sent.failed is not None:
+            raise sent.failed
+
+    def _take_assignment(self, url: str | None, assignment: int) -> None:
+        """And report. What was refused is in ``status``: all else is in sync. Raises SyncError of the network."""
+        try:
+            self.control(url).exchange(ask=assignment > 0)
+        except (ProtocolError, Unreachable, StorageError):
+            raise
+        except AgentDBError as error:
+            _log.info("trust: nothing new was taken: %s", error)
+
+    def control(self, url: str | None = None) -> ControlLink:
+        """What brings here what this device is to run. Raises NotFound (no fleet joined), CorruptStore."""
+        from edge.link.control import ControlLink
+        from edge.link.signed_client import SignedClient
+
+        member = membership.require_membership(self.log)
+        target = url or self.config.sync_url or member.url
+        key = load_device_key(self.store)
+        plain = self.config.sync_allow_plain_http
+        gate = self.gate
+        return ControlLink(
+            self.trust(),
+            self.twin(),
+            lambda: SignedClient(target, key, self._nonces, allow_plain_http=plain, gate=gate),
+        )
 
     def bodies(self, url: str | None = None) -> BodyLink:
         """What brings attachments' bodies there and back. Raises NotFound (no fleet joined), CorruptStore."""
@@ -128,8 +221,37 @@ class Link:
             self.cache,
             member.fleet,
             keys.ring,
-            lambda: BodyClient(target, keys.device, self._nonces, allow_plain_http=plain),
+            lambda: BodyClient(target, keys.device, self._nonces, allow_plain_http=plain, gate=self.gate),
         )
+
+    def rest(self) -> None:
+        """Nothing is sent for now: what was set aside of today's budget is given back."""
+        try:
+            self.gate.rest()
+        except StorageError as error:  # it counts as used
+            _log.warning("sync: what is left of today's budget cannot be noted: %s", error)
+
+    def check_bulk(self) -> None:
+        """Before bodies are looked for: asking costs bytes, too. Raises Deferred if the next one may not go now."""
+        if self.gate.limits is None:
+            return
+        least = min((one.size for one in self.cache.pending()), default=0)
+        wait = self.gate.ask(BULK, min(least, BODY_PART_BYTES) + BODY_ASKED_BYTES)
+        if wait is not None and wait.why in LONG:
+            raise deferred(wait, BULK)
+
+    def packs(self, url: str | None = None) -> ModelClient:
+        """A connection to the packs of models. Raises NotFound (no fleet joined), CorruptStore."""
+        from edge.link.model_client import ModelClient
+
+        member = membership.require_membership(self.log)
+        key = membership.session_keys(self.log, self.store).device
+        target, plain = url or self.config.sync_url or member.url, self.config.sync_allow_plain_http
+        return ModelClient(target, key, self._nonces, allow_plain_http=plain, gate=self.gate)
+
+    def ring(self) -> KeyRing:
+        """The fleet's keys that this device has by now. Raises NotFound (no fleet joined), CorruptStore."""
+        return membership.session_keys(self.log, self.store).ring
 
     def fetch_body(self, digest: bytes, size: int) -> None:
         """Bring a body here. Raises BodyNotHere, which says why it cannot be; else as ``BodyLink.fetch``."""
@@ -148,13 +270,25 @@ class Link:
         return Nonces(self.log.meta_get("nonce") or 0, lambda last: self.log.meta_set("nonce", last))
 
 
+def _control_care(link: Link, url: str | None) -> ControlCare:
+    from edge.link.control import ControlCare
+
+    return ControlCare(link.control(url), link.trust(), link.random)
+
+
 class LiveLink:
-    """A live replicator in a thread of its own, and attachments' bodies in another."""
+    """A live replicator in a thread of its own, attachments' bodies in another, and what is to run, if it hears of
+    that, in a third.
+    """
 
     def __init__(
         self, link: Link, *, url: str | None = None, on_progress: Callable[[Progress], None] | None = None
     ) -> None:
-        self._replicator = link.replicator(live=True, url=url, on_progress=on_progress)
+        self._link = link
+        self._control = _control_care(link, url)
+        self._replicator = link.replicator(
+            live=True, url=url, on_progress=on_progress, on_assignment=self._control.hear
+        )
         self.failure: BaseException | None = None
         self._bodies = BodyCare(link, url)
         self._thread = threading.Thread(target=self._run, name="agentdb-sync", daemon=True)
@@ -166,7 +300,7 @@ class LiveLink:
 
     @property
     def idle(self) -> bool:
-        return self._replicator.idle and self._bodies.idle
+        return self._replicator.idle and self._bodies.idle and self._control.idle
 
     @property
     def running(self) -> bool:
@@ -179,7 +313,9 @@ class LiveLink:
         """
         self._replicator.stop()
         self._bodies.stop()
+        self._control.stop()
         self._thread.join(STOP_S_MAX)
+        self._link.rest()
         if self._thread.is_alive():
             raise Unreachable("the sync thread did not stop in time", hint="it will end with the process")
         if self.failure is not None:
@@ -189,12 +325,18 @@ class LiveLink:
         """Until both sides have everything, as far as known. Raises the last error, or Unreachable, when time is
         over.
         """
-        started = clock.monotonic_ms()
+        started = unstuck = clock.monotonic_ms()
+        self._replicator.wake()
         while not self.idle:
             if self.failure is not None:
                 raise self.failure
+            waits = self._replicator.stuck or (self._bodies.deferred if self._replicator.idle else None)
+            if waits is None:
+                unstuck = clock.monotonic_ms()
+            elif clock.monotonic_ms() - unstuck >= STUCK_MS:
+                raise waits
             if timeout_ms is not None and clock.monotonic_ms() - started >= timeout_ms:
-                why = self.progress.error or self._bodies.problem or "not in sync in time"
+                why = self.progress.error or self._bodies.problem or self._control.problem or "not in sync in time"
                 raise Unreachable(why, hint="the link goes on trying")
             time.sleep(0.01)
         return self.progress

@@ -31,6 +31,13 @@ NONCE_HEADER = "Replay-Nonce"
 _NONCE_TRIES_MAX = 3
 
 
+class NoAnswer(Unreachable):
+    """``sent``: there was a connection, so the request may have gone; ``received`` bytes of an answer had come."""
+
+    sent = True
+    received = 0
+
+
 class Transport(Protocol):
     async def exchange(self, message: Message) -> Answer:
         """The cloud's answer. Raises Unreachable, ProtocolError, Malformed, TooLarge."""
@@ -119,15 +126,19 @@ async def _post(
 ) -> tuple[Answer, int]:
     """The answer, and the largest nonce of this device's that the server has seen, 0 if it does not say."""
     timeout = aiohttp.ClientTimeout(total=total_s, connect=CONNECT_S_MAX)
+    parts: list[bytes] = []
     try:
         async with client.post(url, data=body, headers=headers, timeout=timeout, allow_redirects=False) as response:
-            data = await _read(response)
+            data = await _read(response, parts)
             status, content_type = response.status, response.content_type
             used = response.headers.get(NONCE_HEADER, "")
     except ssl.SSLCertVerificationError as error:
         raise ProtocolError(f"{url} has no valid certificate: {error.verify_message}") from error
     except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
-        raise Unreachable(f"no answer from {url}: {_reason(error)}", hint="check the network and the server") from error
+        failed = NoAnswer(f"no answer from {url}: {_reason(error)}", hint="check the network and the server")
+        failed.sent = not isinstance(error, aiohttp.ClientConnectorError)
+        failed.received = sum(map(len, parts))
+        raise failed from error
     if content_type == CONTENT_TYPE:
         return _answer(data), int(used) if used.isdecimal() and len(used) < 20 else 0
     if status >= 500:
@@ -142,9 +153,8 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body, never more than one message may have."""
-    parts: list[bytes] = []
+async def _read(response: aiohttp.ClientResponse, parts: list[bytes]) -> bytes:
+    """The whole body, never more than one message may have; ``parts`` has what came, however it ends."""
     size = 0
     async for part in response.content.iter_chunked(1 << 16):
         size += len(part)

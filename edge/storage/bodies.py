@@ -22,7 +22,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from edge.storage.durable import fsync_path
+from edge.storage.durable import fsync_path, write_all
 from edge.storage.log_schema import translate
 from sync.errors import CorruptStore, DiskFull, InvalidValue, NotFound, TooLarge
 from sync.images import image_values
@@ -241,7 +241,7 @@ class Bodies:
                 continue
             with file, self._disk_errors(), copy.partial(held.digest) as out:
                 while chunk := file.read(_CHUNK_BYTES):
-                    _write(out, chunk)
+                    write_all(out, chunk)
             copy.arrived(held.digest)
 
     def verify(self) -> list[str]:
@@ -299,7 +299,7 @@ def _copy(source: bytes | os.PathLike[str], out: BinaryIO) -> tuple[bytes, int]:
     """Write the source's bytes; their digest and number."""
     if isinstance(source, bytes):
         check_size(len(source))
-        _write(out, source)
+        write_all(out, source)
         return sha256(source).digest(), len(source)
     hasher, size = sha256(), 0
     with open_source(source) as file:
@@ -307,7 +307,7 @@ def _copy(source: bytes | os.PathLike[str], out: BinaryIO) -> tuple[bytes, int]:
             size += len(chunk)
             check_size(size)
             hasher.update(chunk)
-            _write(out, chunk)
+            write_all(out, chunk)
     return hasher.digest(), size
 
 
@@ -333,13 +333,6 @@ def open_source(path: os.PathLike[str]) -> BinaryIO:
         raise NotFound(f"there is no file {os.fspath(path)}") from error
     except (OSError, ValueError) as error:
         raise InvalidValue(f"{path!r} cannot be read: {error}") from error
-
-
-def _write(file: BinaryIO, data: bytes) -> None:
-    """All of it: an unbuffered file may take a part."""
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
 
 
 def _digest(file: BinaryIO) -> bytes:

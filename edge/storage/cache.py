@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sync.ports import Clock
 
 DIGEST_HEX = 64
-_KINDS = {"bodies": "bodies", "lance": "tables", "exact": "vectors", "keys": "keys"}
+_KINDS = {"bodies": "bodies", "lance": "tables", "exact": "vectors", "keys": "keys", "models": "models"}
 _FETCHES = 16  # bodies that are waited for at the same time, at most
 _ASKING = 4  # of them, whose parts are asked for: the cloud takes 8 requests of a device, and syncing is some of them
 _USES_S = 2.0
@@ -52,7 +52,7 @@ class Share(NamedTuple):
 
 
 class CacheStatus(NamedTuple):
-    """``bytes`` of the whole store, ``by_kind`` log, tables, vectors, bodies, keys and other; ``quota_bytes`` 0 is
+    """``bytes`` of the whole store, ``by_kind`` log, tables, vectors, bodies, keys, models, other; ``quota_bytes`` 0 is
     none. Of the bodies here: ``evictable``, ``pinned``, and ``unconfirmed``: the cloud has not them yet. ``away``:
     bodies of this store's records that are not here. ``problem`` is why the last upload or eviction failed, or empty.
     """
@@ -83,9 +83,11 @@ class Evicted(NamedTuple):
 class Cache:
     """Get it from ``edge.cache``. Safe to use from several threads."""
 
-    def __init__(self, log: DeltaLog, store: str, clock: Clock, quota_bytes: int, link: Callable[[], Fetching]) -> None:
+    def __init__(
+        self, log: DeltaLog, store: str, clock: Clock, quota: Callable[[], int], link: Callable[[], Fetching]
+    ) -> None:
         self.problem = ""
-        self.quota_bytes = quota_bytes
+        self._quota = quota
         self.bodies = Bodies(log, store, clock)
         self.notes = BodyNotes(log)
         self.added = threading.Event()  # there may be something to upload
@@ -99,6 +101,11 @@ class Cache:
         self._asking = threading.BoundedSemaphore(_ASKING)
 
     # -- what users ask -----------------------------------------------------------------------------------------------
+
+    @property
+    def quota_bytes(self) -> int:
+        """What the whole store may take: the lesser of what ``edge.toml`` and the policy say; 0: no bound."""
+        return self._quota()
 
     def status(self) -> CacheStatus:
         """Raises StorageError."""
@@ -264,19 +271,20 @@ class Cache:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _make_room(self, size: int) -> None:
-        over = self.used_bytes() + self._reserved + size - self.quota_bytes
-        if over <= 0:
+        quota = self.quota_bytes
+        over = self.used_bytes() + self._reserved + size - quota
+        if not quota or over <= 0:
             return
         self.collect()
-        over = self.used_bytes() + self._reserved + size - self.quota_bytes
+        over = self.used_bytes() + self._reserved + size - quota
         if over <= 0:
             return
         if sum(one.size for one in self._evictable()) >= over and self._evict(over)[1] >= over:
             return
         raise QuotaExceeded(
-            f"{size:,} bytes more are {over:,} over the quota of {self.quota_bytes:,}, and too little may go: "
-            f"{self._shares()}",
-            hint="sync, so that the cloud has what waits; unpin or delete attachments; or raise [store] quota_bytes",
+            f"{size:,} bytes more are {over:,} over the quota of {quota:,}, and too little may go: {self._shares()}",
+            hint="sync, so that the cloud has what waits; unpin or delete attachments; or raise [store] quota_bytes, "
+            "or quota_mib of the policy",
         )
 
     def _shares(self) -> str:

@@ -230,7 +230,7 @@ class Collection:
         vector = self._log.schemas[self.name].vector
         if vector is not None:
             packed = values.get(vector.field)
-            if type(packed) is bytes and len(packed) == vector.stored_bytes:  # else written before the declaration
+            if type(packed) is bytes and vector.form_of(packed):  # else written before the declaration
                 values[vector.field] = vector.unpack(packed)
         return values
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
 from sync.errors import DiskFull, StorageError
 
@@ -126,6 +128,31 @@ def fsync_path(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def remove_tree(folder: Path) -> None:
+    """All of a folder, if it is there. Raises StorageError if anything of it stays."""
+    for last in (False, False, True):
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError as error:
+            if not folder.exists():
+                return
+            if last:
+                raise storage_error(f"removing {folder}", error) from error
+        except OSError as error:
+            # a library's thread may have made a file since the folder was listed
+            if last or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise storage_error(f"removing {folder}", error) from error
+        else:
+            return
+
+
+def write_all(file: BinaryIO, data: bytes) -> None:
+    """An unbuffered file may take a part."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 def storage_error(what: str, error: BaseException) -> StorageError:

@@ -2,8 +2,7 @@
 
 An erasure is a record of ``_erasures``. Its key is the digest of a scope and its timestamp; ``at`` is when it was, in
 milliseconds since 1970; ``until``, once it is lifted, is the hybrid timestamp up to which its scope stays shut. Of
-several lifts the first one counts (``until`` is a minimum). Keys of what agents have begin with the agent and the
-namespace; ``_PLACES`` says where those do not.
+several lifts the first one counts (``until`` is a minimum). Whose a record is, ``sync.places`` says.
 
 What always holds: within a scope that is shut nothing is written here but deletes, and nothing of it is merged that
 comes from elsewhere, nor what is older than its opening.
@@ -12,7 +11,7 @@ comes from elsewhere, nor what is older than its opening.
 from __future__ import annotations
 
 from _blake2 import blake2b  # hashlib loads OpenSSL: 10 of the 100 ms that a cold put may take, and 4 MB
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -22,6 +21,7 @@ from edge.storage.log_schema import translate
 from sync.errors import Erased, StoreLocked
 from sync.images import fold, image_values, is_alive
 from sync.operations import Kind, Operation, Shape
+from sync.places import agent_of, is_of_agents
 from sync.records import Record
 
 if TYPE_CHECKING:
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 
 ERASURES = "_erasures"
 DONE = "erased"  # the note of those that this device has carried out: a list of keys
-_OURS = "agent."
-# Where in a key the agent's name is; behind it comes the namespace, in the collections of agents only.
-_PLACES = {"_checkpoints": 1, "_recalls": 0, "_values": 0}
-_WITH_NAMESPACES = frozenset({"_recalls"})
 _EMPTY = msgpack.packb({})
 _CHUNK = 1_000
 _SAYING = (
@@ -45,8 +41,6 @@ _IMAGE = "SELECT image FROM records WHERE collection = ? AND key = ?"
 _SET_IMAGE = "UPDATE records SET image = ?, living = ? WHERE collection = ? AND key = ?"
 _SAY_NOTHING = "UPDATE operations SET kind = ?, rules = '', fields = ? WHERE seq = ?"
 
-Covers = Callable[[str, str], bool]
-
 
 def scope_of(agent: str, namespace: str | None) -> str:
     """The digest of an agent, or of one of its namespaces; both as keys have them."""
@@ -56,17 +50,11 @@ def scope_of(agent: str, namespace: str | None) -> str:
 
 def scopes_of(collection: str, key: str) -> tuple[str, ...]:
     """The scopes that a record is in."""
-    ours = collection.startswith(_OURS)
-    place = 0 if ours else _PLACES.get(collection)
-    if place is None:
+    owner = agent_of(collection, key)
+    if owner is None:
         return ()
-    parts = key.split("/")
-    if len(parts) < place + 2:
-        return ()
-    agent = scope_of(parts[place], None)
-    if ours or collection in _WITH_NAMESPACES:
-        return (agent, scope_of(parts[0], parts[1]))
-    return (agent,)
+    agent, namespace = owner
+    return (scope_of(agent, None),) if namespace is None else (scope_of(agent, None), scope_of(agent, namespace))
 
 
 class Erasures:
@@ -180,7 +168,7 @@ def _is_newer(image: bytes, until: int | None) -> bool:
 
 def concerned(log: DeltaLog) -> list[str]:
     """The collections whose records belong to agents."""
-    return sorted(name for name in log.schemas if name.startswith(_OURS) or name in _PLACES)
+    return sorted(name for name in log.schemas if is_of_agents(name))
 
 
 def purge(log: DeltaLog, erasure: str) -> int:

@@ -1,15 +1,16 @@
 """What the delta log remembers of the link to the cloud: written in one transaction each, read when a session begins.
 
 It is kept in ``meta``: ``acked``, ``cursor`` and ``baseline`` by the delta log itself, ``swept`` by ``log_sweep``,
-``sent``, ``incarnation``, ``repair`` and ``own_until`` by this module. What a ``SyncSession`` asks to persist is one
-transaction, so no crash can take a part of it.
+``sent``, ``incarnation``, ``repair`` and ``own_until`` by this module, ``scope``, ``next_scope`` and ``owed`` by
+``scoping``. What a ``SyncSession`` asks to persist is one transaction, so no crash can take a part of it.
 """
 
 from __future__ import annotations
 
 import msgpack
 
-from edge.storage import log_clock
+from edge.storage import log_clock, scoping
+from edge.storage.control_tables import ControlTables
 from edge.storage.delta_log import DeltaLog
 from sync.effects import Persist, Position
 from sync.operations import Operation
@@ -19,6 +20,7 @@ def load_position(log: DeltaLog) -> Position:
     """Where the link stands, for a new session. Raises StorageError."""
     with log.writer.lock:
         log.ensure_settled()
+    scope, growth, owed = scoping.load(log)
     return Position(
         replica=log.replica,
         head_seq=log.head_seq,
@@ -30,12 +32,21 @@ def load_position(log: DeltaLog) -> Position:
         repair=bool(log.meta_get("repair")),
         own_until=log.meta_get("own_until") or 0,
         swept=_swept(log),
+        assignment=_assignment(log),
+        scope=scope,
+        growth=growth,
+        owed=owed,
     )
 
 
 def _swept(log: DeltaLog) -> int:
     life, until = log.meta_get("swept") or (None, 0)
     return int(until) if life == log.meta_get("incarnation") else 0
+
+
+def _assignment(log: DeltaLog) -> int:
+    note = ControlTables(log).note()
+    return note.number if note is not None else 0
 
 
 def store(log: DeltaLog, effect: Persist) -> None:

@@ -25,7 +25,7 @@ from edge.storage.group_commit import GroupCommit, Job
 from edge.storage.log_reader import LogReader
 from edge.storage.log_rows import ROWS_MAX
 from edge.storage.log_schema import translate
-from edge.storage.log_writer import LogWriter
+from edge.storage.log_writer import LogWriter, Within
 from edge.storage.own_slots import Run
 from edge.storage.renaming import RENAMED, taken_back, unpacked
 from edge.storage.shapes import ShapeCache
@@ -40,6 +40,7 @@ from sync.schema import COLLECTIONS, CollectionSchema
 from sync.stamps import HybridClock
 
 _META = "SELECT name, value FROM meta WHERE name NOT LIKE 'checkpoint.%'"
+_DECLARED = "edge.collection(name) declares it"
 _PUT = int(Kind.PUT)  # comparing with the member of an IntEnum costs four times as much
 
 
@@ -47,18 +48,18 @@ class LogCore:
     """``listeners`` are called after every commit, in the committing thread: let them be brief."""
 
     def __init__(self, db: apsw.Connection, path: str, *, clock: Clock, random: RandomSource, vfs: str | None) -> None:
-        self.path = path
-        self.vfs = vfs
+        self.path, self.vfs = path, vfs
         self.listeners: list[Callable[[], None]] = []
         self.schemas: dict[str, CollectionSchema] = {}
         self.schema_problems: dict[str, str] = {}
         self.erasures = Erasures()
+        self.admits: Callable[[Sequence[Write]], Sequence[Write]] | None = None  # the policy's; may raise NotAllowed
         self.clock = HybridClock(clock)
         self._wall = clock
         self._random = random
         self._run = Run(random)
         self._declaring = allocate_lock()
-        self.head_seq = 0
+        self.head_seq = self.rescoped = 0  # the latter: how often another policy came to hold
         self.took_back = False  # whether the last page had consequences that only state can carry (``renaming``)
         self.position = 0  # written last: up to here, all that readers may look for is there
         self._settled = False  # whether memory is known to say what the disk says
@@ -131,19 +132,18 @@ class LogCore:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def submit(self, writes: Sequence[Write]) -> int:
-        """Make these writes durable, all or nothing, sharing the commit with whoever writes at the same time.
-        Returns the seq of the last of them; they have consecutive ones.
-
-        Raises UnknownCollection, NotFound, StaleWrite, TooLarge, InvalidValue, SchemaMismatch, Erased or StorageError.
+        """Make these writes durable, all or nothing, sharing the commit with whoever writes at the same time. Returns
+        the seq of the last of them; they have consecutive ones. Raises UnknownCollection, NotFound, StaleWrite,
+        TooLarge, InvalidValue, SchemaMismatch, Erased, NotAllowed or StorageError.
         """
         if not writes:
             return self.head_seq
+        if self.admits is not None:
+            writes = self.admits(writes)
         schemas = self.schemas
         for write in writes:
             if write[1] not in schemas and write[1] != COLLECTIONS:
-                raise UnknownCollection(
-                    f"collection {write[1]!r} has not been declared", hint="edge.collection(name) declares it"
-                )
+                raise UnknownCollection(f"collection {write[1]!r} has not been declared", hint=_DECLARED)
         return int(self._group.run(writes))
 
     def put_of(
@@ -269,19 +269,19 @@ class LogCore:
         *,
         cursor: int | None = None,
         baseline: bytes | None = None,
-        pristine: bool = False,
+        within: Within = dict,
     ) -> int | None:
         """Merge remote operations and store the feed position they reach, in one transaction. Returns records changed.
-
-        ``baseline`` is the token of a baseline page; it is forgotten when a cursor comes without one. ``pristine``:
-        only if nothing was written here yet. None, and nothing done, if something was.
+        ``baseline`` is the token of a baseline page; it is forgotten when a cursor comes without one. ``within`` says,
+        under the lock, which notes are stored with it. None, and nothing done, if it says None.
         """
         writer = self.writer
         with writer.lock:
             self.ensure_settled()
-            if pristine and self.head_seq:
+            if (further := within()) is None:
                 return None
             operations, notes = taken_back(self.renamed, operations)
+            notes.update(further)
             newest, beyond = heard_in(operations, self.clock.reading(FUTURE_MS_MAX))
             admitted, denied = self.erasures.sorted(operations)
             try:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from _thread import RLock
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any
@@ -39,6 +39,8 @@ _NEW_OPERATION = new_operations(1)
 _MARK = "INSERT INTO marks VALUES "
 _RECORD_NEW = "INSERT INTO records (collection, key, living, image) VALUES "
 _RECORD_SET = "UPDATE records SET living = ?, image = ? WHERE id = ?"
+
+Within = Callable[[], dict[str, Any] | None]  # notes to store with a transaction; None: it is not to be
 
 
 class LogWriter:
@@ -243,7 +245,7 @@ class Transact:
                 roll_back(writer.db)
                 if isinstance(error, (apsw.Error, OSError)):
                     raise translate(error, writer.path) from error
-        except apsw.Error as failed:
+        except (apsw.Error, OSError) as failed:
             roll_back(writer.db)
             raise translate(failed, writer.path) from failed
 

@@ -19,3 +19,8 @@ def path_of(what: str, path: Any) -> str:
     except UnicodeEncodeError as error:
         raise InvalidValue(f"the path of {what} is not valid Unicode: {error.reason}") from error
     return os.path.abspath(found)  # noqa: PTH100 - it takes away "..", and follows no links
+
+
+def has_models(store: str) -> bool:
+    """Whether a store has files of models: without any, nothing is looked for, or imported."""
+    return os.path.isdir(os.path.join(store, "models"))  # noqa: PTH112, PTH118 - as above

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sync.errors import AgentDBError, StorageError
@@ -131,13 +132,20 @@ class Projections:
         size = self._matrix_bytes(schema)
         why = f"the vectors take {size} bytes, the budget is {self._exact_bytes_max}"
         if size <= self._exact_bytes_max:
-            passing = None if candidates.where is None else candidates.of
-            return self.exact(schema).search(query, k, passing), _EXACT, why
+            return self._scanned(schema, query, k, candidates), _EXACT, why
         tables = self.tables()
         near = tables.near.search(schema, query, k, candidates)
         if near is not None:
             return near[0], _LANCE, f"{why}; {near[1]}"
         return tables.search_vector(schema.name, query, k, candidates=candidates), _LANCE, why
+
+    def _scanned(
+        self, schema: CollectionSchema, query: bytes, k: int, candidates: Candidates, least: float = float("-inf")
+    ) -> list[Scored]:
+        """The exact tier needs no table, but one that is open can say where few records pass."""
+        passing = None if candidates.where is None else candidates.of
+        narrowed = None if passing is None or self._tables is None else partial(self._tables.narrowed, candidates)
+        return self.exact(schema).search(query, k, passing, least, narrowed)
 
     def within(
         self, schema: CollectionSchema, vector: Any, least: float, k: int, expression: Mapping[str, Any] | None
@@ -150,9 +158,7 @@ class Projections:
         assert schema.vector is not None
         query = pack_vector(vector, schema.vector.dimensions, schema.vector.field)
         if self._matrix_bytes(schema) <= self._exact_bytes_max:
-            passing = None if candidates.where is None else candidates.of
-            hits = self.exact(schema).search(query, k, passing, least)
-            return _found(hits, candidates, _EXACT, "")
+            return _found(self._scanned(schema, query, k, candidates, least), candidates, _EXACT, "")
         hits = self.tables().search_vector(schema.name, query, k, candidates=candidates, least=least)
         return _found(hits, candidates, _LANCE, "")
 
@@ -338,17 +344,11 @@ class Projections:
 
     def _discard(self, *names: str) -> None:
         """What no note of the log describes."""
-        import shutil
         from pathlib import Path
 
-        try:
-            shutil.rmtree(Path(self._directory, *names))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            from edge.storage.durable import storage_error
+        from edge.storage.durable import remove_tree
 
-            raise storage_error(f"removing the files of {names[-1]}", error) from error
+        remove_tree(Path(self._directory, *names))
 
     def verify(self) -> list[str]:
         """Check every projection that exists against the records; what fails is rebuilt. Returns what was wrong."""

@@ -44,7 +44,7 @@ class Candidates:
     def __init__(self, log: DeltaLog, collection: str, where: Filter | None) -> None:
         self.where = where
         self._log = log
-        self._collection = collection
+        self.collection = collection
         self._held: dict[str, Fields] = {}
 
     def of(self, keys: Sequence[str]) -> dict[str, Fields]:
@@ -52,7 +52,7 @@ class Candidates:
         held, where = self._held, self.where
         fresh = [key for key in keys if key not in held]
         for at in range(0, len(fresh), _IMAGES_PER_READ):
-            for key, image in self._log.images(self._collection, fresh[at : at + _IMAGES_PER_READ]).items():
+            for key, image in self._log.images(self.collection, fresh[at : at + _IMAGES_PER_READ]).items():
                 values = image_values(image)
                 if values is not None and (where is None or where.matches(values)):
                     held[key] = values

@@ -239,6 +239,17 @@ class LanceTables:
         keys = self._serve(collection, lambda table: TableSearch(may, schema, table.columns, table.handle).keys())
         return self._records(collection, keys, where, limit)
 
+    def narrowed(self, candidates: Candidates) -> frozenset[str] | None:
+        """The keys of all records that may pass the filter; None if no part of it can be pushed down. Flushes first.
+        Raises StorageError.
+        """
+        collection = candidates.collection
+        self._schema(collection)
+        self.flush()
+        return self._serve(
+            collection, lambda table: TableSearch(candidates, table.schema, table.columns, table.handle).narrowed()
+        )
+
     def _records(
         self, collection: str, keys: list[str], where: Filter | None, limit: int | None
     ) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.storage.durable import Files, damage, seal, storage_error
+from edge.storage.durable import Files, damage, remove_tree, seal, storage_error
 from edge.storage.tables_ann_build import FAR, Abandoned, Setting, build, candidates
 from edge.storage.tables_errors import Unreadable, reading
 from sync.errors import AgentDBError
@@ -137,11 +137,12 @@ class AnnIndexes:
             shutil.rmtree(self._folder / name, ignore_errors=True)
 
     def forget(self, name: str) -> None:
-        """``drop``, and when it returns nothing is left of one that was being made, either."""
+        """``drop``, and when it returns nothing is left, nor of one that was being made. Raises StorageError."""
         with self._lock:
             self._epochs[name] = self._epochs.get(name, 0) + 1
         self.wait()
         self.drop(name)
+        remove_tree(self._folder / name)
 
     # -- making -------------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.storage.vectors import numbers_of
 from sync.limits import INT_MAX, INT_MIN
-from sync.precisions import stored_bytes
+from sync.precisions import form_of
 from sync.schema import CollectionSchema, FieldRule
 
 if TYPE_CHECKING:
@@ -164,9 +164,10 @@ def _shown(column: Column, value: Any) -> Any:
         return _MISFIT
     if column.dimensions:
         precision = "float32" if kind == "vector" else kind
-        if of is not bytes or len(value) != stored_bytes(column.dimensions, precision):
+        form = form_of(len(value), column.dimensions, precision) if of is bytes else None
+        if form is None:
             return _MISFIT
-        shown = value if kind == "vector" else numbers_of(precision, value).tobytes()
+        shown = value if form == "float32" else numbers_of(form, value).tobytes()
         return shown if _finite(shown) else _MISFIT
     return value if of.__name__ == kind else _MISFIT
 

@@ -102,6 +102,11 @@ class TableSearch:
                 return hits
             if rows.num_rows < fetch:
                 return hits
+            if len(hits) == k:  # only the order of those that score the same is open
+                fetch *= FETCH_GROWTH * FETCH_GROWTH
+                if fetch > TEXT_FETCH_MAX and (left := list(narrower)):
+                    query = query.where(left[-1])
+                continue
             fetch *= FETCH_GROWTH
             if len(hits) * FETCH_GROWTH < k or fetch > TEXT_FETCH_MAX:
                 pushed = next(narrower, None)
@@ -126,6 +131,13 @@ class TableSearch:
         for batch in self._narrowed(self._handle.search()).select([KEY]).to_batches(_KEYS_PER_BATCH):
             found += batch.column(KEY).to_pylist()
         return sorted(found)
+
+    def narrowed(self) -> frozenset[str] | None:
+        """The keys of all rows that pass what is asked plainly; None if nothing is."""
+        pushed = next(narrowing(self.candidates.where, self._columns), None)
+        if pushed is None:
+            return None
+        return frozenset(_run(self._query().where(pushed).select([KEY]))[KEY].to_pylist())
 
     def _query(self) -> Any:
         """A query in lancedb's asynchronous interface: the synchronous one on top of it asks the table for its schema

@@ -19,13 +19,12 @@ One process owns the directory: a handle goes stale when another writes. The cal
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.storage.durable import Files, damage, fsync_path, list_files, remove_files, seal
+from edge.storage.durable import Files, damage, fsync_path, list_files, remove_files, remove_tree, seal
 from edge.storage.tables_errors import Unreadable, changing, reading
 from edge.storage.tables_schema import (
     EXTRA,
@@ -233,7 +232,7 @@ class LanceTable:
         position = self._log.position
         self._log.set_checkpoint(self._note_name, {"position": 0})
         with changing(f"rebuilding the table of {self.name!r}", self.reset):
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_tree(self._folder)
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             self._handle = self._create(position)
             self._files = {}

@@ -39,9 +39,10 @@ def row_of(spec: VectorSpec, value: Any) -> Floats | None:
     """
     import numpy as np
 
-    if type(value) is not bytes or len(value) != spec.stored_bytes:
+    form = spec.form_of(value) if type(value) is bytes else None
+    if form is None:
         return None
-    row = numbers_of(spec.precision, value)
+    row = numbers_of(form, value)
     if spec.metric != "cosine":
         return row if np.isfinite(row).all() else None
     wide = row.astype(np.float64)

@@ -22,8 +22,10 @@ from edge import (
     AsyncDocuments,
     AsyncEdge,
     AsyncMemory,
+    AsyncModels,
     AsyncSnapshots,
     AsyncThread,
+    AsyncTwin,
     AsyncVectors,
     Attachments,
     Cache,
@@ -33,11 +35,13 @@ from edge import (
     Edge,
     InvalidValue,
     Memory,
+    ModelStore,
     NotFound,
     Snapshots,
     StaleWrite,
     StorageError,
     Thread,
+    Twin,
     Vectors,
 )
 from edge.agent.vectors import collection_name
@@ -53,10 +57,28 @@ PAIRS = [
     (Attachments, AsyncAttachments),
     (Cache, AsyncCache),
     (Vectors, AsyncVectors),
+    (Twin, AsyncTwin),
+    (ModelStore, AsyncModels),
 ]
 # Of Memory, for what is done to many at once; of Cache, for the stores of agents and the link.
 INNER = {"held", "patch_of", "fields_of", "prepared", "ranked"}
+# Of ModelStore, for the control plane's side and for what cares for models.
+INNER |= {
+    "assigned",
+    "connect",
+    "fetch",
+    "advance",
+    "due_ms",
+    "is_fetching",
+    "note",
+    "notes",
+    "slots",
+    "taken",
+    "close",
+}
+INNER |= {"await_another", "p95_ms", "ran", "tell_outcomes"}
 INNER |= {"body", "keeping", "room", "is_concerned", "collect", "collected", "pending", "settle", "used_bytes"}
+INNER |= {"note", "note_outcome", "due", "answered", "end", "system"}
 
 
 @pytest.mark.parametrize(("sync", "awaited"), PAIRS)

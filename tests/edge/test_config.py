@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,13 @@ def test_the_sample_shows_every_key_with_its_default(tmp_path: Path) -> None:
         .replace("1_024", "1_025")
         .replace('url = ""', 'url = "https://x"')
         .replace("= false", "= true")
+        .replace('link_class = ""', 'link_class = "metered"')
+        .replace("# [[link]]", "[[link]]")
+        .replace("# embed =", "embed =")
     )
+    head, _, links = changed.partition("[[link]]")
     path = tmp_path / "edge.toml"
-    path.write_text(changed)
+    path.write_text(head + "[[link]]" + links.replace("\n# ", "\n"))
     for name, value in load_config(str(path))._asdict().items():
         assert value != EdgeConfig()._asdict()[name], f"{name} is not in the sample"
 
@@ -36,6 +43,11 @@ def test_the_sample_shows_every_key_with_its_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("[[link]]\nclass = 1\n", "class cannot be 1"),
+        ("[[link]]\nbytes_a_day = 1\n", "has no key 'bytes_a_day'"),
+        ("[[link]]\nbytes_per_day = 1\n", "bytes_per_day is 0"),
+        ('[[link]]\nlanes = ["fast"]\n', "lanes are urgent, normal, bulk"),
+        ("[[link]]\n[[link]]\n", "a class is there twice"),
         ("durability = 1", r"there is no \[durability\]"),
         ("[storage]\n", r"there is no \[storage\]"),
         ("store = 3", r"there is no \[store\]"),
@@ -48,6 +60,10 @@ def test_the_sample_shows_every_key_with_its_default(tmp_path: Path) -> None:
         ("[projection]\nflush_interval_ms = 0", "flush_interval_ms"),
         ("[sync]\nallow_plain_http = 1", "allow_plain_http"),
         ("[store]\n[store]\n", "not valid TOML"),
+        ("[models]\nrunners = 3", "runners in .models. is a table"),
+        ("[models.runners]\nembed = 3", "which is no function"),
+        ("[models.runners]\nembed = 'myapp.models'", "which is no function"),
+        ("[models.runners]\nembed = 'os:system(1)'", "which is no function"),
         ("a = " + "[" * 5000, "not valid TOML"),
         ("\0", "not valid TOML"),
     ],
@@ -91,3 +107,17 @@ def test_a_configuration_made_in_python_is_checked_as_the_file_is(tmp_path: Path
         Edge.open(tmp_path / "store", config=config)
     assert caught.value.hint
     assert not (tmp_path / "store").exists()
+
+
+def test_an_option_that_there_is_not() -> None:
+    foreign: Any = {"foo": 1, "quota_bytes": 5}
+    with pytest.raises(InvalidConfig, match="'foo'") as caught:
+        EdgeConfig(**foreign)
+    assert "durability, quota_bytes" in caught.value.hint
+    many: Any = range(99)
+    with pytest.raises(InvalidConfig, match="options, not 99"):
+        EdgeConfig(*many)
+    chosen = EdgeConfig("relaxed", quota_bytes=5)
+    assert (chosen, chosen._replace(quota_bytes=0)) == (EdgeConfig("relaxed", 5), EdgeConfig("relaxed"))
+    assert pickle.loads(pickle.dumps(chosen)) == chosen == copy.deepcopy(chosen)
+    assert str(inspect.signature(EdgeConfig)).startswith("(durability: ")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
 
-from edge.storage import log_care
+from edge.storage import log_care, scoping
 from edge.storage.delta_log import DeltaLog
 from edge.storage.log_schema import connect
 from edge.storage.transaction import Write
+from sync.effects import Apply
 from sync.errors import CorruptStore, InvalidValue, SchemaMismatch, StorageError
 from sync.messages import Refusal
 from sync.operations import Kind, Operation
@@ -305,5 +307,6 @@ def test_a_page_without_tombstones_is_not_for_a_device_that_has_written(log: Del
     put(log, "k", x=1)
     [operation] = log.state_operations(None, 10)[-1:]
     before = (log.digest(), log.position, log.cursor)
-    assert log.apply([operation._replace(key="other")], baseline=b"token", pristine=True) is None
+    page = Apply([operation._replace(key="other")], None, b"token", pristine=True)
+    assert log.apply(page.operations, baseline=page.baseline, within=partial(scoping.page_notes, log, page)) is None
     assert (log.digest(), log.position, log.cursor, log.baseline) == (*before, None)

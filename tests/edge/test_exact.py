@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -16,7 +16,7 @@ from edge.storage.exact_file import BLOCK_ROWS
 from edge.storage.overlay import LogTrimmed, changes_after
 from edge.storage.search import Scored
 from edge.storage.vectors import Query, row_of
-from sync.errors import DiskFull, SchemaMismatch
+from sync.errors import DiskFull, SchemaMismatch, StorageError
 from sync.images import image_values
 from sync.schema import declare, pack_vector
 from tests.edge.stores import delete, open_log, put
@@ -327,3 +327,32 @@ print([m for m in ("numpy", "lancedb", "pyarrow") if m in sys.modules])
 """
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert run.stdout.strip() == "['numpy']"
+
+
+@pytest.mark.parametrize("share", [1, 10, 400, 2000])
+def test_what_is_said_to_pass_at_most_changes_no_answer(log: DeltaLog, tmp_path: Path, share: int) -> None:
+    random = Random(2)
+    index = ExactIndex(tmp_path, log, SCHEMA)
+    index.search(QUERY, 1)
+    put(log, "mem", {f"k{n:05}": {"n": n, "v": _vector(random)} for n in range(0, 2500, 5)})  # in memory only
+    delete(log, "mem", *(f"k{n:05}" for n in range(0, 300, 7)))
+    may = {f"k{n:05}" for n in range(0, 3000, share)}
+    asked: list[str] = []
+
+    def passing(keys: Sequence[str]) -> set[str]:
+        asked.extend(keys)
+        return {key for key in keys if int(key[1:]) % (2 * share) == 0}
+
+    for k in (1, 7, 50):
+        plain = index.search(QUERY, k, passing)
+        asked.clear()
+        assert index.search(QUERY, k, passing, narrowed=lambda: may) == plain
+        assert len(asked) <= 1000 + k + len(may)
+        for unknown in (lambda: None, _broken):
+            assert index.search(QUERY, k, passing, narrowed=unknown) == plain
+        least = plain[-1].score if plain else 0.0
+        assert index.search(QUERY, k, passing, least, lambda: may) == plain
+
+
+def _broken() -> None:
+    raise StorageError("the table is damaged")

@@ -70,6 +70,31 @@ BYTES = [b"", b"\0", b"\0\xff", b"' OR 1=1", b"\xff"]
 ELEMENTS: list[Any] = ["a", "b", "ab", "1", 1, 12, *HOSTILE[:6], "", ", "]
 
 
+ENTRIES = ["a", "A", 'odd "name.\\', "$a", "é", ""]
+VALUES: list[Any] = [
+    *HOSTILE,
+    *INTS,
+    *FLOATS,
+    *BYTES,
+    True,
+    False,
+    1e16,
+    10**16,
+    2,
+    2.0,
+    "2",
+    "2,",
+    '"2"',
+    "true",
+    "{}",
+]
+
+
+def _map(random: Random) -> dict[str, Any]:
+    kinds = [random.choice(VALUES), random.choice(VALUES), random.sample(ELEMENTS, 2), {"a": random.choice(VALUES)}]
+    return {entry: random.choice(kinds) for entry in random.sample(ENTRIES, random.randrange(1, 4))}
+
+
 def _record(random: Random) -> dict[str, Any]:
     choices: dict[str, Any] = {
         "n": random.choice(INTS),
@@ -83,7 +108,7 @@ def _record(random: Random) -> dict[str, Any]:
         "words": [str(item) for item in random.sample(ELEMENTS, random.randrange(4))],
         "hits": random.choice([0, 1, 2.5, BIG]),
         "top": random.choice([0, 1, 2, BIG + 1]),
-        "doc": random.choice([1, "a", None, {"a": [1]}]),
+        "doc": random.choice([1, "a", None, {"a": [1]}, _map(random), _map(random), _map(random)]),
         "free": random.choice([1, 1.0, "a", True, b"x", [1, "a"]]),
     }
     return {name: value for name, value in choices.items() if random.random() < 0.7}
@@ -134,13 +159,14 @@ _scalars: dict[str, Any] = {
     "top": st.sampled_from([*INTS, *FLOATS]),
     "doc": st.sampled_from([1, "a", True]),
     "free": st.sampled_from([1, "a", True, b"x"]),
+    **{f"doc.{entry}": st.sampled_from(VALUES) for entry in ENTRIES},
 }
 
 
 @st.composite
 def _conditions(draw: Any) -> dict[str, Any]:
-    field = draw(st.sampled_from([*_scalars, "tags", "words"]))
-    if field in ("tags", "words"):
+    field = draw(st.sampled_from([*_scalars, "tags", "words", "doc.a", 'doc.odd "name.\\']))
+    if field in ("tags", "words") or (field.startswith("doc.") and draw(st.integers(0, 4)) == 0):
         operator = draw(st.sampled_from(["$contains", "$exists"]))
         operand = draw(st.booleans()) if operator == "$exists" else draw(st.sampled_from(ELEMENTS))
         return {field: {operator: operand}}
@@ -200,6 +226,29 @@ def test_hostile_strings_are_values(rows: tuple[LanceTables, dict[str, dict[str,
     assert where is not None
     found = {key for key, _ in tables.scan("rows", where)}
     assert found == {key for key, fields in records.items() if text in fields.get("tags", []) and key[0] == "k"}
+
+
+def test_an_entry_of_a_map_narrows(rows: tuple[LanceTables, dict[str, dict[str, Any]]]) -> None:
+    tables, records = rows
+    maps = {key for key, fields in records.items() if type(fields.get("doc")) is dict}
+    for entry in ENTRIES:
+        for value in VALUES:
+            for said in ({f"doc.{entry}": value}, {f"doc.{entry}": {"$in": [value, "never"]}}):
+                where = parse(said, SCHEMA)
+                assert where is not None
+                wanted = {key for key, fields in records.items() if where.matches(fields)}
+                pushed = {key for key in _lance(tables, where) if key[0] == "k"}
+                assert wanted <= pushed
+                inner = {key for key in maps if entry not in records[key]["doc"]}
+                assert len(pushed & inner) <= 20, "of a map within the map, or of a list"
+    assert len(maps) > 60
+
+
+def test_a_name_that_no_record_can_have(rows: tuple[LanceTables, dict[str, dict[str, Any]]]) -> None:
+    tables, _ = rows
+    where = parse({"doc.\ud800": 1}, SCHEMA)
+    assert where is not None
+    assert list(tables.scan("rows", where)) == []
 
 
 def test_an_undeclared_field_is_no_column(rows: tuple[LanceTables, dict[str, dict[str, Any]]]) -> None:

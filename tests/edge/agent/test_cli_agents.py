@@ -78,6 +78,55 @@ def test_memories_from_the_shell(store: str) -> None:
     assert [one["text"] for one in told("memory", "list", store, "guide")] == ["Bob is late"]
 
 
+def test_memories_are_corrected_and_compared_from_the_shell(store: str) -> None:
+    pump = told("memory", "add", store, "guide", "the pump is loud")["id"]
+    told("memory", "add", store, "guide", "the pump is loud at night", "--metadata", '{"floor": 2}')
+    told("memory", "add", store, "guide", "Bob is late")
+    (near,) = told("memory", "similar", store, "guide", pump)
+    assert near["text"] == "the pump is loud at night"
+    assert near["id"] in said("memory", "similar", store, "guide", pump, "-k", "1")
+    again = ("memory", "add", store, "guide", "the pump is loud again", "--similar", "1")
+    assert "the pump is loud" in said(*again)
+    known = told(*again)
+    assert known["merged"] is True
+    assert len(known["similar"]) == 1
+    told("memory", "retract", store, "guide", known["id"])
+    words = ("memory", "update", store, "guide", pump)
+    assert told(*words, "-", "--importance", "1", "--metadata", '{"floor": 3}', given="the pump is silent") == {
+        "updated": pump
+    }
+    assert said(*words, "--valid-at", "1600000000000") == ""
+    (found,) = told("memory", "search", store, "guide", "silent", "--mode", "text", "--where", '{"floor": 3}')
+    assert (found["id"], found["importance"], found["valid_at"]) == (pump, 1.0, 1_600_000_000_000)
+    assert told("memory", "touch", store, "guide", pump, near["id"]) == {"touched": [pump, near["id"]]}
+    with Edge.open(store) as edge:
+        counted = edge.agent("guide").memory().shelf.recalls.of([pump])[pump][0]
+    assert counted == 1 + 1, "the search, and the touch"
+
+
+def test_a_document_from_the_shell(store: str) -> None:
+    told(
+        "documents",
+        "add",
+        store,
+        "guide",
+        "-",
+        "--id",
+        "note",
+        "--metadata",
+        '{"floor": 2}',
+        given="The gate is green.",
+    )
+    shown = told("documents", "get", store, "guide", "note")
+    assert (shown["id"], shown["chunks"], shown["metadata"]) == ("note", 1, {"floor": 2})
+    table = said("documents", "get", store, "guide", "note")
+    assert "floor: 2" in table
+    assert "text/plain" in table
+    assert said("documents", "text", store, "guide", "note") == "The gate is green.\n"
+    assert told("documents", "text", store, "guide", "note") == {"id": "note", "text": "The gate is green."}
+    assert len(told("documents", "search", store, "guide", "gate", "--mode", "text")) == 1
+
+
 def test_documents_from_the_shell(store: str, tmp_path: Path) -> None:
     folder = tmp_path / "manuals"
     (folder / ".hidden").mkdir(parents=True)
@@ -122,6 +171,16 @@ def test_documents_from_the_shell(store: str, tmp_path: Path) -> None:
         (("memory", "add", "STORE", "a", "x", "--importance", "2"), "from 0 to 1"),
         (("memory", "add", "STORE", "a", "x", "--kind", "mood"), "not a kind"),
         (("memory", "history", "STORE", "a", "none"), "has no memory"),
+        (("memory", "similar", "STORE", "a", "none"), "has no memory"),
+        (("memory", "touch", "STORE", "a", "none"), "memory list"),
+        (("memory", "update", "STORE", "a", "none", "text"), "memory list"),
+        (("memory", "update", "STORE", "a", "none"), "--importance"),
+        (("memory", "retract", "STORE", "a", "none", "--namespace", "my own"), "--namespace 'my own'"),
+        (("memory", "search", "STORE", "a", "x", "--mode", "fuzzy"), "vector, text or hybrid"),
+        (("memory", "search", "STORE", "a", "x", "--mode", "vector"), "--embedder-url"),
+        (("documents", "get", "STORE", "a", "x"), "documents list"),
+        (("documents", "text", "STORE", "a", "x"), "has no document"),
+        (("documents", "search", "STORE", "a", "x", "--mode", "fuzzy"), "vector, text or hybrid"),
         (("documents", "add", "STORE", "a", "/nowhere/at/all"), "no file"),
         (("documents", "add", "STORE", "a", "/bin", "--id", "x"), "names one document"),
         (("documents", "delete", "STORE", "a", "x"), "has no document"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from edge import (
+    AsyncEdge,
     CallableEmbedder,
     Edge,
     Forgetting,
@@ -355,3 +357,25 @@ def test_bad_questions(memory: Memory) -> None:
 def test_bad_weights(edge: Edge, scoring: Scoring) -> None:
     with pytest.raises(InvalidValue):
         edge.agent("a").memory(scoring=scoring)
+
+
+def test_near_duplicates_of_what_was_added_are_reported(edge: Edge, memory: Memory, tmp_path: Path) -> None:
+    first = memory.add("the pump in hall 2 is loud")
+    memory.add("Bob is late")
+    again = memory.add("the pump in hall 2 is loud at night")
+    assert not again.merged, "reported, not dropped"
+    assert [near.id for near in memory.similar(again)] == [first.id]
+    assert [near.id for near in memory.similar(first)] == [again.id] == [near.id for near in memory.similar(first.id)]
+    with edge.batch():
+        later = memory.add("the pump in hall 3 is loud")
+        with pytest.raises(NotFound):  # it is not there before the batch's end
+            memory.similar(later)
+    assert {near.id for near in memory.similar(later)} == {first.id, again.id}
+
+    async def awaited() -> list[str]:
+        async with await AsyncEdge.open(tmp_path / "other") as other:
+            held = await other.agent("guide").memory()
+            await held.add("the gate is green")
+            return [near.text for near in await held.similar(await held.add("the gate is green again"))]
+
+    assert asyncio.run(awaited()) == ["the gate is green"]

@@ -12,7 +12,10 @@ from edge import (
     CallableEmbedder,
     CallableMediaEmbedder,
     Edge,
+    Forgetting,
     InvalidValue,
+    NotFound,
+    Scoring,
     Splitter,
 )
 
@@ -21,13 +24,42 @@ def one(texts: Sequence[Any]) -> list[list[float]]:
     return [[1.0, 2.0]] * len(texts)
 
 
+class Letters:
+    model, dimensions = "letters", 2
+
+    def embed(self, texts: Sequence[Any]) -> list[list[float]]:
+        return one(texts)
+
+
 def calls(edge: Edge) -> dict[str, Callable[[], Any]]:
     guide: Any = edge.agent("guide")
     memory, manuals, photos = guide.memory(), guide.documents(), guide.attachments()
     space, tour = guide.vectors("faces", dimension=2), guide.thread("tour")
     anyhow: Any = edge
     wrong: Any = 5
+    anything: Any = Letters
+    foreign: Any = {"foo": 1}
     return {
+        "a class for an embedder": lambda: guide.memory("n", embedder=Letters),
+        "a class for a media embedder": lambda: guide.attachments("n", embedders={"image": Letters}),
+        "a class for an embedder's function": lambda: CallableEmbedder(anything, model="m", dimensions=2),
+        "a class for an extractor": lambda: memory.consolidate(Letters),
+        "a class for a reranker": lambda: manuals.search("gate", reranker=Letters),
+        "a class for a chunker": lambda: manuals.add("The gate is green.", id="gate", chunker=Splitter),
+        "a class for a policy": lambda: memory.forget(Forgetting),
+        "a map for a policy": lambda: memory.forget({"keep": 1}),
+        "progress": lambda: manuals.add("The gate is green.", id="gate", on_progress=wrong),
+        "progress of vectors": lambda: memory.reembed(Letters(), on_progress=wrong),
+        "a measure": lambda: manuals.add("The gate is green.", id="gate", chunker=Splitter(measure=wrong)),
+        "a splitter's option": lambda: Splitter(**foreign),
+        "a scoring's option": lambda: Scoring(**foreign),
+        "a policy's option": lambda: Forgetting(**foreign),
+        "how many are similar": lambda: memory.similar(memory.add("the gate is green").id, k="5"),
+        "none that are similar": lambda: memory.similar(memory.add("the gate is green").id, k=0),
+        "a list of ids": lambda: memory.touch([memory.add("the gate is green").id]),
+        "a moment": lambda: memory.search("gate", as_of="now"),
+        "a change": lambda: memory.supersede(memory.add("the gate is green").id, "it is red", colour="red"),
+        "a document": lambda: manuals.add(None),
         "a scoring": lambda: guide.memory(scoring={"base": 1}),
         "a scoring that is false": lambda: guide.memory(scoring=0),
         "an id": lambda: memory.supersede(None, "the gate is green"),
@@ -78,6 +110,27 @@ def test_a_wrong_input_is_said_and_changes_nothing(edge: Edge, tmp_path: Path, m
         assert len(str(caught.value)) < 300, what
     assert edge.digest() == before
     assert list(elsewhere.iterdir()) == []
+
+
+def test_what_helps_is_said(edge: Edge) -> None:
+    guide: Any = edge.agent("guide")
+    foreign: Any = {"foo": 1}
+    helped: list[tuple[Callable[[], Any], str]] = [
+        (lambda: guide.memory("n", embedder=Letters), "Letters(…)"),
+        (lambda: guide.memory().forget({"keep": 1}), "Forgetting(min_retention="),
+        (lambda: guide.documents().add("text", id="gate", chunker=Splitter), "Splitter(size=500"),
+        (lambda: Splitter(**foreign), "it has size, overlap"),
+        (lambda: guide.memory().touch(["a"]), "touch(*ids)"),
+        (lambda: guide.memory().search("gate", as_of="now"), "timestamp() * 1000"),
+    ]
+    for call, hint in helped:
+        with pytest.raises(InvalidValue) as caught:
+            call()
+        assert hint in caught.value.hint
+    for store in (guide.memory().retract, guide.documents().delete):
+        with pytest.raises(NotFound) as unknown:
+            store("x")
+        assert "lists what there is" in unknown.value.hint
 
 
 def test_a_filter_that_lets_thousands_of_documents_pass(edge: Edge) -> None:

@@ -1,0 +1,201 @@
+"""The half of ``ModelStore`` that changes what is noted: the only writer of models' notes.
+
+What always holds: a note is in the tables before it is in memory, and before what it announces is begun; whoever waits
+for another version is told after that. A process that carries out what is due leaves a mark beside the models, so that
+the next one looks at the files if it did not end in order.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge.control.model_reader import ModelReader
+from edge.control.model_slots import MODELS_DIRECTORY
+from edge.storage.durable import fsync_path
+from edge.storage.model_tables import Refused
+from sync import activation as trial
+from sync.activation import COMMITTED, RETURNED, SOAKING, Note, Refuse, Version
+from sync.errors import AgentDBError, CorruptStore, StorageError, StoreLocked, TooLarge
+from sync.models import Manifest
+
+if TYPE_CHECKING:
+    from edge.storage.delta_log import DeltaLog
+    from sync.ports import Clock
+
+_RUNNING = ".running"  # no model has such a name
+_log = logging.getLogger("agentdb.edge")
+Told = Callable[[str, int, bytes, str, str], None]
+"""What the fleet is told of a version: name, number, digest, ``committed``, ``returned`` or ``refused``, why."""
+
+
+class ModelKeeper(ModelReader):
+    """``wake`` is called when there may be something to do; ``problems`` is what stands in the way, by name."""
+
+    def __init__(self, log: DeltaLog, store: str, clock: Clock) -> None:
+        super().__init__(log, store, clock)
+        self.problems: dict[str, str] = {}
+        self.wake: Callable[[], None] = _nothing
+        self.ended: Callable[[], None] = _nothing  # waits for whoever was woken
+        self.outcome: Told | None = None
+        self.declined: dict[str, Refused] = {}
+        self._began_ms = clock.monotonic_ms()
+        self._counted: dict[str, tuple[int, int, int]] = {}  # name -> when last noted; uses and errors since
+        self._unchecked: list[str] = []
+        self._running = Path(store, MODELS_DIRECTORY, _RUNNING)
+        if not log.read_only:
+            self._start()
+
+    def _start(self) -> None:
+        """Take up what the process before has left."""
+        self._notes = self.tables.notes()
+        if not self._notes:
+            return
+        unclean = self._running.exists()
+        for name in list(self._notes):
+            try:
+                if self.note(name).active is not None and self._checked(name, hashed=False) == [] and unclean:
+                    self._unchecked.append(name)
+                self._happened(name, trial.Started())
+            except StorageError as error:  # a full disk keeps nobody from the model that is there
+                self.problems[name] = error.message
+        self._mark()
+
+    def _mark(self) -> None:
+        with suppress(OSError):  # then files are looked at once less
+            if not self._running.exists():
+                self._running.parent.mkdir(mode=0o700, exist_ok=True)
+                self._running.touch(mode=0o600)
+                fsync_path(self._running.parent)
+
+    def _happened(self, name: str, event: trial.Event) -> None:
+        """The one way in which a note changes. Raises ReadOnly, StorageError; then nothing has changed."""
+        with self.changed:
+            before = self.note(name)
+            note, actions = trial.step(before, event)
+            if note == before and not actions:
+                return
+            refusals = [action for action in actions if isinstance(action, Refuse)]
+            self.tables.commit(name, note, refusals, self._clock.wall_ms())
+            self._follow(name, before, note)
+            for action in actions:
+                if isinstance(action, trial.Empty):
+                    with suppress(StoreLocked):  # it goes when it is filled with something else
+                        self.slots(name).empty(action.slot)
+        self._tell_outcome(name)
+        self.wake()
+
+    def tell_outcomes(self, outcome: Told) -> None:
+        """From now on, ``outcome`` is told how it went with what was assigned; and of what it may not have been."""
+        self.outcome = outcome
+        for name in self.notes():
+            self._tell_outcome(name)
+
+    def _tell_outcome(self, name: str) -> None:
+        note, declined, outcome = self.note(name), self.declined.get(name), self.outcome
+        if outcome is None:
+            return
+        try:
+            if declined is not None:
+                outcome(name, declined.number, declined.digest, "refused", declined.reason)
+            elif note.state == COMMITTED and note.active is not None:
+                outcome(name, note.active.number, note.active.digest, "committed", "")
+            elif note.state == RETURNED and note.returned is not None:
+                outcome(name, note.returned.number, note.returned.digest, "returned", note.why)
+        except (StorageError, TooLarge) as error:  # the next start tells it
+            _log.warning("model %s: its outcome cannot be reported: %s", name, error)
+
+    def _follow(self, name: str, before: Note, note: Note) -> None:
+        """In memory, and on the disk what nobody needs any more: a note was committed."""
+        if not self._notes:
+            self._mark()
+        self._notes[name] = note
+        if note == Note():
+            del self._notes[name]
+        if note.state != SOAKING:
+            self._counted.pop(name, None)
+        elif (before.state, before.active) != (SOAKING, note.active) or name not in self._counted:
+            self._counted[name] = (self._clock.monotonic_ms(), 0, 0)
+        if note.active != before.active:
+            self.changed.notify_all()
+        digests = [one.digest.hex() for one in versions_of(note)]
+        if digests != [one.digest.hex() for one in versions_of(before)]:
+            with suppress(StorageError):
+                self.slots(name).forget_but(digests)
+
+    def _attempt(self, name: str, work: Callable[[], str]) -> int:
+        """1 if it was done; else what it said is the model's problem."""
+        if self.closed:
+            return 0
+        try:
+            problem = work()
+        except AgentDBError as error:
+            problem = error.message
+            _log.warning("model %s: %s (%s)", name, error, error.hint)
+        self.problems[name] = problem
+        return not problem
+
+    def _checked(self, name: str, *, hashed: bool = True) -> list[str]:
+        """What is wrong with the files of a name. Of what is in use, if it is damaged, no more is given out."""
+        note, slots = self.note(name), self.slots(name)
+        found: dict[Version, list[str]] = {}
+        for version in (note.active, note.previous):
+            if version is not None:
+                try:
+                    found[version] = slots.problems(version.slot, slots.documents(version.digest), hashed=hashed)
+                except CorruptStore as error:
+                    found[version] = [error.message]
+        if self._log.read_only:
+            pass
+        elif note.active is not None and found[note.active]:
+            spare = note.previous is not None and not found[note.previous]
+            _log.warning("model %s %d: %s", name, note.active.number, found[note.active][0])
+            self._happened(name, trial.Damaged(spare=spare))
+        elif note.previous is not None and found[note.previous]:
+            self._happened(name, trial.Spared())
+        return [
+            f"model {name} {version.number}: {problem}" for version, problems in found.items() for problem in problems
+        ]
+
+    def _since_counted_ms(self, name: str) -> int:
+        """0 if it does not soak any more."""
+        now = self._clock.monotonic_ms()
+        return now - self._counted.get(name, (now, 0, 0))[0]
+
+    def ran(self, name: str) -> trial.Ran:
+        """What is not noted yet of its soak."""
+        now = self._clock.monotonic_ms()
+        since_ms, uses, errors = self._counted.get(name, (now, 0, 0))
+        return trial.Ran(now - since_ms, uses, errors, steady=now - self._began_ms >= trial.STEADY_MS)
+
+    def _count(self, name: str) -> None:
+        """Note the uptime and the uses of a soak. Raises StorageError."""
+        with self.changed:
+            self._happened(name, self.ran(name))
+            if name in self._counted:
+                self._counted[name] = (self._clock.monotonic_ms(), 0, 0)
+
+
+def versions_of(note: Note) -> list[Version]:
+    """All that a note speaks of."""
+    parts = (note.active, note.candidate, note.previous, note.wanted, note.returned)
+    return [part for part in parts if part is not None]
+
+
+def why_not(manifest: Manifest, *, code_runs: bool) -> str:
+    """Why this device cannot take it, or ""."""
+    if manifest.runs_code and not code_runs:
+        return "it runs code when it is loaded, which [models] allow_code in edge.toml does not allow"
+    with suppress(ValueError, OSError):  # where the system does not say
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if manifest.needs.memory_bytes > there > 0:
+            return f"it needs {manifest.needs.memory_bytes:,} bytes of memory, this device has {there:,}"
+    return ""
+
+
+def _nothing() -> None:
+    """Nobody waits for something to do."""

@@ -1,0 +1,55 @@
+"""What of the assignments concerns models: told to ``ModelStore`` when both sides have named other versions to run.
+
+It is what ``TrustStore`` hears of (``on_activated``). What always holds: a store that is assigned no models makes
+nothing of them, not even their import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from edge.storage.paths import has_models
+from sync.errors import Malformed
+
+if TYPE_CHECKING:
+    from edge.control.model_store import ModelStore
+    from edge.storage.control_tables import Document
+    from sync.assignments import Agreed
+
+
+class ModelPart:
+    """``models`` makes or gives the store's models; ``store`` is its directory."""
+
+    def __init__(self, store: str, models: Callable[[], ModelStore]) -> None:
+        self._store = store
+        self._models = models
+
+    def check(self, target: Agreed, data: bytes) -> None:
+        """Raises Malformed, TooLarge, UnsupportedVersion."""
+        from sync.models import Manifest
+
+        manifest = Manifest.parse(data)
+        if (manifest.name, manifest.number) != (target.name, target.number):
+            raise Malformed(f"the manifest of {manifest.name!r} {manifest.number} as {target.path}")
+
+    def activated(self, documents: list[Document]) -> None:
+        """A name that is not among them any more stays as it is: ``models remove`` is for people. Raises StorageError,
+        and DataError for what ``check`` would not have let through.
+        """
+        if documents:
+            tell(self._models(), documents)
+
+    def wanted(self) -> Collection[bytes]:
+        """Digests of manifests that run here, or may be returned to."""
+        if not has_models(self._store):
+            return ()
+        notes = self._models().notes().values()
+        kept = [(note.active, note.candidate, note.previous, note.wanted) for note in notes]
+        return [version.digest for versions in kept for version in versions if version is not None]
+
+
+def tell(models: ModelStore, documents: list[Document]) -> None:
+    """These are assigned; of what was known already nothing changes."""
+    for one in documents:
+        models.assigned(one.place.rpartition("/")[2], one.number, one.data)

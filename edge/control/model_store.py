@@ -1,0 +1,373 @@
+"""ModelStore: the models of this device: which version is in use, which is on trial, and the way there (ADR 25).
+
+    path = edge.models.path("embed")                 # a directory that stays as it is while it is in use
+    with edge.models.use("embed") as path: ...       # for as long as the block
+    for path in edge.models.watch("embed"): ...      # each new one
+
+``assigned`` is told of what both sides have signed; ``fetch`` fills the slot that is not in use, ``advance`` tries,
+soaks, keeps or returns it. What always holds: a note is committed before what it announces is begun
+(``sync.activation`` decides, this carries out); what ``path`` gives hashed right when it was put there, and is not
+written to. It leaves to
+others: where bytes come from (``connect``), what a probe is (``probing``), when it is done (``model_care``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
+
+from edge.control.model_keeper import ModelKeeper, versions_of, why_not
+from edge.control.model_reader import none_of
+from edge.control.model_slots import Documents
+from edge.control.model_status import ModelStatus, shown
+from edge.control.probing import Outcome, run_probes
+from edge.storage.durable import remove_tree, storage_error
+from edge.storage.model_tables import Refused
+from sync import activation as trial
+from sync.activation import FETCHING, SLOTS, SOAKING, STAGED, TRYING, Note, Rules, Version
+from sync.errors import CorruptStore, DiskFull, InvalidValue, Malformed, NotFound, QuotaExceeded, StorageError
+from sync.models import Errors, Manifest
+
+if TYPE_CHECKING:
+    from edge.storage.delta_log import DeltaLog
+    from sync.ports import Clock
+
+COUNTED_EVERY_MS = 60_000
+_TIMES = 200  # uses whose times are kept
+
+
+class Installed(NamedTuple):
+    """A version whose files are whole in ``folder``: where chunks may be taken from."""
+
+    folder: Path
+    documents: Documents
+
+
+class Filling(NamedTuple):
+    """What a ``Fill`` is asked for: the manifest's files in ``folder``, each chunk checked before it is written. What
+    is there already may be right. ``stopped()``: give up, by returning; ``progress(done, total)``: chunks' bytes.
+    """
+
+    folder: Path
+    documents: Documents
+    installed: tuple[Installed, ...]
+    stopped: Callable[[], bool]
+    progress: Callable[[int, int], None]
+
+
+Fill = Callable[[Filling], None]
+Target = Callable[[str], bytes]
+Room = Callable[[int], AbstractContextManager[None]]
+
+
+class ModelStore(ModelKeeper):
+    """Get it from ``edge.models``. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        log: DeltaLog,
+        store: str,
+        clock: Clock,
+        *,
+        runners: Mapping[str, str],
+        code_runs: bool = False,
+        room: Room | None = None,
+        probe: Callable[..., Outcome | None] = run_probes,
+    ) -> None:
+        super().__init__(log, store, clock)
+        self.runners = runners
+        self.measured: dict[str, Outcome] = {}
+        self.fetched: dict[str, tuple[int, int]] = {}
+        self._code_runs = code_runs
+        self._room = room
+        self._probe = probe
+        self._fill: Fill | None = None
+        self._target: Target | None = None
+        self._trying = Lock()  # one trial at a time
+        self._fetching = Lock()
+        self._took_ms: dict[str, deque[float]] = {}
+
+    # -- what agents and people ask (``model_reader`` has the rest) ----------------------------------------------------
+
+    def report_use(self, name: str, ok: bool = True, ms: float | None = None) -> None:
+        """The agent has used what ``path`` gave, and it did well or not: by this it is judged in its soak.
+        ``ms`` is how long it took, of which ``status`` shows the p95. Raises InvalidValue, NotFound, ReadOnly,
+        StorageError.
+        """
+        self._log.check_writable()
+        if type(ok) is not bool or not (ms is None or (type(ms) in (int, float) and 0 <= ms < 1e12)):
+            raise InvalidValue(f"a use went well or not, and took milliseconds: not {ok!r:.20}, {ms!r:.20}")
+        with self.changed:
+            note = self.note(name)
+            if note.active is None:
+                raise none_of(name, note)
+            if ms is not None:
+                self._took_ms.setdefault(name, deque(maxlen=_TIMES)).append(ms)
+            if note.state == SOAKING:
+                since_ms, uses, errors = self._counted[name]
+                self._counted[name] = (since_ms, uses + 1, errors + (not ok))
+                if trial.step(note, self.ran(name))[0].state != SOAKING:
+                    self._count(name)
+
+    def status(self, name: str | None = None) -> list[ModelStatus]:
+        """Of every model, or of one. Raises NotFound, StorageError."""
+        notes = self.notes()
+        if name is not None and name not in notes and name not in self.declined:
+            raise none_of(name, Note())
+        names = sorted({*notes, *self.declined}) if name is None else [name]
+        return [shown(self, one, notes.get(one, Note())) for one in names]
+
+    def remove(self, name: str) -> None:
+        """Give a model up, files and trial; what was refused stays so. The next assignment brings it back. Raises
+        NotFound, StoreLocked (somebody uses it), ReadOnly, StorageError.
+        """
+        self._log.check_writable()
+        if self.note(name) == Note():
+            raise none_of(name, Note())
+        self._let_go(name)
+        for slot in SLOTS:
+            with self.slots(name).alone(slot):
+                pass
+        self._happened(name, trial.Removed())
+        with self._trying, self._fetching:  # what was under way has seen it, and ends
+            remove_tree(self.slots(name).folder)
+
+    def retry(self, name: str) -> None:
+        """Try the version again that was returned last. Raises NotFound, CorruptStore, ReadOnly, StorageError."""
+        self._log.check_writable()
+        returned = self.note(name).returned
+        if returned is None:
+            raise NotFound(f"no version of {name!r} was returned", hint="agentdb-edge models list shows what is here")
+        self.slots(name).documents(returned.digest)
+        self.tables.forgive(name, returned.digest)
+        self._happened(name, trial.Assigned(returned))
+
+    def verify(self) -> list[str]:
+        """Hash all files of versions in use, and of those beside them. What is damaged is given out no more, and is
+        fetched again. Returns what was found, in sentences. Raises StorageError.
+        """
+        return [problem for name in self.notes() for problem in self._checked(name)]
+
+    # -- what the control plane's side tells --------------------------------------------------------------------------
+
+    def assigned(self, name: str, number: int, manifest: bytes, chunks: bytes | None = None) -> None:
+        """Both sides have signed that this version is to run: its manifest, a target, and its chunk list (None: it is
+        fetched with the chunks). The same again changes nothing. What may not run here (refused before; or it runs
+        code, which edge.toml does not allow) is not begun, and ``status`` says so. Raises Malformed, TooLarge,
+        UnsupportedVersion, ReadOnly, StorageError.
+        """
+        self._log.check_writable()
+        read = Manifest.parse(manifest)
+        if chunks is not None:
+            read.chunk_list(chunks)
+        if (read.name, read.number) != (name, number):
+            raise Malformed(f"the manifest of {read.name!r} {read.number} as that of {name!r} {number}")
+        digest = sha256(manifest).digest()
+        refused = next((one for one in self.tables.refused(name) if one.digest == digest), None)
+        if why := why_not(read, code_runs=self._code_runs):
+            refused = Refused(number, digest, why, self._clock.wall_ms())
+        with self.changed:
+            if refused is None:
+                self.declined.pop(name, None)
+                self._keep(name, digest, manifest, chunks)
+            else:
+                self.declined[name] = refused
+            version = Version("", number, digest, _rules(read))
+            self._happened(name, trial.Assigned(version, refused=refused is not None))
+            self._tell_outcome(name)
+
+    def connect(self, fill: Fill | None, target: Target | None = None) -> None:
+        """From now on versions can be fetched; None: not any more. ``target`` brings a chunk list by its SHA-256."""
+        self._fill, self._target = fill, target
+        self.wake()
+
+    # -- what is due --------------------------------------------------------------------------------------------------
+
+    def fetch(self) -> int:
+        """Fill the slots of all versions that are to be fetched. Returns how many were; what fails is in ``status``,
+        and tried again by the next call. Raises ReadOnly.
+        """
+        self._log.check_writable()
+        with self._fetching:
+            return sum(
+                self._attempt(name, partial(self._stage, name, note.candidate))
+                for name, note in self.notes().items()
+                if note.state == FETCHING and note.candidate is not None
+            )
+
+    def advance(self) -> int:
+        """Try what is staged, note what soaks, look at what an unclean end may have left. Returns how many versions
+        were tried. Raises ReadOnly, StorageError.
+        """
+        self._log.check_writable()
+        tried = 0
+        with self._trying:
+            while self._unchecked and not self.closed:
+                self._checked(self._unchecked[-1])
+                self._unchecked.pop()
+            for name, note in self.notes().items():
+                if note.state in (STAGED, TRYING) and note.candidate is not None:
+                    tried += self._attempt(name, partial(self._tried, name, note.candidate))
+                elif note.state == SOAKING and self._since_counted_ms(name) >= COUNTED_EVERY_MS:
+                    self._count(name)
+        return tried
+
+    def due_ms(self) -> int | None:
+        """In how many milliseconds ``advance`` has something to do; None: not before something happens."""
+        notes = self.notes()
+        if self._unchecked or any(note.state in (STAGED, TRYING) for note in notes.values()):
+            return 0
+        waits = [COUNTED_EVERY_MS - self._since_counted_ms(name) for name in notes if notes[name].state == SOAKING]
+        return max(0, min(waits)) if waits else None
+
+    def is_fetching(self) -> bool:
+        """Whether ``fetch`` has something to do."""
+        return self._fill is not None and any(note.state == FETCHING for note in self.notes().values())
+
+    def close(self) -> None:
+        """Stop what is under way, and note the soaks. Idempotent."""
+        if self.closed:
+            return
+        self._stop.set()
+        self.wake()
+        with self.changed:
+            self.changed.notify_all()
+        if not self._log.read_only:
+            with self._trying, self._fetching, self.changed:
+                for name, note in list(self._notes.items()):
+                    with suppress(StorageError):  # then this counts as a start that did not end well
+                        if note.state in (TRYING, SOAKING):
+                            self._count(name)
+                            self._happened(name, trial.Stopped())
+                self._running.unlink(missing_ok=True)
+        for name in list(self._held):
+            self._let_go(name)
+        self.ended()
+
+    def p95_ms(self, name: str) -> float | None:
+        """Of the uses that were reported last."""
+        took = sorted(self._took_ms.get(name, ()))
+        return took[-(-len(took) * 95 // 100) - 1] if took else None
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _stage(self, name: str, version: Version) -> str:
+        """Fill the candidate's slot, hash it, make it durable. Returns why it was not, or "". Raises AgentDBError."""
+        slots = self.slots(name)
+        documents = self._documents(name, version)
+        with slots.alone(version.slot):
+            folder = slots.make(version.slot, documents.manifest)
+        if slots.problems(version.slot, documents):
+            if self._fill is None:
+                return "waits for a connection to its fleet"
+            with self._made_room(name, max(0, documents.manifest.disk_bytes - slots.size(version.slot))):
+                stopped = partial(self._is_cut_off, name, version)
+                told = partial(self._told, name)
+                try:
+                    self._fill(Filling(folder, documents, tuple(self._installed(name)), stopped, told))
+                except OSError as error:  # such as of a slot that was emptied meanwhile
+                    raise storage_error(f"fetching {name}", error) from error
+            if self._is_cut_off(name, version):
+                return "interrupted"
+        slots.seal(version.slot, documents)
+        self._happened(name, trial.Filled(version.digest))
+        return ""
+
+    def _documents(self, name: str, version: Version) -> Documents:
+        """With the chunk list, if it has to be fetched."""
+        slots = self.slots(name)
+        try:
+            return slots.documents(version.digest)
+        except CorruptStore:
+            manifest, target = slots.manifest(version.digest), self._target
+            if target is None:
+                raise
+            chunks = target(manifest.chunks.sha256)
+            manifest.chunk_list(chunks)
+            slots.keep(version.digest, manifest.encode(), chunks)
+            return slots.documents(version.digest)
+
+    def _is_stopped(self, name: str, version: Version) -> bool:
+        return self.closed or self.note(name).candidate != version
+
+    def _is_cut_off(self, name: str, version: Version) -> bool:
+        return self._fill is None or self._is_stopped(name, version)
+
+    def _told(self, name: str, done: int, total: int) -> None:
+        self.fetched[name] = (done, total)
+
+    def _installed(self, name: str) -> Iterator[Installed]:
+        """Versions to take chunks from, those of the same name first."""
+        for other, note in sorted(self.notes().items(), key=lambda item: item[0] != name):
+            for version in (note.active, note.previous):
+                if version is not None:
+                    with suppress(CorruptStore):
+                        slots = self.slots(other)
+                        yield Installed(slots.path(version.slot), slots.documents(version.digest))
+
+    @contextmanager
+    def _made_room(self, name: str, size: int) -> Iterator[None]:
+        """That many bytes may be written; what others have spare goes first. Raises QuotaExceeded, DiskFull."""
+        with ExitStack() as stack:
+            while True:
+                try:
+                    disk = os.statvfs(self._store)
+                    if disk.f_bavail * disk.f_frsize < size:
+                        raise DiskFull(
+                            f"the model {name!r} needs {size} bytes more than the disk has", hint="free some"
+                        )
+                    if self._room is not None:
+                        stack.enter_context(self._room(size))
+                    break
+                except (QuotaExceeded, DiskFull):
+                    if not any(self._spared(other) for other in self.notes() if other != name):
+                        raise
+            yield
+
+    def _spared(self, name: str) -> bool:
+        """Whether a slot was given up."""
+        before = sum(map(self.slots(name).size, SLOTS))
+        self._happened(name, trial.Spared())
+        return sum(map(self.slots(name).size, SLOTS)) < before
+
+    def _tried(self, name: str, version: Version) -> str:
+        """Run the candidate's probes. Returns why they were not, or "". Raises AgentDBError."""
+        slots = self.slots(name)
+        manifest = slots.documents(version.digest).manifest
+        self._happened(name, trial.Begun())
+        runner = self.runners.get(manifest.needs.runner or name)
+        stopped = partial(self._is_stopped, name, version)
+        try:
+            outcome = self._probe(slots.path(version.slot), manifest, runner, stopped)
+        except BaseException:
+            self._happened(name, trial.Stopped())  # it is no fault of the model's
+            raise
+        if outcome is None:
+            return "interrupted"
+        self.measured[name] = outcome
+        self._happened(name, trial.Probed(version.digest, outcome.why))
+        return ""
+
+    def _keep(self, name: str, digest: bytes, manifest: bytes, chunks: bytes | None) -> None:
+        slots = self.slots(name)
+        if digest in [version.digest for version in versions_of(self.note(name))]:
+            with suppress(CorruptStore):
+                if chunks is None:
+                    slots.manifest(digest)
+                else:
+                    slots.documents(digest)
+                return
+        slots.keep(digest, manifest, chunks)
+
+
+def _rules(manifest: Manifest) -> Rules:
+    soak, errors = manifest.soak, next((probe for probe in manifest.probes if isinstance(probe, Errors)), None)
+    share, at_least = (errors.share_max, errors.of_at_least) if errors is not None else (1.0, 0)
+    return Rules(soak.uptime_s * 1000, soak.uses, share, at_least)
