@@ -11,7 +11,7 @@ MAKEFLAGS   += --no-builtin-rules
 
 PYTHON  ?= python3
 WORKERS ?= 2
-SEEDS   ?= 0..269
+SEEDS   ?= 0..119
 RANDOM_SEEDS ?= 30
 UV      ?= uv
 BIN     := .venv/bin
@@ -47,6 +47,9 @@ soak: .venv/package.stamp  ## What is too long for a test: 5,000 simulated fleet
 	@$(BIN)/python -m simulations sweep --scenario erasures --seeds 0..999 --jobs $(WORKERS)
 	@$(BIN)/python -m simulations sweep --seeds 0..4999 --jobs $(WORKERS)
 	@$(BIN)/python -m simulations mutants --jobs $(WORKERS)
+	@$(BIN)/python -m simulations sweep --scenario budgets --seeds 0..199 --jobs $(WORKERS)
+	@$(BIN)/python -m simulations run --scenario metered
+	@$(BIN)/python -m simulations run --scenario rollout
 	@$(BIN)/python -m simulations scale
 	@$(BIN)/python -m simulations.crash all --jobs $(WORKERS)
 

@@ -22,7 +22,9 @@ from simulations.fleet.fleet import Outcome
 from simulations.fleet.fleet import run as run_fleet
 from simulations.fleet.scenario import names
 from simulations.fleet.sweep import Tally
+from simulations.metered import week as metered
 from simulations.mutants.catalogue import MUTANTS
+from simulations.rolling import run as rolling
 from sync.errors import NotFound
 
 _SEEDS = "a seed, or a range A..B"
@@ -46,13 +48,23 @@ _jobs = click.option("--jobs", type=click.IntRange(1, 256), default=os.cpu_count
 
 
 @main.command()
-@_seed
+@click.option("--seed", type=int, default=1, show_default=True, help="the same seed is the same run, everywhere")
 @_scenario
 @_devices
 @_hours
 @_json
 def run(seed: int, scenario: str, devices: int | None, hours: float | None, as_json: bool) -> None:
-    """One seed: what it did, and whether everything held."""
+    """One seed: what it did, and whether everything held. With figures: `metered` is a week over metered links,
+    `rollout` a bad model and a good one to two thousand devices.
+    """
+    if scenario == metered.SCENARIO:
+        told = metered.report(seed, devices or 3, (hours or 168) / 24)
+        click.echo(json.dumps(told) if as_json else "\n".join(metered.table(told) + told["problems"]))
+        sys.exit(1 if told["problems"] else 0)
+    if scenario == rolling.SCENARIO:
+        told = rolling.report(seed, devices or rolling.DEVICES, hours or rolling.HOURS)
+        click.echo(json.dumps(told) if as_json else "\n".join(rolling.lines(told)))
+        sys.exit(1 if told["violation"] else 0)
     outcome = _run(seed, scenario, devices, hours, None)
     if as_json:
         click.echo(json.dumps(_as_json(outcome)))

@@ -19,9 +19,10 @@ from typing import Any
 
 from edge import Collection, Edge
 from simulations import child, workloads
+from simulations.demo import keywords
 from simulations.embedding import DIMENSIONS, MODEL, embed
 
-TEXTS = "texts"
+TEXTS, NOTES = "texts", "notes"
 VECTOR = "embedding"
 DECLARATION: dict[str, Any] = {
     "fields": {"reads": "counter", "labels": "set"},
@@ -146,6 +147,32 @@ class Device:
         with self._pulled:
             self._count = progress.pulled
             self._pulled.notify_all()
+
+    # -- what it is told to be and to run -----------------------------------------------------------------------------
+
+    def policy(self) -> str:
+        """The name of the policy that holds; "" without one."""
+        return self._edge.policy.name
+
+    def write_notes(self, keys: Sequence[str]) -> None:
+        notes = self._edge.collection(NOTES)
+        for key in keys:
+            notes.put(key, {"body": f"Note {key}."})
+
+    def notes(self, keys: Sequence[str]) -> list[str]:
+        """Those that are here."""
+        notes = self._edge.collection(NOTES)
+        return [key for key in keys if notes.get(key) is not None]
+
+    def model(self, name: str) -> dict[str, Any]:
+        return self._edge.models.status(name)[0].shown()
+
+    def about(self, model: str, text: str) -> list[str]:
+        """What the model in use says of a text; how it went is counted."""
+        with self._edge.models.use(model) as path:
+            words = keywords.run(str(path), {"text": text})
+        self._edge.models.report_use(model, ok=True)
+        return words
 
     # -- what it holds ------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""``python -m simulations.demo [--input PATH] [--s3] [--keep]``: the main job on real texts, in ten chapters.
+"""``python -m simulations.demo [--input PATH] [--s3] [--keep]``: the main job on real texts, in thirteen chapters.
 
 Exit code 0 if everything that the chapters claim was checked and holds; 1 with one sentence if not; 130 after Ctrl-C.
 Its processes and its directory are gone afterwards in every case (``--keep`` leaves the directory).
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from simulations.corpus import TEXT_FIELDS, CorpusError, Text, read_path, spread, standard_library
-from simulations.demo import disaster, offline, online
+from simulations.demo import disaster, offline, online, steering
 from simulations.demo.cast import Cast, DemoFailed
 from simulations.demo.screen import Screen, size
 from simulations.processes import ChildFailed, Children
@@ -70,6 +70,9 @@ def _play(screen: Screen, folder: Path, children: Children, options: argparse.Na
     written = disaster.lose_the_cloud(cast, digest)
     disaster.restore(cast, digest)
     disaster.go_on(cast, written)
+    steering.policy(cast)
+    weights = steering.good_model(cast)
+    steering.bad_model(cast, weights)
     _summary(cast)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from simulations.control_plane import ControlPlane, Proxy, start_device
 from simulations.corpus import Text
+from simulations.demo.keywords import MODEL, RUNNER
 from simulations.demo.screen import Screen
 from simulations.processes import Child, Children, together
 
@@ -51,6 +52,7 @@ class Cast:
     def __init__(self, screen: Screen, folder: Path, children: Children, *, s3: bool) -> None:
         self.screen = screen
         self.folder = folder
+        self.trust = folder / "trust"  # the operators' own, which no server has
         self.children = children
         self.texts: list[Text] = []
         self.own_texts = False  # the reader's own, which the demo knows nothing of
@@ -67,15 +69,18 @@ class Cast:
     # -- the control plane ------------------------------------------------------------------------------------------
 
     def create_fleet(self) -> None:
-        """Keys, store, configuration, a join token for three; nothing runs yet."""
+        """Keys, store, configuration, what its operators sign with, a join token for three; nothing runs yet."""
         if self._s3_address is not None:
             self._await_s3(self._s3_address)
             self.options = ["endpoint=http://{}:{}".format(*self._s3_address), "region=us-east-1"]
-        self.cloud.init(self.archive, self.options, create_bucket=bool(self.options))
+        made = self.cloud.init(self.archive, self.options, create_bucket=bool(self.options))
         settings = self.cloud.directory / "cloud.toml"
         # The demo says when to archive, so that it knows what the archive does not hold yet.
         text = settings.read_text(encoding="utf-8").replace("[archive]\n", f"[archive]\ninterval_s = {_NEVER_S}.0\n")
         settings.write_text(text, encoding="utf-8")
+        home = str(self.cloud.directory)
+        self.cloud.command("trust", "init", str(self.trust), "--fleet", made["fleet"])
+        self.cloud.command("publish", home, str(self.trust), "--online-key", str(self.trust / "keys" / "online.pem"))
         self.token = self.cloud.token(uses=3)
 
     def keep_keys(self) -> Path:
@@ -87,6 +92,9 @@ class Cast:
     # -- devices ----------------------------------------------------------------------------------------------------
 
     def start_devices(self, *names: str) -> None:
+        for name in names:
+            (self.folder / name).mkdir(mode=0o700)
+            (self.folder / name / "edge.toml").write_text(f"[models.runners]\n{MODEL} = {RUNNER!r}\n", encoding="utf-8")
         started = together(*(partial(start_device, self.children, name, self.folder / name) for name in names))
         self.devices |= zip(names, started, strict=True)
 

@@ -7,10 +7,14 @@ carry out what it asks for, and puts its messages on the wire.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from random import Random
 from typing import TYPE_CHECKING
 
 from edge.link.carrier import Carrier
+from edge.link.gate import ASK_AGAIN_MS, Gate, LinkRules, Ticket, deferred
 from edge.link.membership import find_membership, session_keys
+from edge.link.pacing import LONG, Pacing
 from edge.link.signing import Nonces
 from edge.storage import link_state
 from edge.storage.delta_log import DeltaLog
@@ -18,6 +22,7 @@ from simulations.fleet.agent import RIVAL
 from simulations.fleet.envelope import unpack_answer, wrap
 from simulations.fleet.network import Wire
 from simulations.fleet.violation import Violation
+from sync.budgets import REQUEST_OVERHEAD_BYTES, LinkLimits
 from sync.effects import Apply, Learn, Mend, NewIncarnation, Persist, Send, SessionLimits
 from sync.errors import (
     AgentDBError,
@@ -31,7 +36,9 @@ from sync.errors import (
     Unauthenticated,
     Unreachable,
 )
-from sync.messages import Failure, Pull
+from sync.lanes import NORMAL, URGENT
+from sync.messages import Failure, Hello, Pull
+from sync.pacing import PacedSession
 from sync.schedule import Backoff
 from sync.schema import COLLECTIONS
 from sync.session import SyncSession
@@ -43,11 +50,21 @@ NONCE_TRIES_MAX = 3
 TIMEOUT_MS = 10_000
 
 
+def drawn(dice: Random) -> LinkRules:
+    """Limits so tight that they are felt, and some collections that are urgent."""
+    per_day = int(10 ** (4.3 + dice.random() * 1.5)) if dice.random() < 0.8 else 0
+    per_s = int(10 ** (2 + dice.random() * 2)) if dice.random() < 0.5 else 0
+    share = dice.choice([0.0, 0.2, 0.4])
+    limits = LinkLimits("metered", per_day, per_s, dice.choice([1_000, 16_384]), share)
+    urgent = dice.choice(["", "orders", "memories"])
+    return LinkRules((limits,), "metered", lambda collection, _key, _fields: URGENT if collection == urgent else NORMAL)
+
+
 class DeviceLink:
-    """``session`` is None while the device does not sync."""
+    """``session`` is None while the device does not sync. ``rules``: which limits it has, by default none."""
 
     def __init__(self, node: DeviceNode, limits: SessionLimits, *, signed: bool, versions: Sequence[int]) -> None:
-        self.session: SyncSession | None = None
+        self.session: PacedSession | None = None
         self.wire = Wire(node.world, node.name, node.world.dice(f"wire {node.name}"), node.cloud.serve, TIMEOUT_MS)
         self.took_baseline = False
         self._node = node
@@ -55,6 +72,7 @@ class DeviceLink:
         self._signed = signed
         self._versions = versions
         self._nonces: Nonces | None = None
+        self.rules = LinkRules()
         self._wake_at = -1
         self.seen: tuple[bytes, bytes, int] = (b"", b"", 0)  # replica, incarnation, cursor at the last look
 
@@ -80,7 +98,7 @@ class DeviceLink:
             if find_membership(log) is None:  # the disk failed at that moment
                 node.join()
             keys = session_keys(log, node.edge.path)
-            self.session = SyncSession(
+            self.session = PacedSession(
                 link_state.load_position(log),
                 keys,
                 node.random,
@@ -89,6 +107,8 @@ class DeviceLink:
                 versions=self._versions,
             )
             self._carrier = Carrier(log, node.edge.path, self.session)
+            self._gate = Gate(log, self.rules, node.clock)
+            self._pacing = Pacing(self.session, self._gate, log, node.clock, self._limits, live=live)
             self._backoff = Backoff(node.random)
             self._nonces = None
             if self._signed:
@@ -116,11 +136,13 @@ class DeviceLink:
                 return
             session.tick(node.clock.monotonic_ms())
             session.written(node.edge.log.head_seq)
+            paced_ms = None
             try:
+                paced_ms = self._pacing.before()
                 effects = session.ready()
                 for effect in effects:
                     if isinstance(effect, Send):
-                        self._send(session, effect, NONCE_TRIES_MAX)
+                        self._pass(session, effect)
                         continue
                     self._carrier.carry_out(effect)
                     self._observe(effect)
@@ -137,7 +159,7 @@ class DeviceLink:
                 self._begin_again(session, error)
                 effects = []
             if not effects:
-                self._sleep(session)
+                self._sleep(session, paced_ms)
                 return
         raise Violation("bounded", f"{node.name}: the session is busy without end")
 
@@ -148,8 +170,9 @@ class DeviceLink:
             position = session.position
         session.interrupt(position, error, self._backoff.next_ms())
 
-    def _sleep(self, session: SyncSession) -> None:
-        world, wake_ms = self._node.world, session.wake_ms()
+    def _sleep(self, session: SyncSession, paced_ms: int | None) -> None:
+        world, waits = self._node.world, (session.wake_ms(), paced_ms)
+        wake_ms = min((wait for wait in waits if wait is not None), default=None)
         if wake_ms is not None:
             at = world.now_ms + wake_ms
             if self._wake_at <= world.now_ms or at < self._wake_at:
@@ -191,7 +214,40 @@ class DeviceLink:
             return self._node.agent.large > 0
         return code != FutureStamp.code or self._node.world.counts["clocks set wrong"] > 0
 
-    def _send(self, session: SyncSession, effect: Send, tries: int) -> None:
+    def _pass(self, session: PacedSession, effect: Send) -> None:
+        """Through the gate, now or when it lets us. Raises StorageError."""
+        if self.session is not session:
+            return
+        message, world = effect.message, self._node.world
+        idle = isinstance(message, Pull) and message.wait_ms > 0
+        answer = self._gate.take(self._pacing.lane_of(message), self._pacing.size_of(message), idle=idle)
+        if isinstance(answer, Ticket):
+            self._send(session, effect, NONCE_TRIES_MAX, answer)
+            return
+        why = f"{type(message).__name__} waits: {answer.why}"
+        world.note(self._node.name, why, count=f"requests that wait, {answer.why}")
+        if answer.why not in LONG:
+            world.at(min(answer.ms, ASK_AGAIN_MS), lambda: self._pass_again(session, effect))
+            return
+        if isinstance(message, Hello):
+            session.failed(effect.number, deferred(answer))
+        else:
+            self._pacing.refused(effect.number, message, answer)
+        world.at(1, lambda: self.pump() if self.session is session else None)
+
+    def _pass_again(self, session: PacedSession, effect: Send) -> None:
+        try:
+            self._pass(session, effect)
+        except StorageError as error:
+            if not self._node.check_death():
+                self._begin_again(session, error)
+                self.pump()
+
+    def _land(self, ticket: Ticket, actual: int) -> None:
+        with suppress(StorageError):  # it counts as it was taken
+            self._gate.land(ticket, actual)
+
+    def _send(self, session: PacedSession, effect: Send, tries: int, ticket: Ticket) -> None:
         node, message = self._node, effect.message
         label = type(message).__name__
         wait_ms = message.wait_ms if isinstance(message, Pull) else 0
@@ -201,6 +257,7 @@ class DeviceLink:
         def answered(data: bytes | None) -> None:
             if self.session is not session:
                 return
+            self._land(ticket, ticket.size if data is None else REQUEST_OVERHEAD_BYTES + len(request) + len(data))
             if data is None:
                 session.failed(effect.number, Unreachable("no answer"))
             else:
@@ -214,7 +271,7 @@ class DeviceLink:
                         if (
                             answer.code == StaleNonce.code
                             and tries > 1
-                            and self._again(session, effect, used, tries - 1)
+                            and self._again(session, effect, used, tries - 1, ticket)
                         ):
                             return
                         if answer.code == Unauthenticated.code and not node.revoked:
@@ -227,12 +284,12 @@ class DeviceLink:
         node.world.note(node.name, f"sends {label}{_details(message)}")
         self.wire.send(label, request, wait_ms, answered)
 
-    def _again(self, session: SyncSession, effect: Send, used: int, tries: int) -> bool:
+    def _again(self, session: PacedSession, effect: Send, used: int, tries: int, ticket: Ticket) -> bool:
         """With a nonce that was not used; where they go on is durable first. False: it is of no use."""
         try:
             if self._nonces is None or not self._nonces.skip(used):
                 return False
-            self._send(session, effect, tries)
+            self._send(session, effect, tries, ticket._replace(of=None))
         except StorageError as error:
             if not self._node.check_death():
                 self._begin_again(session, error)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from simulations.fleet import checks, erasing, scenario
+from simulations.fleet import checks, device_link, erasing, scenario
 from simulations.fleet.agent import CANARY, LARGE, SMALL_LARGE
 from simulations.fleet.cloud_node import CloudNode
 from simulations.fleet.device_node import DeviceNode
@@ -123,6 +123,8 @@ class Fleet:
             versions=(1,) if self._dice.random() < plan.old_share else PROTOCOL_VERSIONS,
         )
         device.link.wire.weather = Weather(**vars(plan.weather))
+        if plan.metered:
+            device.link.rules = device_link.drawn(self.world.dice(f"limits of {name}"))
         device.clock.step(self._dice.randint(-plan.skew_ms, plan.skew_ms))
         self.devices.append(device)
         return device
@@ -180,6 +182,7 @@ class Fleet:
         self.cloud.objects.trouble = self.cloud.objects.forgets = 0.0
         for device in self.devices:
             device.link.wire.weather = Weather()
+            device.link.rules.limits = ()
             if self._dice.random() < 0.5:  # a device with a wrong clock is not locked out
                 device.clock.step(0)
         world.note("fleet", "everything is mended; nobody writes any more")

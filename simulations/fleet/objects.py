@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from random import Random
 
 from cloud.rows import ObjectInfo
-from sync.errors import NotFound, Unreachable
+from sync.errors import InvalidValue, NotFound, Unreachable
 
 
 class SimulatedObjects:
@@ -23,7 +23,7 @@ class SimulatedObjects:
         self.trouble = self.forgets = 0.0
         self._dice = dice
 
-    def put(self, name: str, data: bytes, *, create_only: bool = False) -> bool:
+    def put(self, name: str, data: bytes | memoryview, *, create_only: bool = False) -> bool:
         self._before()
         taken = create_only and name in self.data
         if not taken and not (self.forgets and self._dice.random() < self.forgets):
@@ -38,6 +38,12 @@ class SimulatedObjects:
             return self.data[name]
         except KeyError:
             raise NotFound(f"no object {name}") from None
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        found = self.get(name)[offset : offset + length]
+        if length <= 0 or len(found) != length:
+            raise InvalidValue(f"{name} has not got {length} bytes at {offset}")
+        return found
 
     def head(self, name: str) -> ObjectInfo:
         return ObjectInfo(name, len(self.get(name)), 1)

@@ -41,6 +41,7 @@ class Plan:
     together: float  # share of the bursts of work that come at the same moments on all devices
     old_share: float  # of the devices that speak version 1 of the protocol
     weather: Weather
+    metered: bool  # every link has limits, until all is mended
     faults: dict[str, int] = field(default_factory=dict)
 
 
@@ -100,5 +101,6 @@ def draw(name: str, dice: Random, *, devices: int | None = None, hours: float | 
         together=dice.choice([0.0, 0.0, 0.5]),
         old_share=dice.choice([0.0, 0.0, 0.5]),
         weather=weather,
+        metered=bool(spec.get("metered", False)),
         faults=faults,
     )

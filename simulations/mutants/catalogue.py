@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from simulations.mutants import Mutant, archive, cloud, device, erasing, feed, identity, merging, session, storage, time
+from simulations.mutants import (
+    Mutant,
+    archive,
+    cloud,
+    device,
+    erasing,
+    feed,
+    identity,
+    merging,
+    rollouts,
+    scopes,
+    session,
+    storage,
+    time,
+)
 
-_AREAS = (session, merging, device, storage, cloud, feed, time, identity, archive, erasing)
+_AREAS = (session, merging, device, storage, cloud, feed, time, identity, archive, erasing, rollouts, scopes)
 MUTANTS: list[Mutant] = [mutant for area in _AREAS for mutant in area.MUTANTS]

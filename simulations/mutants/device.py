@@ -28,9 +28,9 @@ MUTANTS = [
     ),
     Mutant(
         "tombstones-not-wanted",
-        _CORE,
-        "            if pristine and self.head_seq:\n",
-        "            if pristine and self.head_seq > 1 << 20:\n",
+        "edge/storage/scoping.py",
+        "    if page.pristine and log.head_seq:\n",
+        "    if page.pristine and log.head_seq > 1 << 20:\n",
         "a baseline without tombstones is applied by a device that has begun to write meanwhile",
         "tests/edge/test_delta_log_link.py::test_a_page_without_tombstones_is_not_for_a_device_that_has_written",
     ),

@@ -43,8 +43,8 @@ MUTANTS = [
     Mutant(
         "head-of-another-view",
         _PLANE,
-        "        return PullPage(page.segments, page.cursor, head.position, self._clock.wall_ms())\n",
-        "        return PullPage(page.segments, head.position, head.position, self._clock.wall_ms())\n",
+        "        return PullPage(page.segments, page.cursor, head.position, now_ms,",
+        "        return PullPage(page.segments, head.position, head.position, now_ms,",
         "a page that was cut by its limits moves the cursor to the feed's head",
     ),
     Mutant(
@@ -65,12 +65,12 @@ MUTANTS = [
     Mutant(
         "cut-page-counts-whole",
         _FEED,
-        "            operations = operations[:fitting]\n        return self._join(",
+        "            operations = operations[:fitting]\n        scope = None",
         "            operations = operations[:fitting]\n"
-        "            self._join(operations, row.last - count + 1, size, row.plain_length)\n"
+        "            self._join(operations, row.last - count + 1, size, row.plain_length, None)\n"
         "            self._cursor = row.last\n"
         "            return False\n"
-        "        return self._join(",
+        "        scope = None",
         "a push that does not fit a page is sent in part, and counts as sent",
     ),
     Mutant(

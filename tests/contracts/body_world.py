@@ -33,9 +33,9 @@ class Tampered:
         self.puts: list[str] = []
         self.gets: list[str] = []
 
-    def put(self, name: str, data: bytes, *, create_only: bool = False) -> bool:
+    def put(self, name: str, data: bytes | memoryview, *, create_only: bool = False) -> bool:
         if not name.endswith("/place"):
-            data = self.on_put(name, data)
+            data = self.on_put(name, bytes(data))
             self.puts.append(name)
         return self._inner.put(name, data, create_only=create_only)
 
@@ -44,6 +44,9 @@ class Tampered:
             return self._inner.get(name)
         self.gets.append(name)
         return self.on_get(name, self._inner.get(name))
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        return self._inner.get_range(name, offset, length)
 
     def head(self, name: str) -> ObjectInfo:
         return self._inner.head(name)

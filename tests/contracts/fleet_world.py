@@ -16,15 +16,16 @@ from cloud.control_plane import ControlPlane
 from cloud.identity.key_service import MemoryKeyService
 from cloud.ports import Caller
 from cloud.storage.sqlite_store import SqliteStore
+from cloud.stream.scopes import Scopes
 from edge.link.carrier import Carrier
 from edge.node import Edge
 from edge.storage import link_state
 from sync.digest import StateDigest
 from sync.effects import Send, SessionKeys, SessionLimits
 from sync.errors import AgentDBError, Unreachable
+from sync.growing import GrowingSession
 from sync.keys import KeyRing, unwrap
 from sync.messages import PROTOCOL_VERSIONS, Answer, Enroll, Enrolled, Failure, Message, decode, encode, enroll_proof
-from sync.session import SyncSession
 from tests.cloud.identity_world import NOW_MS, SeededRandom, SetClock
 
 LIMITS = SessionLimits(push_operations=7, pull_operations=5)
@@ -35,8 +36,9 @@ NOTES: dict[str, Any] = {"fields": {"visits": "counter", "tags": "set", "best": 
 class Cloud:
     """A control plane over a store in a directory; ``lose_since`` is a disaster, ``copy`` a backup."""
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    def __init__(self, directory: Path, seed: int, scopes: Scopes | None = None) -> None:
         self.directory = directory
+        self.scopes = scopes
         self.clock = SetClock()
         self.random = SeededRandom(seed)
         self.keys = MemoryKeyService(self.random)
@@ -45,7 +47,7 @@ class Cloud:
 
     def open(self) -> None:
         self.store = SqliteStore.open(self.directory / "cloud.db")
-        self.plane = ControlPlane(self.store, self.keys, self.clock, self.random, lease_ms=LEASE_MS)
+        self.plane = ControlPlane(self.store, self.keys, self.clock, self.random, scopes=self.scopes, lease_ms=LEASE_MS)
 
     def backup(self) -> Path:
         target = self.directory / "backup"
@@ -134,13 +136,14 @@ class Device:
         """Up to ``steps`` rounds over a wire that loses requests and answers; whether both sides have everything."""
         log = self.edge.log
         keys = SessionKeys(self.cloud.fleet, self.key, self.cloud.keys.service_key.public, self.ring)
-        session = SyncSession(link_state.load_position(log), keys, self.random, limits=LIMITS, versions=versions)
+        session = GrowingSession(link_state.load_position(log), keys, self.random, limits=LIMITS, versions=versions)
         carrier = Carrier(log, str(self.path), session)
         sends: list[Send] = []
         now = 0
         for _ in range(steps):
             session.tick(now)
             session.written(log.head_seq)
+            carrier.follow()
             for effect in session.ready():
                 if isinstance(effect, Send):
                     sends.append(effect)
@@ -155,7 +158,7 @@ class Device:
                 now += session.wake_ms() or 0
         return False
 
-    def _exchange(self, session: SyncSession, send: Send, loss: float) -> None:
+    def _exchange(self, session: GrowingSession, send: Send, loss: float) -> None:
         request = decode(encode(send.message))
         caller = Caller(self.cloud.fleet, self.key.device_id, self.key.public)
         if self.delayed and self.rng.random() < loss:

@@ -28,7 +28,7 @@ from edge import (
     Malformed,
     Unreachable,
 )
-from edge.link import body_client
+from edge.link import signed_client
 from edge.link.membership import session_keys
 from sync.bodies import body_name, seal_part
 from sync.errors import SyncError
@@ -310,7 +310,7 @@ def test_a_server_that_drips_is_hung_up_on(world: BodyWorld, monkeypatch: pytest
     held.add(PHOTO, id="photo")
     sync(a)
     a.cache.evict(0)
-    monkeypatch.setattr(body_client, "REQUEST_S_MAX", 0.5)
+    monkeypatch.setattr(signed_client, "REQUEST_S_MAX", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         over = threading.Event()
         dripping = threading.Thread(target=drip, args=(listening, over))

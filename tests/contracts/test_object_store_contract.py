@@ -60,6 +60,20 @@ def test_what_was_put_comes_back(objects: ObjectStore) -> None:
         assert objects.head("v1/aa/object").modified_ms > 1_700_000_000_000
 
 
+def test_a_part_is_read_and_nothing_but_what_is_there(objects: ObjectStore) -> None:
+    data = os.urandom(100_000)
+    with memoryview(bytearray(data) + b"more") as view:
+        assert objects.put("v1/aa/part", view[: len(data)], create_only=True)
+    for offset, length in ((0, 1), (0, len(data)), (99_999, 1), (1234, 50_000)):
+        assert objects.get_range("v1/aa/part", offset, length) == data[offset : offset + length]
+    for offset, length in ((0, 100_001), (99_999, 2), (100_000, 1), (1 << 40, 5), (0, 0), (-1, 5), (5, -1)):
+        with pytest.raises(InvalidValue):
+            objects.get_range("v1/aa/part", offset, length)
+    for offset in (0, 5):
+        with pytest.raises(NotFound):
+            objects.get_range("v1/aa/nothing", offset, 10)
+
+
 def test_create_only_never_replaces(objects: ObjectStore) -> None:
     assert objects.put("v1/manifest/1", b"first", create_only=True)
     assert not objects.put("v1/manifest/1", b"second", create_only=True)

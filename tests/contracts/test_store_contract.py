@@ -58,7 +58,7 @@ def dead_image() -> bytes:
 
 
 def feed_row(first: int, last: int, size: int = 10) -> FeedRow:
-    return FeedRow(first, last, REPLICA, False, bytes(size), 20, 3, 4, 5, b"s" * 32)
+    return FeedRow(first, last, REPLICA, False, bytes(size), 20, 3, 4, 5, b"s" * 32, ("a.b", "notes"))
 
 
 def claim(value: object, delete: bool = False) -> Claim:

@@ -18,10 +18,22 @@ from simulations.benchmarks.registry import BENCHMARKS, NAMES
 
 CONTRACT = {
     *("cold_start_ms", "cold_start_rss_mb", "put_durable_ops_s", "put_batch_ops_s", "put_group_commit_speedup"),
-    *("get_us", "segment_bytes_per_op", "edit_bytes_per_op", "seal_ops_s", "open_ops_s", "sync_ops_s"),
+    *(
+        "get_us",
+        "policy_decision_us",
+        "policy_may_us",
+        "policy_cedar_us",
+        "policy_change_ms",
+        "segment_bytes_per_op",
+        "edit_bytes_per_op",
+        "seal_ops_s",
+        "open_ops_s",
+        "sync_ops_s",
+    ),
     *("sync_wire_bytes", "search_ms", "search_recall", "search_rss_mb", "search_lance_ms", "search_text_ms"),
     *("restore_ops_s", "memory_add_us", "state_put_us", "state_get_us", "checkpoints_mb", "async_stall_ms"),
     *("vector_knn_ms", "ann_knn_ms", "ann_recall"),
+    *("model_update_bytes", "model_share_bytes", "model_publish_mb_s", "model_write_mb_s"),
     *("open_large_ms", "memory_search_text_ms", "memory_search_hybrid_ms", "open_million_mb"),
 }
 

@@ -136,6 +136,7 @@ def test_the_whole_story_holds_on_a_small_input(tmp_path: Path, extra: list[str]
     said, _ = done.communicate(timeout=170)
     assert done.returncode == 0, said
     assert "10. The fleet goes on" in said
+    assert "13. A bad one comes back by itself" in said
     assert not list(tmp_path.glob("agentdb-demo-*"))
 
 

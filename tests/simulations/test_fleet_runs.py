@@ -34,6 +34,14 @@ def test_a_run_of_every_scenario_holds(name: str) -> None:
     assert outcome.counts["messages"]
 
 
+def test_a_run_over_metered_links_holds_and_waits() -> None:
+    with mounted():
+        outcome = run(3, "budgets")
+    assert outcome.held, "\n".join([outcome.violation, *outcome.tail[-60:]])
+    assert outcome.counts["requests that wait, budget"]
+    assert outcome.counts["requests that wait, rate"]
+
+
 def test_a_seed_is_a_run_whatever_the_hash_seed() -> None:
     said = {_json(["run", "--seed", "5", "--json"], hash_seed)["trace"] for hash_seed in ("0", "1", "4711")}
     assert len(said) == 1
@@ -82,7 +90,6 @@ def _broken(_: object) -> None:
         ["sweep", "--seeds", "9..1"],
         ["sweep", "--seeds", "many"],
         ["mutants", "--only", "no-such"],
-        ["run"],
     ],
 )
 def test_a_mistake_of_the_users_is_a_line(arguments: list[str]) -> None:

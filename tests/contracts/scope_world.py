@@ -1,0 +1,155 @@
+"""Real devices of a real control plane whose policies change in mid-life: assigned in the cloud, active on the device
+some time later, or never.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from cloud.control_rows import TargetRow
+from cloud.fleet.policies import PolicyScopes
+from cloud.ports import Caller, Reading
+from cloud.storage.archive.state import ArchiveState, save_state
+from edge.storage import link_state
+from edge.storage.control_tables import Document
+from sync.errors import NotAllowed, NotFound
+from sync.images import is_alive
+from sync.policy import Policy
+from sync.scope import ScopeTable
+from tests.contracts.fleet_world import Cloud, Device
+
+NORTH: dict[str, Any] = {"collections": ["notes"], "prefixes": ["north/"]}
+RULES: dict[str, list[dict[str, Any]]] = {
+    "": [],
+    "north": [NORTH, {"collections": ["*"], "direction": "up"}],
+    "south": [{"collections": ["notes"], "prefixes": ["south/"]}, {"collections": ["*"], "direction": "absent"}],
+    "notes": [{"collections": ["logs"], "direction": "absent"}],
+    "logs": [{"collections": ["notes"], "direction": "up"}],
+    "north only": [NORTH, {"collections": ["*"], "direction": "absent"}],
+}
+KEYS = [f"{place}/{at}" for place in ("north", "south") for at in range(4)]
+COLLECTIONS = ("notes", "logs")
+PLACES = [(collection, key) for collection in COLLECTIONS for key in KEYS]
+
+
+def policy(name: str) -> Policy:
+    return Policy.from_document({"schema": 1, "name": name.replace(" ", "-"), "sync": RULES[name]})
+
+
+TABLES = {name: ScopeTable(policy(name).sync if name else ()) for name in RULES}
+DOCUMENTS = {name: policy(name).to_json() for name in RULES if name}
+
+
+class ScopeWorld:
+    """``assigned`` says what the cloud wants of each device, "" for no policy; ``active`` is what it has by now."""
+
+    def __init__(self, path: Path, names: tuple[str, ...], seed: int = 1) -> None:
+        self.assigned: dict[str, str] = dict.fromkeys(names, "")
+        self._names: dict[bytes, str] = {}
+        (path / "cloud").mkdir(parents=True)
+        self.cloud = Cloud(path / "cloud", seed, PolicyScopes(self._chosen))
+        with self.cloud.store.writing() as tx:
+            for number, data in enumerate(DOCUMENTS.values(), 1):
+                tx.add_targets(self.cloud.fleet, [TargetRow(0, sha256(data).digest(), f"policies/{number}.json", data)])
+        self.devices: dict[str, Device] = {}
+        for number, name in enumerate(names):
+            device = self.devices[name] = Device(path / name, self.cloud, name, seed * 100 + number)
+            device.edge.collection("logs", text=["text"])
+            self._names[device.key.device_id] = name
+        self.wrote: set[tuple[str, str]] = set()
+        self.count = 0
+        self.archived: Path | None = None
+
+    def close(self) -> None:
+        for device in self.devices.values():
+            device.edge.close()
+        self.cloud.store.close()
+
+    def _chosen(self, _: Reading, caller: Caller) -> bytes:
+        return self.digest(self.assigned[self._names[caller.device]])
+
+    def digest(self, name: str) -> bytes:
+        return sha256(DOCUMENTS[name]).digest() if name else b""
+
+    def activate(self, name: str) -> None:
+        """The device hears of what it is assigned now."""
+        wanted, device = self.assigned[name], self.devices[name]
+        documents = []
+        if wanted:
+            data = DOCUMENTS[wanted]
+            documents = [Document("policy", "policies/1.json", 1, sha256(data).digest(), "", 0, data)]
+        device.edge._policies.activated(documents)
+
+    def give(self, name: str, wanted: str) -> None:
+        self.assigned[name] = wanted
+        self.activate(name)
+
+    def write(self, name: str, place: tuple[str, str], kind: str = "put") -> bool:
+        """False where the device's policy does not let it write, or there is nothing to change."""
+        device = self.devices[name]
+        held = device.edge.collection(place[0])
+        device.clock.now_ms += 1
+        self.count += 1
+        try:
+            if kind == "delete":
+                held.delete(place[1])
+            elif kind == "patch":
+                held.patch(place[1], {"text": f"{name} {self.count}"})
+            else:
+                held.put(place[1], {"text": f"{name} {self.count}"})
+        except (NotAllowed, NotFound):
+            return False
+        self.wrote.add(place)
+        return True
+
+    def heal(self) -> None:
+        """Everybody hears of everything, over a good wire, and the archive has it."""
+        for _ in range(2):
+            self.heal_without_archive()
+            self.archive()
+        self.heal_without_archive()
+
+    def heal_without_archive(self) -> None:
+        for name in self.devices:
+            self.activate(name)
+        for _ in range(2):
+            for device in self.devices.values():
+                assert device.sync(), f"{device.name} does not come to rest: {device.edge.status()['log']}"
+
+    def archive(self) -> None:
+        """What is there now is archived; a restore goes back to that."""
+        with self.cloud.store.writing() as tx:
+            head = tx.lock_head(self.cloud.fleet)
+            save_state(tx, self.cloud.fleet, ArchiveState(number=1, position=head.position))
+        self.archived = self.cloud.backup()
+
+    def restore(self) -> None:
+        """From the archive, as it is now."""
+        if self.archived is not None:
+            self.cloud.restore(self.archived)
+
+    def images(self) -> dict[tuple[str, str], bytes]:
+        """What the cloud has."""
+        with self.cloud.store.reading() as view:
+            return {(row.collection, row.key): row.image for row in view.records(self.cloud.fleet, limit=10_000)}
+
+    def check(self) -> None:
+        """Nothing that was written is lost, and everybody has what is in its scope, as it is in the cloud."""
+        images = self.images()
+        assert self.wrote <= set(images), self.wrote - set(images)
+        for name, device in self.devices.items():
+            for place in PLACES:
+                held, wanted = device.edge.log.image(*place), images.get(place)
+                if TABLES[self.assigned[name]].has(*place):
+                    if wanted is not None and is_alive(wanted):
+                        assert held == wanted, (name, place, "is not here, or is not what the cloud has")
+                    else:
+                        assert held is None or not is_alive(held), (name, place, "was deleted")
+                elif TABLES[self.assigned[name]].rule(*place).direction == "absent" and place[0] == "logs":
+                    assert held is None or not is_alive(held), (name, place, "must not be here")
+            position = link_state.load_position(device.edge.log)
+            digest = self.digest(self.assigned[name])
+            assert (position.scope, position.growth, position.owed) == (digest, None, False), name
+            assert device.edge.verify() == []
