@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
-Had = dict[tuple[bytes, int], Operation]
+Had = dict[tuple[bytes, int, int], Operation]  # by replica, seq and stamp: a seq alone may be given twice
 
 
 class Disasters:
@@ -71,7 +71,7 @@ class Disasters:
     def _had(self, device: DeviceNode) -> Had:
         """What the copy has."""
         mine = self._fleet.oracle(device).of(device.name)
-        return {(held.operation.replica, held.operation.seq): held.operation for held in mine}
+        return {_name(held.operation): held.operation for held in mine}
 
     def _set_back(self, device: DeviceNode, copy: object, had: Had) -> None:
         if device.edge is None or not self._cloud.up:
@@ -82,7 +82,7 @@ class Disasters:
         self._fleet.look_at_logs()
         device.shut_down()
         suspects = [held for held in oracle.of(device.name) if not _has(held, had)]
-        oracle.copied_devices |= {device_of(replica) for replica, _ in had}
+        oracle.copied_devices |= {device_of(replica) for replica, _, _ in had}
         # What nobody else has any more whose writer cannot give it back may have had its last copy here, too.
         writers = {other.name for other in self._fleet.devices if not other.revoked}
         orphans = [held for held in oracle.written.values() if held.node not in writers]
@@ -174,9 +174,12 @@ class Disasters:
 
 
 def _has(held: Written, had: Had) -> bool:
-    """The same write, whose stamp may have moved since; the name and the seq may have been given twice."""
-    other, mine = had.get((held.operation.replica, held.operation.seq)), held.operation
-    return other is not None and (other.shape, other.key) == (mine.shape, mine.key)
+    """The same write, whose stamp and seq may have moved since."""
+    return any(_name(operation) in had for operation in (held.operation, *held.earlier))
+
+
+def _name(operation: Operation) -> tuple[bytes, int, int]:
+    return operation.replica, operation.seq, operation.ts
 
 
 def all_images(device: DeviceNode) -> dict[Place, bytes]:

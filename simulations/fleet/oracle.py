@@ -39,10 +39,11 @@ class Asked(NamedTuple):
 
 class Written:
     """One operation that reached a device's log. ``before`` is the record's image when it was written. ``midway``: a
-    baseline was or is under way, so its writer knows more than its cursor says.
+    baseline was or is under way, so its writer knows more than its cursor says. ``earlier``: as it was in the log
+    before its stamp moved.
     """
 
-    __slots__ = ("acknowledged", "amount", "before", "excused", "midway", "node", "operation", "refused")
+    __slots__ = ("acknowledged", "amount", "before", "earlier", "excused", "midway", "node", "operation", "refused")
 
     def __init__(
         self, node: str, operation: Operation, before: bytes | None, *, acknowledged: bool, amount: int = 0
@@ -54,6 +55,7 @@ class Written:
         self.amount = amount  # what was asked to be counted
         self.excused = ""
         self.refused = self.midway = False
+        self.earlier: list[Operation] = []
 
     @property
     def place(self) -> Place:
@@ -193,6 +195,7 @@ class Oracle:
             self.history.add((old.replica, old.seq, old.ts))
         if self.written.get((held.node, old.replica, old.seq)) is held:
             del self.written[held.node, old.replica, old.seq]
+        held.earlier.append(old)
         held.operation, held.refused = operation, False
         self._add(held)
 

@@ -42,6 +42,14 @@ def test_a_run_over_metered_links_holds_and_waits() -> None:
     assert outcome.counts["requests that wait, rate"]
 
 
+def test_writes_that_copies_of_a_store_gave_one_name_are_told_apart() -> None:
+    """Seed of a run in which a store set back twice wrote the same record again, under the same seq."""
+    with mounted():
+        outcome = run(640263345453, "copies")
+    assert outcome.held, outcome.violation
+    assert outcome.counts["stores set back"] == 2
+
+
 def test_a_seed_is_a_run_whatever_the_hash_seed() -> None:
     said = {_json(["run", "--seed", "5", "--json"], hash_seed)["trace"] for hash_seed in ("0", "1", "4711")}
     assert len(said) == 1
