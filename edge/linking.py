@@ -9,11 +9,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edge.link.gate import LinkRules, Priority
+from edge.link.gate import Interval, LinkRules, Priority
 from edge.policy_rounds import BULK_OFF, stale_steps
 from edge.storage import policy_row
 from sync.budgets import LinkLimits
 from sync.errors import AgentDBError
+from sync.lanes import URGENT
 
 _log = logging.getLogger("agentdb.edge")
 
@@ -60,12 +61,14 @@ def rules_of(edge: Edge) -> LinkRules:
 
 
 def _apply(rules: LinkRules, edge: Edge, active: ActivePolicy) -> None:
-    limits, priority = {one.link_class: one for one in edge.config.links}, None
+    limits, priority, interval = {one.link_class: one for one in edge.config.links}, None, None
     if active.document is not None:
         limits |= {one.link_class: LinkLimits(*one) for one in active.document.link}
         if active.document.sync:
             priority = _priority(active)
-    rules.limits, rules.priority = tuple(limits.values()), priority
+        if any(rule.interval_s for rule in active.document.sync):
+            interval = _interval(active)
+    rules.limits, rules.priority, rules.interval = tuple(limits.values()), priority, interval
     rules.bulk_is_off = lambda: BULK_OFF in stale_steps(active.document, edge.trust)
 
 
@@ -76,3 +79,12 @@ def _priority(active: ActivePolicy) -> Priority:
         return lane
 
     return priority
+
+
+def _interval(active: ActivePolicy) -> Interval:
+    def interval(collection: str, key: str, fields: Callable[[], Mapping[str, Any]]) -> int:
+        rule = active.rule(collection, key)
+        urgent = rule.priority == URGENT or (rule.urgent_when is not None and rule.lane(fields()) == URGENT)
+        return 0 if urgent else rule.interval_s
+
+    return interval

@@ -44,7 +44,7 @@ def not_carried_out(policy: Policy) -> list[Finding]:
         if rule.direction == "local":
             message = "local is not carried out yet: devices refuse such a policy"
             found.append(Finding(ERROR, f"{where}: direction", message, "up, or absent"))
-        for key in ("interval_s", "record_bytes_max", "age_days_max"):
+        for key in ("record_bytes_max", "age_days_max"):
             if getattr(rule, key):
                 message = "is not carried out yet: devices look past it"
                 found.append(Finding(WARNING, f"{where}: {key}", message, "leave it out until they do"))

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 LinkClass = str | Callable[[], object]
 Priority = Callable[[str, str, Callable[[], Mapping[str, Any]]], str]
+Interval = Callable[[str, str, Callable[[], Mapping[str, Any]]], int]
 
 ASK_AGAIN_MS = 250  # who waits for another lane, or for the bucket, asks at least so often
 OTHER_CLASS_MS = 30_000  # whoever may not use this class of link asks again: it may be another by then
@@ -48,8 +49,9 @@ _log = logging.getLogger("agentdb.edge")
 class LinkRules:
     """What is known of a device's links and of what is written. Each may be replaced at any time: ``limits`` (of the
     configuration, or of a policy), ``link_class`` (a name, or what gives one, or gives what gives one, at each request)
-    and ``priority``: of a write, by collection, key and fields (called for them, if it looks at them), ``urgent``,
-    ``normal`` or ``bulk``; None: all is normal.
+    ``priority``: of a write, by collection, key and fields (called for them, if it looks at them), ``urgent``,
+    ``normal`` or ``bulk``; None: all is normal; and ``interval``: for how many seconds a write may wait for others to
+    go along with; None: none waits.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class LinkRules:
         self.limits = tuple(limits)
         self.link_class = link_class
         self.priority = priority
+        self.interval: Interval | None = None
         self.follow: Callable[[], None] = lambda: None  # called before they are looked at, to change them
         self.bulk_is_off: Callable[[], bool] = lambda: False  # on every link, while nothing fresh is heard
         self._complained = False

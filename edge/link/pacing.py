@@ -6,15 +6,13 @@ did not let through. What always holds: a link without limits is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge.link.gate import Gate
-from edge.storage.log_reader import unpack_hidden
+from edge.link.intervals import Intervals, unsent
 from sync.budgets import BUDGET, CLASS, DAY_MS, INTERVAL, REQUEST_OVERHEAD_BYTES, SIZE, STALE, LinkLimits, Wait
 from sync.effects import PULL, PUSH, SessionLimits
-from sync.lanes import BULK, CONTROL, LANES, NORMAL, URGENT
+from sync.lanes import CONTROL, LANES, NORMAL, URGENT
 from sync.limits import LONG_POLL_MS_MAX
 from sync.messages import Hello, Message, Pull, PullBaseline, Push, encode
 from sync.pacing import PacedSession
@@ -34,12 +32,6 @@ _OTHER_BYTES = 64 << 10
 _POLLED_BYTES_MAX = 32 << 10
 URGENT_REACH = 4  # one part in so many of what urgent may still use today
 _LEAST_BYTES = 1_024
-_COUNTED_MAX = 10_000
-_ROWS_PER_READ = 200
-_UNSENT = (
-    "SELECT o.seq, c.name, o.key, o.fields FROM operations o JOIN collections c ON c.id = o.collection "
-    "WHERE o.seq > ? ORDER BY o.seq LIMIT ?"
-)
 
 
 class Pacing:
@@ -62,6 +54,7 @@ class Pacing:
         self._clock = clock
         self._limits = limits or SessionLimits()
         self._live = live
+        self._intervals = Intervals(log, gate.rules, clock)
         self._needs: dict[str, tuple[str, int]] = {}  # PUSH or PULL -> what it was refused: in which lane, of what size
         self._polled_ms: int | None = None
         self._looked: tuple[int, int, int] | None = None
@@ -73,16 +66,19 @@ class Pacing:
         """
         gate, session = self._gate, self._session
         limits, self.stuck = gate.limits, None
+        gathers_ms = self._gathers_ms()
         if limits is None:
-            if session.held or self._looked is not None:
-                session.pace(self._limits, frozenset())
+            held = frozenset({PUSH} if gathers_ms else ())
+            if session.held != held or self._looked is not None:
+                session.pace(self._limits, held)
                 self._looked = None
                 self._needs.clear()
-            return None
+            return gathers_ms or None
         batch = gate.batch()
         lane = self._push_lane(batch)
-        waits = {}
-        if session.connected and session.pushes and (wait := self._waits(PUSH, lane)) is not None:
+        waits = {PUSH: Wait(gathers_ms, INTERVAL)} if gathers_ms else {}
+        pushes = session.connected and session.pushes and PUSH not in waits
+        if pushes and (wait := self._waits(PUSH, lane)) is not None:
             waits[PUSH] = wait
         pulls = session.connected and (self._live or not session.polls)
         if pulls and (wait := self._waits_to_pull(limits)) is not None:
@@ -125,7 +121,17 @@ class Pacing:
         self._needs[lane] = (self.lane_of(message), self._size_of(message))
         self.stuck = wait
 
+    def hurry(self) -> None:
+        """Somebody waits for what was written until now: it does not gather any longer. From any thread."""
+        self._intervals.hurry(self._log.head_seq)
+
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _gathers_ms(self) -> int:
+        position = self._session.position
+        if not self._live or position.repair:
+            return 0
+        return self._intervals.wait_ms(position.acked[0], position.head_seq)
 
     def _waits(self, flight: str, lane: str) -> Wait | None:
         least = REQUEST_OVERHEAD_BYTES + 2 * _LEAST_BYTES
@@ -165,8 +171,8 @@ class Pacing:
         if looked != self._looked:
             left, size, first = self._gate.left(URGENT), 0, len(LANES)
             reach = batch if left is None else max(batch, left // URGENT_REACH)
-            for lane, length in unsent(self._log, self._gate):
-                before, size = size, size + length
+            for one in unsent(self._log, self._gate.rules):
+                lane, before, size = one.lane, size, size + one.size
                 if before and size > reach:
                     break
                 if not before or size <= batch or lane == URGENT:
@@ -174,17 +180,3 @@ class Pacing:
             self._lane = LANES[first] if first < len(LANES) else NORMAL
             self._looked = looked
         return self._lane
-
-
-def unsent(log: DeltaLog, gate: Gate, limit: int = _COUNTED_MAX) -> Iterator[tuple[str, int]]:
-    """(lane, bytes) of the operations that the cloud has not acknowledged, in order. Raises StorageError."""
-    priority, after, left = gate.rules.priority, log.acked_seq, limit
-    while left and (rows := log.reader.all(_UNSENT, after, min(left, _ROWS_PER_READ))):
-        for after, collection, key, packed in rows:  # noqa: B007 - the last one's is where the next read goes on
-            lane = NORMAL if priority is None else priority(collection, key, partial(_fields, packed))
-            yield lane if lane in (URGENT, NORMAL, BULK) else NORMAL, len(packed) + len(key) + 16
-        left -= len(rows)
-
-
-def _fields(packed: bytes) -> Mapping[str, Any]:
-    return unpack_hidden(packed)[0]

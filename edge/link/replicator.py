@@ -295,3 +295,8 @@ class Replicator:
         """From any thread: look again whether there is anything to do; the link's class may be another."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._changed.set)
+
+    def hurry(self) -> None:
+        """From any thread: what was written until now is sent as soon as the link lets it."""
+        self._pacing.hurry()
+        self.wake()

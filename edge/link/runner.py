@@ -326,7 +326,7 @@ class LiveLink:
         over.
         """
         started = unstuck = clock.monotonic_ms()
-        self._replicator.wake()
+        self._replicator.hurry()
         while not self.idle:
             if self.failure is not None:
                 raise self.failure

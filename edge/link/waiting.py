@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edge.link.gate import Gate
-from edge.link.pacing import unsent
-from sync.budgets import CLASS, LANE, REQUEST_OVERHEAD_BYTES, SIZE, STALE
+from edge.link.intervals import unsent
+from sync.budgets import CLASS, INTERVAL, LANE, REQUEST_OVERHEAD_BYTES, SIZE, STALE, Wait
 from sync.lanes import BULK, LANES
 from sync.limits import BODY_PART_BYTES
 
@@ -22,24 +22,34 @@ if TYPE_CHECKING:
 
 def waiting(log: DeltaLog, cache: Cache, gate: Gate) -> list[dict[str, Any]]:
     """A row for each lane of which something has to wait: ``lane``, ``records`` (of bulk: bodies of attachments),
-    ``bytes``, ``why`` (budget, rate, lane, size, class, stale), ``until_ms`` (UTC, 0 if nobody knows). Raises
+    ``bytes``, ``why`` (budget, rate, lane, size, class, stale, interval), ``until_ms`` (UTC, 0 if nobody knows). Raises
     StorageError.
     """
-    if gate.limits is None:
+    limits = gate.limits
+    if limits is None and gate.rules.interval is None:
         return []
     counts: dict[str, list[int]] = {}
-    for lane, size in unsent(log, gate):
-        counts.setdefault(lane, []).append(size)
-    bodies = [one.size for one in cache.pending()]
+    gathers_ms, now_ms = 0, gate.today_ms()
+    for at, one in enumerate(unsent(log, gate.rules)):
+        counts.setdefault(one.lane, []).append(one.size)
+        due_ms = one.due_in_ms(now_ms)
+        gathers_ms = min(gathers_ms, due_ms) if at else due_ms
+    if limits is None and not gathers_ms:
+        return []
+    bodies = [] if limits is None else [one.size for one in cache.pending()]
     parts = [min(size, BODY_PART_BYTES) for size in bodies]
     rows = []
     for lane in LANES:
         sizes, least = counts.get(lane, []), min(counts.get(lane, []), default=0)
         if lane == BULK:
             sizes, least = sizes + bodies, min([*sizes, *parts], default=0)
-        wait = gate.ask(lane, least + REQUEST_OVERHEAD_BYTES + _SEALED_BYTES) if sizes else None
+        if not sizes:
+            continue
+        wait = gate.ask(lane, least + REQUEST_OVERHEAD_BYTES + _SEALED_BYTES)
+        if wait is None and counts.get(lane) and gathers_ms:
+            wait = Wait(gathers_ms, INTERVAL)
         if wait is not None:
-            until_ms = 0 if wait.why in (CLASS, SIZE, LANE, STALE) else gate.today_ms() + wait.ms
+            until_ms = 0 if wait.why in (CLASS, SIZE, LANE, STALE) else now_ms + wait.ms
             rows.append(
                 {"lane": lane, "records": len(sizes), "bytes": sum(sizes), "why": wait.why, "until_ms": until_ms}
             )

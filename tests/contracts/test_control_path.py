@@ -69,8 +69,8 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         yield Fleet(tmp_path, children)
 
 
-def eventually(holds: Callable[[], bool]) -> bool:
-    end = time.monotonic() + PATIENCE_S
+def eventually(holds: Callable[[], bool], within_s: float = PATIENCE_S) -> bool:
+    end = time.monotonic() + within_s
     while not holds():
         if time.monotonic() > end:
             return False

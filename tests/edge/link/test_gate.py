@@ -13,8 +13,8 @@ from edge.config import EdgeConfig
 from edge.control.model_fetch import ModelFetch
 from edge.control.policy import activate
 from edge.link.gate import Gate, LinkRules, Ticket
+from edge.link.intervals import unsent
 from edge.link.model_client import ModelClient
-from edge.link.pacing import unsent
 from edge.linking import rules_of
 from edge.node import Edge
 from edge.storage import policy_row
@@ -242,10 +242,9 @@ def test_the_active_policy_gives_limits_and_says_what_is_urgent(tmp_path: Path) 
         assert rules.current() == LinkLimits("metered", 900_000, urgent_share=0.0, lanes=("urgent",))
         edge.link_class = lambda: "roaming"
         assert rules.current() == LinkLimits("roaming", 700_000)
-        gate = Gate(edge.log, rules, Clock())
         for collection, importance in (("notes", 9), ("notes", 3), ("alarms", 0), ("others", 0)):
             edge.collection(collection).put("k", {"importance": importance})
-        lanes = [lane for lane, _ in unsent(edge.log, gate)]
+        lanes = [one.lane for one in unsent(edge.log, rules)]
         assert [lane for lane in lanes if lane != NORMAL] == [URGENT, BULK, URGENT]
         assert edge.status()["deferred"] == []
         edge.link_class = "metered"
