@@ -10,7 +10,8 @@ A test whose law deserves more than the usual number of examples asks for it, an
     @given(...)
     def test_merging_is_commutative(...): ...
 
-(and a state machine by ``TestX.settings = settings.get_profile("laws")``).
+(and a state machine by ``TestX.settings = settings.get_profile("laws")``). Where drawing an example takes longer than
+the law, it asks for ``"costly laws"``: 1,000.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _shared = settings(
 settings.register_profile("dev", parent=_shared, max_examples=50)
 settings.register_profile("ci", parent=_shared, max_examples=100)
 settings.register_profile("laws", parent=_shared, max_examples=5_000 if CI else 200)
+settings.register_profile("costly laws", parent=_shared, max_examples=1_000 if CI else 100)
 settings.load_profile(PROFILE)
 
 

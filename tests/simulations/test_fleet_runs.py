@@ -22,7 +22,7 @@ from simulations.fleet.fleet import run
 from simulations.fleet.planted import ROOT, by_name
 
 # One of each kind: quick ones, so that the hunt itself is known to work. All of them: python -m simulations mutants.
-QUICK_MUTANTS = ["retry-with-new-seq", "cursor-before-the-page", "ack-before-fsync", "state-without-tombstones"]
+QUICK_MUTANTS = ["retry-with-new-seq", "cursor-before-the-page", "ack-before-fsync", "tombstones-not-taken"]
 
 
 @pytest.mark.parametrize("name", scenario.names())

@@ -30,7 +30,7 @@ def naive(found: Sequence[AgentRule], agent: str, action: str, collection: str) 
     return True
 
 
-@settings.get_profile("laws")
+@settings.get_profile("costly laws")
 @given(rules, st.lists(asked, min_size=1, max_size=20))
 def test_what_may_says_is_what_reading_the_rules_says(
     found: Sequence[AgentRule], questions: list[tuple[str, str, str]]

@@ -44,7 +44,7 @@ def first(found: Sequence[SyncRule], collection: str, key: str) -> int:
     return next((at for at, rule in enumerate(found, 1) if matches(rule, collection, key)), 0)
 
 
-@settings.get_profile("laws")
+@settings.get_profile("costly laws")
 @given(rules, st.lists(places, min_size=1, max_size=20))
 def test_the_first_that_matches_decides(found: Sequence[SyncRule], asked: list[tuple[str, str]]) -> None:
     table = ScopeTable(found)
@@ -60,7 +60,7 @@ def test_the_first_that_matches_decides(found: Sequence[SyncRule], asked: list[t
         assert table.has(collection, key) == (rule.direction in ("both", "down"))
 
 
-@settings.get_profile("laws")
+@settings.get_profile("costly laws")
 @given(rules, st.one_of(collections, agents_collections), st.lists(places, max_size=20), st.data())
 def test_what_covers_says_holds_for_every_key(
     found: Sequence[SyncRule], collection: str, asked: list[tuple[str, str]], data: st.DataObject
@@ -78,7 +78,7 @@ def test_what_covers_says_holds_for_every_key(
         assert (said is Coverage.SOME) == (witnesses == {True, False})
 
 
-@settings.get_profile("laws")
+@settings.get_profile("costly laws")
 @given(rules, rules, st.lists(places, min_size=1, max_size=20))
 def test_a_change_says_what_comes_and_goes(
     old: Sequence[SyncRule], new: Sequence[SyncRule], asked: list[tuple[str, str]]
