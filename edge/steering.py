@@ -126,7 +126,7 @@ class Steering:
         from edge.control.model_part import tell
         from edge.control.trust import MODELS
 
-        models = open_models(self.log, self.path, self.config, self._clock, lambda: self.cache)
+        models = open_models(self.log, self.path, self.config, self._clock, lambda: self.cache, self.twin)
         if not self.log.read_only:
             try:
                 tell(models, self.trust.sound(MODELS))  # what was agreed, and a crash kept from being told

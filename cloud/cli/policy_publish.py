@@ -110,7 +110,7 @@ def _listed(home: Home, name: str) -> Iterator[int]:
 
 def _running(home: Home) -> dict[str, Any]:
     from cloud.fleet import choices, twins
-    from cloud.fleet.groups import parse
+    from sync.groups import parse
 
     fleet = home.fleet.fleet
     groups: dict[tuple[str, str], dict[str, Any]] = {}

@@ -112,8 +112,8 @@ def assignments(directory: Path, as_json: bool) -> None:
 
 
 def _assignments(home: Home) -> dict[str, Any]:
-    from cloud.fleet.groups import parse
     from cloud.fleet.twins import members
+    from sync.groups import parse
 
     fleet = home.fleet.fleet
     with home.store.reading() as view:

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cloud.fleet import rollouts
-from cloud.fleet.groups import Documents
 from cloud.fleet.rollouts import CLASS_MIN, COMMITTED, DESIRED, DONE, FAILED, OPEN, RUNNING, draws, spec_of
 from cloud.fleet.twins import documents_of, told, twin_of
 from cloud.rows import DeviceRow
 from cloud.twin_rows import ExposureRow, ReadingTwins, RolloutRow, TwinRow, WritingTwins
+from sync.groups import Documents
 from sync.twins import SYSTEM, Document
 
 

@@ -24,6 +24,7 @@ from cloud.fleet.publication import Progress, Publication, sources_of, why_refus
 from cloud.model_rows import AliasRow, ChunkRow, ModelRow
 from cloud.ports import ObjectStore, Store
 from cloud.storage.archive.names import Names
+from sync import groups
 from sync.chunks import ChunkList
 from sync.errors import InvalidValue, NotFound, Refused, StorageError
 from sync.keys import KeyRing
@@ -109,11 +110,12 @@ class ModelRegistry:
         """A file or a folder as the next number of ``name``. ``progress`` counts bytes read.
 
         Raises InvalidValue (a name, a path, a version that is there already; a file that runs code when it is loaded),
-        TooLarge, StorageError, and what the object store raises.
+        InvalidFilter (what it needs of a device), TooLarge, StorageError, and what the object store raises.
         """
         _check_name(name)
         if not 0 < len(version) <= 64:
             raise InvalidValue("a version has 1 to 64 characters", hint="such as 1.3.0")
+        groups.parse_needs(details.needs.hardware)
         sources = sources_of(path)
         reasons = [(source.path, why) for source in sources if (why := why_refused(source))]
         if reasons and not allow_pickle:

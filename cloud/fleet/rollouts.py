@@ -19,10 +19,10 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from cloud.fleet.groups import Documents, Group, look_up, parse, parse_path
 from cloud.twin_rows import ExposureCount, RolloutRow
 from sync import twins
 from sync.errors import InvalidValue
+from sync.groups import Documents, Group, look_up, parse, parse_path
 from sync.messages import UNDECODABLE
 
 RUNNING, PAUSED, DONE, KEPT, REVERTED, PAST = "running", "paused", "done", "kept", "reverted", "past"

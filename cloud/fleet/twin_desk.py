@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cloud.fleet import exposing, groups, twins
+from cloud.fleet import exposing, twins
 from cloud.fleet.rollout_desk import Record, RolloutDesk
 from cloud.fleet.twins import Label, Member
 from cloud.ports import Caller, Store
 from cloud.twin_rows import TwinRow
+from sync import groups
 from sync.messages import Report, Reported
 from sync.ports import Clock
 

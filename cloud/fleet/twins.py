@@ -12,12 +12,12 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from cloud.fleet.groups import Documents, Group
 from cloud.ports import Reading
 from cloud.rows import DeviceRow
 from cloud.twin_rows import ReadingTwins, TwinRow, WritingTwins
 from sync import twins
 from sync.errors import InvalidValue, StaleWrite, TooLarge
+from sync.groups import Documents, Group
 from sync.twins import AGENTS, SYSTEM, Document
 
 LABELS_MAX: Final = 64

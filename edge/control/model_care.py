@@ -17,6 +17,7 @@ from sync.errors import AgentDBError
 
 if TYPE_CHECKING:
     from edge.config import EdgeConfig
+    from edge.control.twin import Twin
     from edge.storage.cache import Cache
     from edge.storage.delta_log import DeltaLog
     from sync.ports import Clock
@@ -107,7 +108,9 @@ class _Round:
             self._woken.wait(None if due_ms is None else due_ms / 1000)
 
 
-def open_models(log: DeltaLog, path: str, config: EdgeConfig, clock: Clock, cache: Callable[[], Cache]) -> ModelStore:
+def open_models(
+    log: DeltaLog, path: str, config: EdgeConfig, clock: Clock, cache: Callable[[], Cache], twin: Twin
+) -> ModelStore:
     """The store's models, and what cares for them if this process may write. Raises StorageError."""
     store = ModelStore(
         log,
@@ -115,10 +118,12 @@ def open_models(log: DeltaLog, path: str, config: EdgeConfig, clock: Clock, cach
         clock,
         runners=config.models_runners,
         code_runs=config.models_allow_code,
+        reported=twin.reported,
         room=lambda size: cache().room(size),
     )
     if not log.read_only:
         care = Care(store)
         store.wake, store.ended = care.poke, care.join
+        twin.listeners.append(store.reported)
         care.poke()
     return store

@@ -8,7 +8,6 @@ the next one looks at the files if it did not end in order.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,6 @@ from edge.storage.model_tables import Refused
 from sync import activation as trial
 from sync.activation import COMMITTED, RETURNED, SOAKING, Note, Refuse, Version
 from sync.errors import AgentDBError, CorruptStore, StorageError, StoreLocked, TooLarge
-from sync.models import Manifest
 
 if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
@@ -43,6 +41,7 @@ class ModelKeeper(ModelReader):
         self.ended: Callable[[], None] = _nothing  # waits for whoever was woken
         self.outcome: Told | None = None
         self.declined: dict[str, Refused] = {}
+        self.unreported: set[str] = set()  # of these: what a device has to say of itself first, so nobody is told
         self._began_ms = clock.monotonic_ms()
         self._counted: dict[str, tuple[int, int, int]] = {}  # name -> when last noted; uses and errors since
         self._unchecked: list[str] = []
@@ -97,7 +96,7 @@ class ModelKeeper(ModelReader):
 
     def _tell_outcome(self, name: str) -> None:
         note, declined, outcome = self.note(name), self.declined.get(name), self.outcome
-        if outcome is None:
+        if outcome is None or name in self.unreported:
             return
         try:
             if declined is not None:
@@ -184,17 +183,6 @@ def versions_of(note: Note) -> list[Version]:
     """All that a note speaks of."""
     parts = (note.active, note.candidate, note.previous, note.wanted, note.returned)
     return [part for part in parts if part is not None]
-
-
-def why_not(manifest: Manifest, *, code_runs: bool) -> str:
-    """Why this device cannot take it, or ""."""
-    if manifest.runs_code and not code_runs:
-        return "it runs code when it is loaded, which [models] allow_code in edge.toml does not allow"
-    with suppress(ValueError, OSError):  # where the system does not say
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if manifest.needs.memory_bytes > there > 0:
-            return f"it needs {manifest.needs.memory_bytes:,} bytes of memory, this device has {there:,}"
-    return ""
 
 
 def _nothing() -> None:

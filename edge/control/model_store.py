@@ -21,9 +21,10 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.control.model_keeper import ModelKeeper, versions_of, why_not
+from edge.control.model_keeper import ModelKeeper, versions_of
+from edge.control.model_needs import unfit
 from edge.control.model_reader import none_of
 from edge.control.model_slots import Documents
 from edge.control.model_status import ModelStatus, shown
@@ -78,6 +79,7 @@ class ModelStore(ModelKeeper):
         *,
         runners: Mapping[str, str],
         code_runs: bool = False,
+        reported: Callable[[], Mapping[str, Any]] = dict,
         room: Room | None = None,
         probe: Callable[..., Outcome | None] = run_probes,
     ) -> None:
@@ -86,6 +88,8 @@ class ModelStore(ModelKeeper):
         self.measured: dict[str, Outcome] = {}
         self.fetched: dict[str, tuple[int, int]] = {}
         self._code_runs = code_runs
+        self._reported = reported
+        self._unfit: dict[str, tuple[int, bytes]] = {}
         self._room = room
         self._probe = probe
         self._fill: Fill | None = None
@@ -159,9 +163,9 @@ class ModelStore(ModelKeeper):
 
     def assigned(self, name: str, number: int, manifest: bytes, chunks: bytes | None = None) -> None:
         """Both sides have signed that this version is to run: its manifest, a target, and its chunk list (None: it is
-        fetched with the chunks). The same again changes nothing. What may not run here (refused before; or it runs
-        code, which edge.toml does not allow) is not begun, and ``status`` says so. Raises Malformed, TooLarge,
-        UnsupportedVersion, ReadOnly, StorageError.
+        fetched with the chunks). The same again changes nothing. What may not run here (refused before; it runs code,
+        which edge.toml does not allow; it needs what this device has not) is not begun, and ``status`` says so. Raises
+        Malformed, TooLarge, UnsupportedVersion, ReadOnly, StorageError.
         """
         self._log.check_writable()
         read = Manifest.parse(manifest)
@@ -171,9 +175,15 @@ class ModelStore(ModelKeeper):
             raise Malformed(f"the manifest of {read.name!r} {read.number} as that of {name!r} {number}")
         digest = sha256(manifest).digest()
         refused = next((one for one in self.tables.refused(name) if one.digest == digest), None)
-        if why := why_not(read, code_runs=self._code_runs):
-            refused = Refused(number, digest, why, self._clock.wall_ms())
+        found = unfit(read, self._reported(), code_runs=self._code_runs)
+        if found is not None:
+            refused = Refused(number, digest, found.why, self._clock.wall_ms())
         with self.changed:
+            self.unreported.discard(name)
+            self._unfit.pop(name, None)
+            if found is not None:
+                self._unfit[name] = number, manifest
+                self.unreported |= {name} if found.unreported else set()
             if refused is None:
                 self.declined.pop(name, None)
                 self._keep(name, digest, manifest, chunks)
@@ -182,6 +192,13 @@ class ModelStore(ModelKeeper):
             version = Version("", number, digest, _rules(read))
             self._happened(name, trial.Assigned(version, refused=refused is not None))
             self._tell_outcome(name)
+
+    def reported(self) -> None:
+        """The device has said something else of itself: what it could not take may fit now, or not for another reason.
+        Raises StorageError.
+        """
+        for name, (number, manifest) in list(self._unfit.items()):
+            self.assigned(name, number, manifest)
 
     def connect(self, fill: Fill | None, target: Target | None = None) -> None:
         """From now on versions can be fetched; None: not any more. ``target`` brings a chunk list by its SHA-256."""

@@ -61,6 +61,8 @@ class Twin:
     def __init__(self, log: DeltaLog) -> None:
         self.wake: Callable[[], None] = lambda: None
         """What ``report`` calls: a link that is up sends it then."""
+        self.listeners: list[Callable[[], None]] = []
+        """Called after each ``report``; not after what the system itself notes."""
         self._log = log
         self._tables = ControlTables(log)
         self._held = _NOTHING
@@ -90,6 +92,8 @@ class Twin:
         if agent is None and "" in given:
             raise InvalidValue("all that is reported cannot be replaced at once", hint="it has the agents' parts")
         self._report(given if agent is None else {AGENTS: {_name(agent): given}})
+        for listener in self.listeners:
+            listener()
 
     def note(self, patch: Mapping[str, Any]) -> None:
         """What the system itself reports. Raises as ``report``."""

@@ -18,7 +18,7 @@ from cloud.ports import SystemClock
 from cloud.storage.bucket_setup import ensure_bucket
 from cloud.storage.objects import open_objects
 from sync.chunks import PACK_BYTES_MAX
-from sync.errors import InvalidValue, Malformed, NotFound, Refused, StorageError, Unreachable
+from sync.errors import InvalidFilter, InvalidValue, Malformed, NotFound, Refused, StorageError, Unreachable
 from sync.models import Golden, Loads, Manifest, Needs, Soak
 from tests.cloud.fleet.model_world import FLEET, ModelWorld, some_bytes
 
@@ -128,6 +128,8 @@ def test_versions_and_names_are_found_and_not_replaced(world: ModelWorld) -> Non
     for name in ("Embed", "../x", "", "a" * 65):
         with pytest.raises(InvalidValue):
             registry.publish(source, name, "1")
+    with pytest.raises(InvalidFilter, match="at 5"):
+        registry.publish(source, "embed", "9", Details(needs=Needs(hardware="gpu > 3")))
     for alias in ("7", "A b"):
         with pytest.raises(InvalidValue):
             registry.set_alias("embed", alias, "1")

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from cloud.fleet import groups, twins
+from cloud.fleet import twins
 from cloud.twin_rows import TwinRow
+from sync import groups
 from sync.errors import InvalidValue, Malformed, StaleWrite, TooLarge
 from tests.cloud.stream_world import Fleet
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud.fleet.groups import CONDITIONS_MAX, parse, parse_path
 from sync.errors import InvalidFilter, TooLarge
+from sync.groups import CONDITIONS_MAX, parse, parse_needs, parse_path
 
 DEVICE: dict[str, Any] = {
     "labels": {"site": "north", "floor": 2, "lab": True},
@@ -138,3 +138,14 @@ def test_logic_holds_for_whatever_is_reported(one: str, two: str, labels: dict[s
 def test_whatever_is_typed_is_a_query_or_a_typed_error(text: str) -> None:
     with suppress(InvalidFilter):
         assert parse(text).matches(DEVICE) in (True, False)
+
+
+def test_what_is_needed_is_said_of_what_is_reported() -> None:
+    group = parse_needs('gpu = true and board.name in ("orin", "nano")')
+    assert group.paths == (("reported", "gpu"), ("reported", "board", "name"))
+    assert group.matches({"reported": {"gpu": True, "board": {"name": "nano"}}})
+    assert not group.matches({"reported": {"gpu": True}})
+    assert parse_needs("").matches({"reported": {}})
+    for text in ("and = 3", "gpu", "gpu = true or", "a..b = 1"):
+        with pytest.raises(InvalidFilter):
+            parse_needs(text)

@@ -1,4 +1,5 @@
-"""Groups: which devices of a fleet, said as a query on their labels and on what they report.
+"""Groups: which devices of a fleet, said as a query on their labels and on what they report. And what a model needs of
+a device, said likewise of what that device reports: ``gpu = true and not memory.gib < 8``.
 
 ::
 
@@ -50,19 +51,30 @@ _MISSING: Final = object()
 
 
 class Group(NamedTuple):
-    """A parsed query."""
+    """A parsed query. ``paths`` are the places that it looks at."""
 
     text: str
     matches: Matches
+    paths: tuple[tuple[str, ...], ...] = ()
 
 
 def parse(text: str) -> Group:
     """Raises InvalidFilter, TooLarge."""
+    return _parse(text, ())
+
+
+def parse_needs(text: str) -> Group:
+    """Of names that a device reports, without ``reported.`` before them. Raises InvalidFilter, TooLarge."""
+    return _parse(text, ("reported",))
+
+
+def _parse(text: str, within: tuple[str, ...]) -> Group:
     if len(text.encode(errors="replace")) > QUERY_BYTES_MAX:
         raise TooLarge(f"a group's query is over {QUERY_BYTES_MAX} bytes", hint="give its devices a label instead")
     if not text.strip():
         return Group("", lambda _: True)
-    return Group(text, _Parser(text).whole())
+    parser = _Parser(text, within)
+    return Group(text, parser.whole(), tuple(parser.paths))
 
 
 def parse_path(text: str) -> tuple[str, ...]:
@@ -86,7 +98,9 @@ class _Token(NamedTuple):
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, within: tuple[str, ...]) -> None:
+        self.paths: list[tuple[str, ...]] = []
+        self._within = within
         self._text = text
         self._tokens = list(_tokens(text))
         self._next = 0
@@ -129,10 +143,11 @@ class _Parser:
         if self._conditions > CONDITIONS_MAX:
             raise TooLarge(f"the query has more than {CONDITIONS_MAX} conditions", hint="`in (…)` is one")
         token = self._peek()
-        path = tuple(token.text.split("."))
-        if token.kind != "word" or not _is_path(path):
-            self._fail("labels.NAME or reported.NAME")
+        path = (*self._within, *token.text.split("."))
+        if token.kind != "word" or token.text in _RESERVED or not _is_path(path):
+            self._fail("the name of something reported" if self._within else "labels.NAME or reported.NAME")
         self._next += 1
+        self.paths.append(path)
         return self._comparison(path)
 
     def _comparison(self, path: tuple[str, ...]) -> Matches:
