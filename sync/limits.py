@@ -39,6 +39,7 @@ TIMESTAMP_BYTES_MAX = 8 << 10
 SNAPSHOT_BYTES_MAX = 64 << 10
 ROLE_BYTES_MAX = 1 << 20
 ROLES_MAX = 64  # that are delegated to
+ROLES_BYTES_MAX = 3 << 20  # of all roles of targets: one answer has them
 TRUST_KEYS_MAX = 64  # of one file: each may cost a verification
 ASSIGNMENT_BYTES_MAX = 128 << 10
 ASSIGNED_MODELS_MAX = 64

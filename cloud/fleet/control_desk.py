@@ -19,7 +19,7 @@ from cloud.fleet.trusting import ROOT, SNAPSHOT, TIMESTAMP, Trusting, newest
 from cloud.ports import Caller, Reading, Store, Transaction
 from cloud.rows import Ruled
 from sync.errors import AgentDBError, DataError, InputError, NotFound, Refused
-from sync.limits import ROOTS_MAX
+from sync.limits import ROLES_BYTES_MAX, ROOTS_MAX
 from sync.messages import Control, FetchControl, RoleBytes
 from sync.ports import Clock
 
@@ -77,6 +77,8 @@ class ControlDesk:
         roles = [
             RoleBytes(name, data) for name, data in rest.items() if data and name not in (ROOT, TIMESTAMP, SNAPSHOT)
         ]
+        if roots and sum(map(len, roots)) + sum(len(role.data) for role in roles) > ROLES_BYTES_MAX:
+            return Control(roots, b"", b"", [], b"", b"")
         fresh = row is not None and row.number != message.assignment
         if row is not None and fresh:
             tx.put_assignment(fleet, row._replace(served_ms=now_ms))

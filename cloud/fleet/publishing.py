@@ -18,7 +18,7 @@ from cloud.fleet.documents import check_document
 from cloud.fleet.trusting import ROOT, SNAPSHOT, TIMESTAMP, newest
 from cloud.ports import Reading, Transaction
 from sync.errors import InvalidValue, NotFound, Refused, TooLarge
-from sync.limits import TARGET_BYTES_MAX
+from sync.limits import ROLES_BYTES_MAX, TARGET_BYTES_MAX
 from sync.models import Manifest
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class Published(NamedTuple):
 
 def publish(tx: Transaction, fleet: bytes, repository: Repository, key: SigningKey, now_ms: int) -> Published:
     """Verify and store. Raises Untrusted and Expired as a device would; NotFound for a target that is listed and whose
-    bytes are nowhere, InvalidValue for one that no device would take; Refused if something that is assigned would
-    not be listed any more, or be below its floor.
+    bytes are nowhere, InvalidValue for one that no device would take; TooLarge; Refused if something that is assigned
+    would not be listed any more, or be below its floor.
     """
     from sync.manifests import TrustedSet
 
@@ -87,6 +87,12 @@ def _store(
             rooted = rooted.update(Offer([row.data]), now_ms)
     held = _roles_of(before)
     roles = {**held, **repository.roles}
+    size = sum(map(len, roles.values()))
+    if size > ROLES_BYTES_MAX:
+        raise TooLarge(
+            f"the metadata of all roles is {size:,} bytes, and devices take {ROLES_BYTES_MAX:,} at once",
+            hint="agentdb-cloud trust prune; publish what is left first where that was delegated",
+        )
     snapshot = before.stored().get(SNAPSHOT, b"")
     anew = bool(fresh) or roles != held
     offer = _signed_online(rooted, roles, key, now_ms, before.versions(), snapshot, anew=anew)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cloud.control_rows import AssignmentRow
+from cloud.fleet import control_desk
 from cloud.fleet.assignments import LIFE_MS
 from cloud.fleet.publishing import AHEAD_MAX, Repository
 from cloud.fleet.signing import SigningKey
@@ -182,3 +183,15 @@ def test_many_roots_take_many_answers(world: ControlWorld) -> None:
     first = world.fetch()
     assert first == Control(roots[:ROOTS_MAX], b"", b"", [], b"", b"")
     assert world.fetch(0, ROOTS_MAX).roots == roots[ROOTS_MAX:]
+
+
+def test_roots_that_leave_no_room_for_the_rest_come_first(world: ControlWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    operators = world.operators
+    roots = [operators.root(version, by=operators.roots) for version in (1, 2)]
+    world.plane.publish(world.fleet, Repository(roots, {}, {}))
+    whole = world.fetch()
+    assert len(whole.roots) == 2
+    monkeypatch.setattr(control_desk, "ROLES_BYTES_MAX", sum(len(role.data) for role in whole.roles))
+    assert world.fetch() == Control(roots, b"", b"", [], b"", b"")
+    rest = world.fetch(0, 2)
+    assert (rest.roots, rest.roles, bool(rest.assignment)) == ([], whole.roles, True)

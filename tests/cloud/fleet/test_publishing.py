@@ -10,12 +10,23 @@ import pytest
 
 from cloud.control_plane import ControlPlane
 from cloud.control_rows import ChannelRow
+from cloud.fleet import publishing
 from cloud.fleet.control_key import ControlKeyFile
 from cloud.fleet.publishing import SNAPSHOT_MS, TIMESTAMP_MS, Repository
 from cloud.fleet.signing import SigningKey
 from cloud.fleet.trusting import Trusting
 from sync.chunks import Chunk, ChunkList, file_digest
-from sync.errors import CorruptStore, Expired, InvalidConfig, InvalidValue, NotFound, Refused, StaleWrite, Untrusted
+from sync.errors import (
+    CorruptStore,
+    Expired,
+    InvalidConfig,
+    InvalidValue,
+    NotFound,
+    Refused,
+    StaleWrite,
+    TooLarge,
+    Untrusted,
+)
 from sync.limits import ASSIGNED_MODELS_MAX
 from sync.manifests import TrustedSet
 from sync.models import FileRef, ListRef, Manifest, PackRef
@@ -53,6 +64,17 @@ def test_what_is_published_verifies_whole_and_its_bytes_are_kept(world: ControlW
             assert (row.path, row.data) == (path, data)
         assert view.control(world.fleet) == 1
     assert world.actions()[-1] == "trust.published"
+
+
+def test_more_metadata_than_devices_take_at_once_is_refused(
+    world: ControlWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = everything(world)
+    monkeypatch.setattr(publishing, "ROLES_BYTES_MAX", 1_000)
+    with pytest.raises(TooLarge, match="devices take 1,000 at once") as raised:
+        world.publish()
+    assert "trust prune" in raised.value.hint
+    assert everything(world) == before
 
 
 def test_versions_rise_and_what_has_not_changed_is_not_signed_again(world: ControlWorld) -> None:
