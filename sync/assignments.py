@@ -12,16 +12,21 @@ A device that boots reads what was agreed before, and needs none of this: import
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import msgspec
-import rfc8785
 
+from sync import canonical
 from sync.errors import Expired, Malformed, NotFound, Refused, TooLarge, UnsupportedVersion, Untrusted
-from sync.limits import ASSIGNED_MODELS_MAX, ASSIGNMENT_BYTES_MAX, TARGET_BYTES_MAX
+from sync.limits import (
+    ASSIGNED_MODELS_MAX,
+    ASSIGNMENT_BYTES_MAX,
+    ASSIGNMENT_SIGNATURE_BYTES_MAX,
+    JSON_INT_MAX,
+    TARGET_BYTES_MAX,
+)
 from sync.messages import UNDECODABLE
 from sync.targets import Kind, TargetName, parse_path
 
@@ -31,14 +36,12 @@ if TYPE_CHECKING:
 VERSION = 1
 CONTEXT = b"agentdb.assignment.v1"
 SIGNATURE_BYTES = 64
-SIGNATURES_MAX = 8
-INTEGER_MAX = (1 << 53) - 1  # the largest that every reader of JSON reads as what it is
 _ASK = "ask the operators of this fleet: someone may be sending devices old or forged assignments"
 
-_Number = Annotated[int, msgspec.Meta(ge=0, le=INTEGER_MAX)]
-_Hex12 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{24}$")]
-_Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
-_Hex32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_Number = Annotated[int, msgspec.Meta(ge=0, le=JSON_INT_MAX)]
+_Hex12 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{24}\Z")]
+_Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+_Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Assigned(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -65,13 +68,17 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     fleet: _Hex16
     device: _Hex12
-    number: Annotated[int, msgspec.Meta(ge=1, le=INTEGER_MAX)]
+    number: Annotated[int, msgspec.Meta(ge=1, le=JSON_INT_MAX)]
     time_ms: _Number
     expires_ms: _Number
     snapshot: _Number
     policy: Assigned | None = None
     models: Annotated[dict[str, Assigned], msgspec.Meta(max_length=ASSIGNED_MODELS_MAX)] = {}
     desired: Desired | None = None
+
+
+# Two threads that make msgspec look at a type for the first time bring the process down (0.22): it is looked at here.
+msgspec.json.Decoder(Assignment)
 
 
 class Signed(NamedTuple):
@@ -106,8 +113,8 @@ class Agreed(NamedTuple):
 def seal(assignment: Assignment, key: AssignmentKey) -> Signed:
     """Raises Malformed or TooLarge for what no device would take: too long, integers of 2^53 and more, NaN."""
     try:
-        data = rfc8785.dumps({"v": VERSION, **msgspec.to_builtins(assignment, builtin_types=(bytes,))})
-    except (rfc8785.CanonicalizationError, ValueError, TypeError, RecursionError) as error:
+        data = canonical.write({"v": VERSION, **msgspec.to_builtins(assignment, builtin_types=(bytes,))})
+    except (ValueError, TypeError, RecursionError) as error:
         raise Malformed(f"the assignment has no canonical form: {error}", hint="64-bit numbers go as hex") from error
     _read(data)
     return Signed(data, key.sign(CONTEXT + data))
@@ -150,12 +157,10 @@ def is_signed(signed: Signed, trusted: TrustedSet) -> bool:
     """Whether the online keys that are trusted now signed it. One that is held and no longer is, is no floor any more:
     neither its number nor its time (a stolen key may have set both far ahead; a new root ends that).
     """
-    count, rest = divmod(len(signed.signature), SIGNATURE_BYTES)
-    if rest or not 0 < count <= SIGNATURES_MAX:
+    size = len(signed.signature)
+    if size % SIGNATURE_BYTES or not 0 < size <= ASSIGNMENT_SIGNATURE_BYTES_MAX:
         return False
-    signatures = [
-        signed.signature[at : at + SIGNATURE_BYTES] for at in range(0, len(signed.signature), SIGNATURE_BYTES)
-    ]
+    signatures = [signed.signature[at : at + SIGNATURE_BYTES] for at in range(0, size, SIGNATURE_BYTES)]
     try:
         trusted.verify_online(CONTEXT + signed.data, signatures)
     except Untrusted:
@@ -204,12 +209,11 @@ def _read(data: bytes) -> Assignment:
     if len(data) > ASSIGNMENT_BYTES_MAX:
         raise TooLarge(f"an assignment of {len(data)} bytes, over {ASSIGNMENT_BYTES_MAX}")
     try:
-        document = json.loads(data)
-        again = rfc8785.dumps(document)
-    except (rfc8785.CanonicalizationError, ValueError, TypeError, RecursionError) as error:
-        raise Malformed("the assignment is not canonical JSON", hint=_ASK) from error
-    if again != data or not isinstance(document, Mapping):
-        raise Malformed("the assignment is not canonical JSON", hint=_ASK)
+        document = canonical.read(data)
+    except ValueError as error:
+        raise Malformed(f"the assignment is not canonical JSON: {error!s:.200}", hint=_ASK) from error
+    if not isinstance(document, Mapping):
+        raise Malformed("the assignment is not an object of canonical JSON", hint=_ASK)
     version = document.get("v")
     if version != VERSION or isinstance(version, bool):
         raise UnsupportedVersion(f"an assignment of version {version!r:.32}", hint="update this device's software")

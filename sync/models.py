@@ -8,7 +8,6 @@ or overlap. ``Manifest.chunk_list`` holds the list to it. Whether the bytes were
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Sequence
 from hashlib import sha256
@@ -16,10 +15,10 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
-import rfc8785
 
+from sync import canonical
 from sync.chunks import CHUNKS_MAX, PACKS_MAX, ChunkList, file_digest
-from sync.errors import Malformed, TooLarge, UnsupportedVersion
+from sync.errors import InvalidValue, Malformed, TooLarge, UnsupportedVersion
 from sync.messages import UNDECODABLE
 
 MANIFEST_BYTES_MAX = 1 << 20
@@ -28,6 +27,8 @@ FILES_MAX = 10_000
 PROBES_MAX = 64
 PATH_BYTES_MAX = 1024
 RESERVED = ".agentdb"  # what a slot's own files begin with
+
+_NUMBERS = "integers of 2^53 and more, and bytes, go as text; NaN and infinity do not"
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 ModelName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
@@ -145,23 +146,28 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if len(data) > MANIFEST_BYTES_MAX:
             raise TooLarge(f"a manifest of {len(data)} bytes; the bound is {MANIFEST_BYTES_MAX}")
         try:
-            document = json.loads(data)
-            if isinstance(document, dict) and document.get("schema") != SCHEMA:
-                raise UnsupportedVersion(
-                    f"a manifest of schema {str(document.get('schema'))[:20]!r}", hint="update this side's software"
-                )
-            canonical = rfc8785.dumps(document) == data  # with it no key comes twice
-            manifest = _decoder.decode(data)
-        except (*UNDECODABLE, ValueError) as error:
-            raise Malformed(f"not a model's manifest: {str(error)[:200]}") from error
-        if not canonical:
-            raise Malformed("a manifest is canonical JSON (RFC 8785)", hint="publish it with agentdb-cloud models")
+            document = canonical.read(data)
+        except ValueError as error:
+            raise Malformed(
+                f"a manifest is canonical JSON: {error!s:.200}", hint="publish it with agentdb-cloud models"
+            ) from error
+        if isinstance(document, dict) and document.get("schema") != SCHEMA:
+            raise UnsupportedVersion(
+                f"a manifest of schema {str(document.get('schema'))[:20]!r}", hint="update this side's software"
+            )
+        try:
+            manifest = msgspec.convert(document, Manifest)
+        except UNDECODABLE as error:
+            raise Malformed(f"not a model's manifest: {error!s:.200}") from error
         _check_files(manifest)
         return manifest
 
     def encode(self) -> bytes:
-        """Canonical JSON. Raises TooLarge."""
-        data = rfc8785.dumps(msgspec.to_builtins(self))
+        """Canonical JSON. Raises TooLarge, and InvalidValue for a number that JSON has not."""
+        try:
+            data = canonical.write(msgspec.to_builtins(self))
+        except ValueError as error:
+            raise InvalidValue(f"the manifest has no canonical form: {error!s:.200}", hint=_NUMBERS) from error
         if len(data) > MANIFEST_BYTES_MAX:
             raise TooLarge(
                 f"the manifest would have {len(data)} bytes; the bound is {MANIFEST_BYTES_MAX}",
@@ -193,8 +199,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
 
-# Made with the module: two threads that make msgspec look at a type for the first time bring the process down (0.22).
-_decoder = msgspec.json.Decoder(Manifest)
+# Two threads that make msgspec look at a type for the first time bring the process down (0.22): it is looked at here.
+msgspec.json.Decoder(Manifest)
 
 
 def target_path(name: str, number: int) -> str:

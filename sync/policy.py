@@ -32,6 +32,7 @@ from sync.policy_tables import (
     read_table,
     written,
 )
+from sync.values import brief
 
 SCHEMA = 1
 POLICY_BYTES_MAX = 256 << 10
@@ -58,18 +59,15 @@ class Policy(NamedTuple):
     @staticmethod
     def parse(data: bytes) -> Policy:
         """The policy that canonical JSON says. Raises InvalidPolicy."""
-        import json  # noqa: PLC0415 - a device that starts reads what was checked when it came
-
-        import rfc8785  # noqa: PLC0415
+        from sync import canonical  # noqa: PLC0415 - a device that starts reads what was checked when it came
 
         check_size(data)
         try:
-            document = json.loads(data.decode())
-            canonical = rfc8785.dumps(document)
-        except (ValueError, RecursionError) as error:
-            raise InvalidPolicy(f"not a policy in JSON: {error!s:.200}", hint="agentdb-cloud policy lint") from error
-        if canonical != data:
-            raise InvalidPolicy("a policy's JSON is not in its canonical form", hint="RFC 8785; TOML has no such rule")
+            document = canonical.read(data)
+        except ValueError as error:
+            raise InvalidPolicy(
+                f"not a policy in JSON: {error!s:.200}", hint="agentdb-cloud policy lint; TOML has no canonical form"
+            ) from error
         return Policy.from_document(document)
 
     @staticmethod
@@ -88,7 +86,7 @@ class Policy(NamedTuple):
         schema = document.get("schema")
         if type(schema) is not int or schema != SCHEMA:
             raise InvalidPolicy(
-                f"the schema of the policy is {schema!r:.80}, known here is {SCHEMA}",
+                f"the schema of the policy is {brief(schema)}, known here is {SCHEMA}",
                 hint=f"schema = {SCHEMA}; a greater one needs a newer version of this software",
             )
         values: dict[str, Any] = {"name": policy_name("name", document.get("name"))}
@@ -118,9 +116,9 @@ class Policy(NamedTuple):
 
     def to_json(self) -> bytes:
         """The bytes that are published."""
-        import rfc8785  # noqa: PLC0415 - as in ``parse``
+        from sync import canonical  # noqa: PLC0415 - as in ``parse``
 
-        return bytes(rfc8785.dumps(self.to_document()))
+        return canonical.write(self.to_document())
 
 
 def check_size(data: bytes) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from sync import policy_checks as checks
 from sync.errors import InvalidPolicy
+from sync.limits import JSON_INT_MAX
 from sync.permissions import Permissions
 from sync.policy import Policy
 from sync.policy_tables import ACTIONS, DIRECTIONS, PRECISIONS, PRIORITIES
@@ -39,9 +40,9 @@ _OF_PLACES: dict[str, checks.Check] = {
     "direction": checks.choice(*DIRECTIONS),
     "priority": checks.choice(*PRIORITIES),
     "lane": checks.choice(*PRIORITIES),
-    "interval_s": checks.whole(0, checks.NUMBER_MAX),
-    "record_bytes_max": checks.whole(0, checks.NUMBER_MAX),
-    "age_days_max": checks.whole(0, checks.NUMBER_MAX),
+    "interval_s": checks.whole(0, JSON_INT_MAX),
+    "record_bytes_max": checks.whole(0, JSON_INT_MAX),
+    "age_days_max": checks.whole(0, JSON_INT_MAX),
     "vectors": checks.choice("", *PRECISIONS),
 }
 _OF_AGENTS: dict[str, checks.Check] = {"allowed": _truth}

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from math import isfinite
 from typing import Any
 
 from sync.errors import InvalidPolicy
@@ -18,7 +17,6 @@ Check = Callable[[str, Any], Any]
 
 LIST_MAX = 64  # names, globs or prefixes in a rule
 NAME_BYTES_MAX = 128  # of an agent or a namespace, as keys have it
-NUMBER_MAX = 1 << 53  # beyond it, JSON has no whole numbers
 STORES = ("attachments", "documents", "memories", "state", "vectors")  # of an agent, as permissions name them
 _POLICY_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _COLLECTION = re.compile(rf"[A-Za-z][A-Za-z0-9_.-]{{0,{COLLECTION_NAME_BYTES_MAX - 1}}}")
@@ -44,7 +42,7 @@ def whole(least: int, most: int) -> Check:
 
 def number(least: float, most: float) -> Check:
     def check(where: str, value: Any) -> float:
-        if type(value) not in (int, float) or not isfinite(value) or not least <= value <= most:
+        if type(value) not in (int, float) or not least <= value <= most:
             raise wrong(where, value, f"a number from {least:,} to {most:,}")
         return value  # type: ignore[no-any-return]
 

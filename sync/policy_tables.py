@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from sync import policy_checks as checks
 from sync.errors import InvalidPolicy
+from sync.limits import JSON_INT_MAX
 from sync.policy_checks import Check, choice, number, texts, whole
 
 DIRECTIONS = ("both", "up", "down", "local", "absent")
@@ -149,7 +150,7 @@ TABLES: dict[str, Table] = {
             "direction": choice(*DIRECTIONS),
             "priority": choice(*PRIORITIES),
             "urgent_when": _nested(
-                Urgent, {"field": checks.field_name, "at_least": number(-checks.NUMBER_MAX, checks.NUMBER_MAX)}
+                Urgent, {"field": checks.field_name, "at_least": number(-JSON_INT_MAX, JSON_INT_MAX)}
             ),
             "interval_s": whole(0, 7 * 86_400),
             "record_bytes_max": whole(0, 1 << 30),

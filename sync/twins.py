@@ -18,6 +18,8 @@ from typing import Any, Final
 import msgspec
 
 from sync.errors import InvalidValue, Malformed, TooLarge
+from sync.limits import JSON_INT_MAX
+from sync.values import brief
 
 STATE_BYTES_MAX: Final = 63 << 10
 PATCH_BYTES_MAX: Final = 64 << 10  # so that it can be a whole state, and say so
@@ -29,7 +31,6 @@ SYSTEM: Final = "agentdb"
 """``reported["agentdb"]`` is what the device says of itself: its number of the configuration, outcomes of targets."""
 
 _REPLACE: Final = ""
-_INT_MAX: Final = (1 << 53) - 1  # what JSON carries between any two programs (RFC 8785)
 
 Document = dict[str, Any]
 Patch = dict[str, Any]
@@ -149,8 +150,8 @@ def _check(value: Any, depth: int, *, nulls: bool) -> None:
         if not isfinite(value):
             raise InvalidValue(f"{value} is no number of JSON")
     elif isinstance(value, int):
-        if abs(value) > _INT_MAX:
-            raise InvalidValue(f"{value} is over 2^53 - 1, what JSON carries", hint="as a string")
+        if abs(value) > JSON_INT_MAX:
+            raise InvalidValue(f"{brief(value)} is over 2^53 - 1, what JSON carries", hint="as a string")
     elif not isinstance(value, str):
         what = "null" if value is None else type(value).__name__
         raise InvalidValue(f"a twin holds no {what}", hint="JSON values; null only deletes, in a patch")

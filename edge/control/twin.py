@@ -18,8 +18,6 @@ from _thread import allocate_lock
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from edge.storage import twin_rows
 from edge.storage.control_tables import ASSIGNMENT, ControlTables
 from edge.storage.twin_rows import Row
@@ -173,8 +171,10 @@ class Twin:
         if note is None:
             return _NOTHING
         if self._held.of != (held := (note.number, note.accepted_ms)):
+            from sync import canonical  # with json and rfc8785: only where something was assigned
+
             data = self._tables.kept().get(ASSIGNMENT, b"{}")
-            desired = msgspec.json.decode(data).get("desired") or {"version": 0, "state": {}}
+            desired = canonical.read(data).get("desired") or {"version": 0, "state": {}}
             self._held = _Told(held, desired["version"], desired["state"])
         return self._held
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.chunks import Chunk, ChunkList, file_digest
-from sync.errors import DataError, Malformed, TooLarge, UnsupportedVersion
+from sync.errors import DataError, InvalidValue, Malformed, TooLarge, UnsupportedVersion
 from sync.models import (
     MANIFEST_BYTES_MAX,
     Errors,
@@ -68,6 +68,15 @@ def test_a_manifest_comes_back() -> None:
     assert made.disk_bytes == 100
     assert manifest(needs=Needs()).disk_bytes == 17
     assert made.chunk_list(LIST) == CHUNKS
+
+
+def test_large_numbers_come_back_or_are_refused_by_who_writes_them() -> None:
+    made = manifest(metrics={"flops": 3.1e17, "steps": 2**53 - 1}, probes=[Golden(None, [1e20])])
+    assert Manifest.parse(made.encode()) == made
+    assert Manifest.parse(made.encode()).encode() == made.encode()
+    for value in (2**53, float("nan")):
+        with pytest.raises(InvalidValue, match="no canonical form"):
+            manifest(metrics={"flops": value}).encode()
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,10 @@ def test_what_is_written_is_what_is_meant() -> None:
         (f'[[sync]]\ncollections=["a"]\nprefixes=["{"x" * 513}"]', "prefixes, entry 1", "512 bytes"),
         ('[[sync]]\ncollections=["a"]\nurgent_when={field="i"}', "urgent_when has no at_least", "left out"),
         ('[[sync]]\ncollections=["a"]\nurgent_when={field="i", at_least=nan}', "at_least is nan", "a number from"),
+        *(
+            (f'[[sync]]\ncollections=["a"]\nurgent_when={{field="i", at_least={number}}}', "at_least is", "a number")
+            for number in (2**53, 2.0**53, -(2**53), 10**400, hex(1 << 32_000), "inf")
+        ),
         ('[[sync]]\ncollections=["a"]\nurgent_when=3', "urgent_when is 3", "a table of field, at_least"),
         ('[[sync]]\nagents=["a"]\nnamespaces=["b*"]', "b\\*", "in full"),
         ('[[sync]]\nagents=["a\\u0000"]', "agents, entry 1", "the name of an agent"),
@@ -130,7 +134,9 @@ def test_mistakes_name_the_key_and_what_to_do(text: str, said: str, hint: str) -
     assert re.search(hint, caught.value.hint), caught.value.hint
 
 
-@pytest.mark.parametrize("schema", ["", "schema = 2", 'schema = "1"', "schema = true", "schema = 1.0"])
+@pytest.mark.parametrize(
+    "schema", ["", "schema = 2", 'schema = "1"', "schema = true", "schema = 1.0", f"schema = {1 << 32_000:#x}"]
+)
 def test_a_schema_that_is_not_known_here_is_refused_before_anything_else(schema: str) -> None:
     with pytest.raises(InvalidPolicy, match="the schema of the policy") as caught:
         read_policy(f'{schema}\nname = "a"\nfrom_the_future = 1'.encode())

@@ -17,7 +17,7 @@ from edge import AsyncEdge, Edge, InvalidValue, ReadOnly, TooLarge
 from edge.cli import main
 from edge.control.twin import Due, Twin
 from edge.storage.control_tables import ASSIGNMENT, ControlNote, ControlTables
-from sync import twins
+from sync import canonical, twins
 from tests.sync.test_twins import PATCHES
 
 
@@ -38,7 +38,7 @@ class FakeCloud:
 
 def desire(edge: Edge, version: int, state: dict[str, Any]) -> None:
     """As ``edge.control.trust`` keeps an assignment that it accepted."""
-    assignment = json.dumps({"number": version, "desired": {"version": version, "state": state}}).encode()
+    assignment = canonical.write({"number": version, "desired": {"version": version, "state": state}})
     ControlTables(edge.log).keep(ControlNote(number=version), {ASSIGNMENT: assignment})
 
 
@@ -184,6 +184,14 @@ def test_a_reader_sees_it_and_reports_nothing(tmp_path: Path) -> None:
             assert reader.twin.reported() == {"a": 1}
             with pytest.raises(ReadOnly):
                 reader.twin.report({"a": 2})
+
+
+def test_a_large_number_that_is_desired_can_be_reported(tmp_path: Path) -> None:
+    with Edge.open(tmp_path / "s") as edge:
+        desire(edge, 1, {"flops": 1e17})
+        edge.twin.report(edge.twin.desired())
+        assert edge.twin.reported() == {"flops": 1e17}
+        assert edge.twin.delta() == {}
 
 
 def test_watch_yields_what_is_desired_now_and_each_change_until_the_store_closes(tmp_path: Path) -> None:
