@@ -330,7 +330,8 @@ def _damaged(note: Note, *, spare: bool) -> Step:
 def _spared(note: Note) -> Step:
     if note.candidate is not None or (note.state == SOAKING and note.previous is not None):
         return note, []
-    return note._replace(previous=None), [Empty(_other(note.active))]
+    in_use = None if note.active is None else note.active.slot
+    return note._replace(previous=None), [Empty(slot) for slot in SLOTS if slot != in_use]
 
 
 def _at_rest(note: Note) -> Note:

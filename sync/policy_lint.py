@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from sync.budgets import BYTES_PER_DAY_MIN
-from sync.patterns import Patterns
+from sync.patterns import Patterns, one_of
 from sync.policy import Policy
 from sync.policy_tables import PRECISIONS, SyncRule
 from sync.precisions import stored_bytes
 from sync.schema import CollectionSchema
-from sync.scope import ScopeTable
+from sync.scope import Region, ScopeTable
 
 ERROR, WARNING = "error", "warning"
 _NOT_SENT = ("interval_s", "record_bytes_max", "urgent_when", "priority")
@@ -101,8 +101,11 @@ def _links(policy: Policy) -> Iterator[Finding]:
             yield Finding(WARNING, f"{where}: bytes_per_day", "a large record may wait for ever", hint)
         if link.bytes_per_day and link.burst_bytes > link.bytes_per_day:
             yield Finding(WARNING, f"{where}: burst_bytes", "is more than a day's budget", "a smaller one")
-        if link.urgent_share == 1 and set(link.lanes) - {"urgent"}:
-            yield Finding(WARNING, f"{where}: urgent_share", "leaves normal and bulk nothing", "below 1")
+        if link.bytes_per_day and link.urgent_share >= 0.5 and "bulk" in link.lanes:
+            hint = "below 0.5: bulk leaves as much again to normal"
+            yield Finding(WARNING, f"{where}: urgent_share", "leaves bulk nothing", hint)
+        elif link.bytes_per_day and link.urgent_share == 1 and "normal" in link.lanes:
+            yield Finding(WARNING, f"{where}: urgent_share", "leaves normal nothing", "below 1")
         if link.urgent_share and not link.bytes_per_day:
             yield Finding(WARNING, f"{where}: urgent_share", "is a share of bytes_per_day, of which there is none", "")
         if "urgent" not in link.lanes:
@@ -118,17 +121,16 @@ def _staleness(policy: Policy) -> Iterator[Finding]:
 def _retention(policy: Policy) -> Iterator[Finding]:
     table = ScopeTable(policy.sync)
     for at, one in enumerate(policy.retention, 1):
-        age = table.rule(one.collection, "~").age_days_max
+        age = table.at(Region("collection", one.collection, "")).age_days_max  # of keys that no prefix has
         if age > one.delete_days:
             message = f"deletes before age_days_max = {age} lets records leave the device"
             yield Finding(WARNING, f"[[retention]] {at}: delete_days", message, "the smaller one decides")
 
 
 def _agents(policy: Policy) -> Iterator[Finding]:
+    agents = Patterns((rule.name, at, None) for at, rule in enumerate(policy.agents, 1))
     for at, rule in enumerate(policy.agents, 1):
-        met = Patterns((other.name, number, None) for number, other in enumerate(policy.agents[: at - 1]))
-        name = rule.name[:-1] + "\0" if rule.name.endswith("*") else rule.name
-        if met.met(name):
+        if agents.met(one_of(rule.name))[0][0] < at:
             message = "a table before it decides for all of these agents"
             yield Finding(WARNING, f"[[agent]] {at}", message, "the first that matches decides: move it up")
     if policy.cedar and not policy.agents:

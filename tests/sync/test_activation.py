@@ -241,6 +241,9 @@ def test_room_and_removal() -> None:
     assert (note.previous, actions) == (None, [Empty("a")])
     for left in (after(ONE, Assigned(version(2)))[0], staged(2, ONE)):
         assert step(left, Spared()) == (left, [])
+    none = after(staged(2, ONE), Damaged(), Begun(), Probed(version(2).digest, "slow"))[0]
+    assert (none.state, none.active) == (RETURNED, None)
+    assert step(none, Spared()) == (none, [Empty("a"), Empty("b")]), "what was returned is in the other slot"
     assert step(TWO, Removed()) == (Note(), [Empty("a"), Empty("b"), Tell()])
 
 

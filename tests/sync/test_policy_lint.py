@@ -61,6 +61,24 @@ def sync(*rules: dict[str, Any]) -> dict[str, Any]:
         ({"link": [{"class": "default", "lanes": ["bulk"]}]}, "[[link]] 1: lanes", "wait for another"),
         ({"link": [{"class": "default", "urgent_share": 0.5}]}, "[[link]] 1: urgent_share", "there is none"),
         (
+            {"link": [{"class": "default", "bytes_per_day": 600_000, "urgent_share": 0.5}]},
+            "[[link]] 1: urgent_share",
+            "leaves bulk nothing",
+        ),
+        (
+            {"link": [{"class": "default", "bytes_per_day": 600_000, "urgent_share": 1, "lanes": ["urgent", "normal"]}]},  # noqa: E501
+            "[[link]] 1: urgent_share",
+            "leaves normal nothing",
+        ),
+        (
+            {
+                **sync({"prefixes": ["~"], "age_days_max": 5}, {"age_days_max": 90}),
+                "retention": [{"collection": "notes", "delete_days": 30}],
+            },
+            "[[retention]] 1: delete_days",
+            "age_days_max = 90",
+        ),
+        (
             {**sync({"age_days_max": 90}), "retention": [{"collection": "notes", "delete_days": 30}]},
             "[[retention]] 1: delete_days",
             "age_days_max = 90",
