@@ -119,13 +119,13 @@ def sealed_length(length: int) -> int:
     return length + 56 + 16 * (length // _CIPHER_BLOCK + 1)
 
 
-def seal_chunk_into(data: Bytes, length: int, digest: bytes, key: bytes, out: memoryview) -> int:
-    """Seal ``length`` bytes at the beginning of ``out``; how many it took. There is no copy but the cipher's own."""
+def seal_chunk_into(data: Bytes, digest: bytes, key: bytes, out: memoryview) -> int:
+    """Seal a chunk at the beginning of ``out``; how many bytes it took. There is no copy but the cipher's own."""
     encryptor = Cobblestone256Encryptor(key, _CONTEXT + digest)
     at = encryptor.update_into(data, out)
     last = encryptor.finalize()
     out[at : at + len(last)] = last
-    if at + len(last) != sealed_length(length):
+    if at + len(last) != sealed_length(len(data)):
         raise AssertionError("the cipher's overhead is not what FORMAT.md says")
     return at + len(last)
 

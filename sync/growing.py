@@ -21,7 +21,6 @@ class GrowingSession(SyncSession):
 
     _asked: Growth | None = None  # whose page was asked for last; None: the feed, or a baseline
     _whole: bool | None = None  # whether the last page of the feed left out nothing; None: none came yet
-
     _welcome: Welcome | None = None  # after which what leaves has not been seen to
 
     def rescoped(self, scope: bytes, growth: Growth | None, *, owed: bool) -> None:

@@ -35,13 +35,14 @@ from sync.metadata import (
     check_time,
     check_version,
     expires_ms,
+    floor_of,
     is_by,
     is_signed,
     read_root,
     read_signed,
     target_info,
 )
-from sync.targets import TargetInfo, parse_path
+from sync.targets import TargetInfo, TargetName, parse_path
 
 _ROLE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -74,6 +75,7 @@ class TrustedSet:
         self._roles = dict(roles or {})
         # Of roles that nothing names after new roots came alone: the next snapshot may name the same bytes again.
         self._spare = dict(spare or {})
+        self._floors: dict[tuple[str, str, str], int] = {}  # each costs a look at all that its role lists
 
     @staticmethod
     def load(stored: Mapping[str, bytes], fleet: bytes) -> TrustedSet:
@@ -167,7 +169,7 @@ class TrustedSet:
             for name, terminating in order:
                 role = self._roles.get(name)
                 if role is not None and path in role[1].targets:
-                    return target_info(wanted, name, role[1].targets)
+                    return target_info(wanted, name, role[1].targets, self._floor(name, wanted))
                 if terminating:
                     break
         raise NotFound(f"{path} is not among the fleet's signed targets", hint="sign it first: agentdb-cloud trust")
@@ -190,6 +192,12 @@ class TrustedSet:
         good = sum(any(is_by(key, message, signature) for signature in signatures) for key in keys)
         if good < role.threshold:
             raise Untrusted(f"signed by {good} of {role.threshold} keys that sign online for this fleet", hint=ASK)
+
+    def _floor(self, role: str, wanted: TargetName) -> int:
+        asked = (role, wanted.kind, wanted.name)
+        if asked not in self._floors:
+            self._floors[asked] = floor_of(wanted, self._roles[role][1].targets)
+        return self._floors[asked]
 
     def _parts(self) -> Iterable[tuple[str, tuple[bytes, Signed]]]:
         yield ROOT, self._root

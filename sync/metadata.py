@@ -134,14 +134,16 @@ def is_by(key: Key, message: bytes, signature: bytes) -> bool:
     return True
 
 
-def target_info(wanted: TargetName, role: str, listed: Mapping[str, TargetFile]) -> TargetInfo:
-    """Raises Refused. The floor is the highest that any number of this name asks for."""
+def floor_of(wanted: TargetName, listed: Mapping[str, TargetFile]) -> int:
+    """The highest that any number of this name asks for. Raises Refused, Malformed."""
+    numbers = f"{wanted.kind.value}/{wanted.name}/"
+    return max(_floor(parse_path(path), file) for path, file in listed.items() if path.startswith(numbers))
+
+
+def target_info(wanted: TargetName, role: str, listed: Mapping[str, TargetFile], floor: int) -> TargetInfo:
+    """Raises Refused."""
     file = listed[wanted.path]
     digest = file.hashes.get("sha256", "")
-    floor = 0
-    for path, other in listed.items():
-        if path.startswith(f"{wanted.kind.value}/{wanted.name}/"):
-            floor = max(floor, _floor(parse_path(path), other))
     if not _SHA256.fullmatch(digest) or not isinstance(file.length, int):
         raise Refused(f"{wanted.path}: listed by {role} without its length and SHA-256", hint=ASK)
     return TargetInfo(wanted.kind, wanted.name, wanted.number, floor, file.length, bytes.fromhex(digest), role)

@@ -20,6 +20,7 @@ from sync import canonical
 from sync.chunks import CHUNKS_MAX, PACKS_MAX, ChunkList, file_digest
 from sync.errors import InvalidValue, Malformed, TooLarge, UnsupportedVersion
 from sync.messages import UNDECODABLE
+from sync.targets import Kind, TargetName
 
 MANIFEST_BYTES_MAX = 1 << 20
 SCHEMA = 1
@@ -204,7 +205,7 @@ msgspec.json.Decoder(Manifest)
 
 
 def target_path(name: str, number: int) -> str:
-    return f"models/{name}/{number}.json"
+    return TargetName(Kind.MODEL, name, number).path
 
 
 def list_path(name: str, number: int) -> str:

@@ -19,7 +19,7 @@ from sync.errors import InvalidPolicy
 from sync.limits import JSON_INT_MAX
 from sync.permissions import Permissions
 from sync.policy import Policy
-from sync.policy_tables import ACTIONS, DIRECTIONS, PRECISIONS, PRIORITIES
+from sync.policy_tables import ACTIONS, DIRECTIONS, PRIORITIES, VECTOR_FORMS
 from sync.scope import ScopeTable
 from sync.values import brief, check_collection_name, check_key
 
@@ -43,7 +43,7 @@ _OF_PLACES: dict[str, checks.Check] = {
     "interval_s": checks.whole(0, JSON_INT_MAX),
     "record_bytes_max": checks.whole(0, JSON_INT_MAX),
     "age_days_max": checks.whole(0, JSON_INT_MAX),
-    "vectors": checks.choice("", *PRECISIONS),
+    "vectors": checks.choice("", *VECTOR_FORMS),
 }
 _OF_AGENTS: dict[str, checks.Check] = {"allowed": _truth}
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from sync.budgets import BYTES_PER_DAY_MIN
 from sync.patterns import Patterns, one_of
 from sync.policy import Policy
-from sync.policy_tables import PRECISIONS, SyncRule
-from sync.precisions import stored_bytes
+from sync.policy_tables import SyncRule
+from sync.precisions import PRECISIONS, stored_bytes
 from sync.schema import CollectionSchema
 from sync.scope import Region, ScopeTable
 
@@ -150,7 +150,7 @@ def _names(policy: Policy, schemas: Mapping[str, CollectionSchema]) -> Iterator[
 def _forms(policy: Policy, schemas: Mapping[str, CollectionSchema]) -> Iterator[Finding]:
     """A vector's form is told by its length, so two forms of one length cannot be told apart."""
     for at, rule in enumerate(policy.sync, 1):
-        if rule.vectors not in PRECISIONS[:3]:
+        if rule.vectors not in PRECISIONS:
             continue
         met = Patterns((name, 0, None) for name in rule.collections)
         for name, schema in sorted(schemas.items()):
@@ -159,7 +159,7 @@ def _forms(policy: Policy, schemas: Mapping[str, CollectionSchema]) -> Iterator[
                 continue
             where = f"[[sync]] {at}: vectors"
             size, declared = vector.dimensions, vector.precision
-            alike = [form for form in PRECISIONS[PRECISIONS.index(declared) : 3] if form != rule.vectors]
+            alike = [form for form in PRECISIONS[PRECISIONS.index(declared) :] if form != rule.vectors]
             alike = [form for form in alike if stored_bytes(size, form) == stored_bytes(size, rule.vectors)]
             if rule.vectors != declared and alike:
                 message = f"of {size} dimensions, {rule.vectors} and {alike[0]} are of one length in {name!r}"

@@ -13,10 +13,11 @@ from sync import policy_checks as checks
 from sync.errors import InvalidPolicy
 from sync.limits import JSON_INT_MAX
 from sync.policy_checks import Check, choice, number, texts, whole
+from sync.precisions import PRECISIONS
 
 DIRECTIONS = ("both", "up", "down", "local", "absent")
 PRIORITIES = ("urgent", "normal", "bulk")
-PRECISIONS = ("float32", "float16", "int8", "none")
+VECTOR_FORMS = (*PRECISIONS, "none")
 ACTIONS = ("read", "write")
 KINDS = ("semantic", "episodic", "procedural", "working")  # of memories
 _DAYS_MAX = 36_500
@@ -155,7 +156,7 @@ TABLES: dict[str, Table] = {
             "interval_s": whole(0, 7 * 86_400),
             "record_bytes_max": whole(0, 1 << 30),
             "age_days_max": whole(0, _DAYS_MAX),
-            "vectors": choice(*PRECISIONS),
+            "vectors": choice(*VECTOR_FORMS),
         },
         256,
     ),

@@ -55,7 +55,7 @@ class PackWriter:
             self._send()
         place = Place(len(self.ids), self._at)
         with memoryview(self._buffer) as whole, whole[self._at : self._at + size] as out:
-            seal_chunk_into(data, len(data), digest, self._key, out)
+            seal_chunk_into(data, digest, self._key, out)
         self._at += size
         self._entries.append((digest, len(data)))
         return place

@@ -85,7 +85,7 @@ def test_not_even_from_a_device_that_has_the_fleet_s_key(world: FetchWorld) -> N
     model = world.publish("embed", "1", FILES)
     chunk = model.chunks.chunks[0]
     out = memoryview(bytearray(chunk.sealed_length))
-    seal_chunk_into(bytes(chunk.length), chunk.length, chunk.digest, world.ring.key(1), out)
+    seal_chunk_into(bytes(chunk.length), chunk.digest, world.ring.key(1), out)
     with pytest.raises(Malformed):
         open_chunk_into(out, chunk, world.ring.key(1), memoryview(bytearray(1 << 20)))
     world.objects.on_range = lambda _, data: bytes(out) + data[len(out) :]

@@ -65,7 +65,7 @@ def write() -> None:
     (HERE / "model.v1.json").write_bytes(manifest().encode())
     (HERE / "model.v1.chunks").write_bytes(chunks().encode())
     sealed = memoryview(bytearray(sealed_length(len(DATA))))
-    seal_chunk_into(DATA, len(DATA), sha256(DATA).digest(), RING.key(7), sealed)
+    seal_chunk_into(DATA, sha256(DATA).digest(), RING.key(7), sealed)
     (HERE / "model.v1.chunk").write_bytes(sealed)
 
 

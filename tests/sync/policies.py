@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from sync.policy import SCHEMA
-from sync.policy_tables import DIRECTIONS, PRECISIONS, PRIORITIES
+from sync.policy_tables import DIRECTIONS, PRIORITIES, VECTOR_FORMS
 
 names = st.text("abc", min_size=1, max_size=3)
 globs = st.text("abc", max_size=2).map(lambda name: name + "*")
@@ -30,7 +30,7 @@ _HOW: dict[str, st.SearchStrategy[Any]] = {
     "interval_s": st.integers(0, 100),
     "record_bytes_max": st.integers(0, 1000),
     "age_days_max": st.integers(0, 100),
-    "vectors": st.sampled_from(PRECISIONS),
+    "vectors": st.sampled_from(VECTOR_FORMS),
 }
 sync_rules = st.one_of(
     st.fixed_dictionaries({"collections": some(patterns)}, optional={"prefixes": some(prefixes), **_HOW}),

@@ -30,7 +30,7 @@ OUT = memoryview(bytearray(CHUNK_BYTES_MAX))
 
 def seal(data: bytes, digest: bytes = b"", key: bytes = KEY) -> bytes:
     out = memoryview(bytearray(sealed_length(len(data))))
-    assert seal_chunk_into(data, len(data), digest or sha256(data).digest(), key, out) == len(out)
+    assert seal_chunk_into(data, digest or sha256(data).digest(), key, out) == len(out)
     return bytes(out)
 
 

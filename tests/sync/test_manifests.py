@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets
+from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, TargetFile, Targets
 
 from sync.errors import Expired, Malformed, NotFound, Refused, TooLarge, Untrusted
 from sync.limits import ROLE_BYTES_MAX, ROOT_BYTES_MAX, ROOTS_MAX, SNAPSHOT_BYTES_MAX, TIMESTAMP_BYTES_MAX
 from sync.manifests import Offer, TrustedSet, pinned
-from sync.targets import Kind
+from sync.metadata import floor_of
+from sync.targets import Kind, TargetName
 from tests.trust_world import DAY_MS, FLEET, NOW_MS, PrivateKey, World, flipped
 
 WORLD = World(documents={"policies/kiosk/1.json": b"{}", "models/embed/3.json": b"[]"})
@@ -256,3 +258,21 @@ def test_the_set_does_without_python_tufs_client() -> None:
     found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert "tuf.api.metadata" in found.stdout.split()
     assert "tuf.ngclient" not in found.stdout.split()
+
+
+def test_a_name_of_many_numbers_is_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a thousand numbers take a million looks, under the lock of who publishes."""
+    asked = []
+
+    def counted(wanted: TargetName, listed: Mapping[str, TargetFile]) -> int:
+        asked.append(wanted.name)
+        return floor_of(wanted, listed)
+
+    monkeypatch.setattr("sync.manifests.floor_of", counted)
+    paths = [f"policies/{name}/{number}.json" for name in ("door", "kiosk") for number in range(1, 10)]
+    trusted = WORLD.but(documents=dict.fromkeys(paths, b"{}"), floors={"policies/kiosk/9.json": 4}).trusted()
+    assert [(info.path, info.floor) for info in trusted.listed()] == [
+        (path, 4 if "kiosk" in path else 1) for path in paths
+    ]
+    assert trusted.target("policies/kiosk/2.json").floor == 4
+    assert asked == ["door", "kiosk"]
