@@ -31,7 +31,8 @@ class PacedSession(GrowingSession):
     def polls(self) -> bool:
         """Whether the next thing it asks the feed is to wait for news."""
         position = self.position
-        return position.baseline is None and position.growth is None and position.cursor >= self.head
+        looks = position.owed and self._whole is None  # whether something is still left out
+        return position.baseline is None and position.growth is None and position.cursor >= self.head and not looks
 
     @property
     def pushes(self) -> bool:

@@ -8,6 +8,7 @@ from sync.effects import (
     Apply,
     Effect,
     Learn,
+    Leave,
     Load,
     LoadState,
     Mend,
@@ -51,13 +52,20 @@ class FixedRandom:
 class Wire:
     """A session and what is needed to play its cloud."""
 
-    def __init__(self, *, live: bool = False, ring: KeyRing | None = None, **position: object) -> None:
+    def __init__(
+        self,
+        *,
+        live: bool = False,
+        ring: KeyRing | None = None,
+        kind: type[SyncSession] = SyncSession,
+        **position: object,
+    ) -> None:
         random = FixedRandom()
         self.device, self.cloud = DeviceKey.generate(random), DeviceKey.generate(random)
         self.ring = ring if ring is not None else KeyRing({1: b"k" * 32})
         start = Position(REPLICA, 0, (0, b""), (), 0, b"", None)._replace(**position)  # type: ignore[arg-type]
         keys = SessionKeys(FLEET, self.device, self.cloud.public, self.ring)
-        self.session = SyncSession(start, keys, random, live=live)
+        self.session = kind(start, keys, random, live=live)
         self.sends: dict[str, Send] = {}
 
     def step(self, *, durable: bool = True) -> list[str]:
@@ -143,4 +151,6 @@ def words(effect: Effect) -> str:
             f"repair {effect.repair}" if effect.repair is not None else "",
         ]
         return " ".join(["persist", *filter(None, parts)])
+    if isinstance(effect, Leave):
+        return f"leave at {effect.head}, archived to {effect.archived}"
     return "new incarnation"
