@@ -25,6 +25,8 @@ _VERSION = 1
 ABSENT, FETCHING, STAGED, TRYING = "absent", "fetching", "staged", "trying"
 SOAKING, COMMITTED, RETURNED = "soaking", "committed", "returned"
 STATES = (ABSENT, FETCHING, STAGED, TRYING, SOAKING, COMMITTED, RETURNED)
+DAMAGED = "its files were damaged, and are filled again"
+UNWANTED = "another version is assigned, which was refused here"
 CRASHES = f"the device's process ended {TRIES_MAX} times while it was tried"
 
 
@@ -197,16 +199,24 @@ def _assigned(note: Note, version: Version, *, refused: bool) -> Step:
     if note.state == TRYING:  # ends first
         candidate = note.candidate
         same = candidate is not None and candidate.digest == version.digest
+        if note.why != DAMAGED:
+            note = note._replace(why=UNWANTED if refused and not same else "")
         return note._replace(wanted=None if same or refused else version), []
     if refused:
-        return note, []
+        return _unwanted(note, version)
     if _is(note.active, version):
         return _kept(note)
     if note.state == SOAKING:
         return _superseded(note, version)
-    if _is(note.candidate, version):
+    return (note, []) if _is(note.candidate, version) else _fetching(note, version)
+
+
+def _unwanted(note: Note, version: Version) -> Step:
+    """What is in use stays; what was on its way goes, unless it was in use itself until it was damaged."""
+    candidate = note.candidate
+    if candidate is None or _is(candidate, version) or note.why == DAMAGED:
         return note, []
-    return _fetching(note, version)
+    return _at_rest(note), [Empty(candidate.slot)]
 
 
 def _kept(note: Note) -> Step:
@@ -243,7 +253,7 @@ def _fetching(note: Note, version: Version) -> Step:
 def _filled(note: Note, digest: bytes) -> Step:
     if note.state != FETCHING or note.candidate is None or note.candidate.digest != digest:
         return note, []  # of one that is not wanted any more
-    return note._replace(state=STAGED, tries=0, why=""), [Try()]
+    return note._replace(state=STAGED, tries=0), [Try()]
 
 
 def _started(note: Note) -> Step:
@@ -269,6 +279,8 @@ def _probed(note: Note, event: Probed) -> Step:
         return note, []
     if event.why:
         return _rejected(note, event.why)
+    if note.why == UNWANTED:
+        return _at_rest(note), [Empty(note.candidate.slot)]
     if note.wanted is not None:  # it was not found bad: it is only not wanted any more
         rest = _at_rest(note)._replace(candidate=note.candidate)
         return _assigned(rest, note.wanted, refused=False)
@@ -323,7 +335,7 @@ def _damaged(note: Note, *, spare: bool) -> Step:
     if note.candidate is not None:
         return note._replace(active=None), [Tell()]
     damaged = note.active
-    after = _at_rest(note)._replace(state=FETCHING, active=back, previous=None, candidate=damaged)
+    after = _at_rest(note)._replace(state=FETCHING, active=back, previous=None, candidate=damaged, why=DAMAGED)
     return after, [Tell(), Fill(damaged)]
 
 
@@ -363,9 +375,6 @@ def check(note: Note) -> None:
     assert note.active is not None or note.state not in (SOAKING, COMMITTED), note
     assert note.wanted is None or note.state == TRYING, note
     assert 0 <= note.tries <= TRIES_MAX, note
-
-
-# -- as it is kept ----------------------------------------------------------------------------------------------------
 
 
 def to_document(note: Note) -> list[Any]:

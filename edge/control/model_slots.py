@@ -62,8 +62,8 @@ class Slots:
 
     # -- documents ----------------------------------------------------------------------------------------------------
 
-    def keep(self, digest: bytes, manifest: bytes, chunks: bytes | None) -> None:
-        """Durable when it returns. Without ``chunks`` the list is kept later, the same way. Raises StorageError."""
+    def keep(self, digest: bytes, manifest: bytes | None, chunks: bytes | None) -> None:
+        """Durable when it returns; what is None is there, or is kept later, the same way. Raises StorageError."""
         try:
             if not self.folder.is_dir():
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

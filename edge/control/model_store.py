@@ -90,6 +90,7 @@ class ModelStore(ModelKeeper):
         self._code_runs = code_runs
         self._reported = reported
         self._unfit: dict[str, tuple[int, bytes]] = {}
+        self._begun: set[str] = set()  # of which this process runs the probes
         self._room = room
         self._probe = probe
         self._fill: Fill | None = None
@@ -260,9 +261,9 @@ class ModelStore(ModelKeeper):
             with self._trying, self._fetching, self.changed:
                 for name, note in list(self._notes.items()):
                     with suppress(StorageError):  # then this counts as a start that did not end well
-                        if note.state in (TRYING, SOAKING):
+                        if note.state == SOAKING or name in self._begun:
                             self._count(name)
-                            self._happened(name, trial.Stopped())
+                            self._stopped(name)
                 self._running.unlink(missing_ok=True)
         for name in list(self._held):
             self._let_go(name)
@@ -308,7 +309,7 @@ class ModelStore(ModelKeeper):
                 raise
             chunks = target(manifest.chunks.sha256)
             manifest.chunk_list(chunks)
-            slots.keep(version.digest, manifest.encode(), chunks)
+            slots.keep(version.digest, None, chunks)  # of the manifest, the bytes that were signed stay
             return slots.documents(version.digest)
 
     def _is_stopped(self, name: str, version: Version) -> bool:
@@ -359,18 +360,25 @@ class ModelStore(ModelKeeper):
         slots = self.slots(name)
         manifest = slots.documents(version.digest).manifest
         self._happened(name, trial.Begun())
+        self._begun.add(name)
         runner = self.runners.get(manifest.needs.runner or name)
         stopped = partial(self._is_stopped, name, version)
         try:
             outcome = self._probe(slots.path(version.slot), manifest, runner, stopped)
         except BaseException:
-            self._happened(name, trial.Stopped())  # it is no fault of the model's
+            self._stopped(name)  # it is no fault of the model's
             raise
         if outcome is None:
             return "interrupted"
+        self._begun.discard(name)
         self.measured[name] = outcome
         self._happened(name, trial.Probed(version.digest, outcome.why))
         return ""
+
+    def _stopped(self, name: str) -> None:
+        """A try or a start of this process is not held against the model: once, and none of another process."""
+        self._begun.discard(name)
+        self._happened(name, trial.Stopped())
 
     def _keep(self, name: str, digest: bytes, manifest: bytes, chunks: bytes | None) -> None:
         slots = self.slots(name)

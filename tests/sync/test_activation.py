@@ -167,6 +167,34 @@ def test_what_its_probes_find_bad_was_never_active() -> None:
     assert (note.state, actions) == (FETCHING, [Fill(version(2, "b"))]), "retried: its files are still there"
 
 
+def test_what_is_assigned_and_was_refused_here_takes_back_what_was_on_its_way() -> None:
+    """Such as the version before, to which a halted rollout reverts."""
+    refused = Assigned(version(1), refused=True)
+    fetching, _ = step(ONE, Assigned(version(3)))
+    assert step(fetching, refused) == (fetching._replace(state=COMMITTED, candidate=None), [Empty("b")])
+    assert step(staged(2, ONE), refused)[0].candidate is None
+    first, _ = step(Note(), Assigned(version(3)))
+    assert step(first, refused) == (Note(), [Empty("a")]), "nothing was in use, and nothing comes into use"
+
+    trying, _ = after(staged(2, ONE), Begun())
+    unwanted, _ = step(trying, refused)
+    assert unwanted.state == TRYING, "it ends first"
+    assert step(unwanted, Probed(version(2).digest)) == (
+        unwanted._replace(state=COMMITTED, candidate=None, tries=0, why=""),
+        [Empty("b")],
+    )
+    wanted, _ = step(unwanted, Assigned(version(2)))
+    assert step(wanted, Probed(version(2).digest))[0].active == version(2, "b"), "wanted again meanwhile"
+
+
+def test_what_was_damaged_is_filled_again_whatever_is_refused_meanwhile() -> None:
+    damaged, _ = step(ONE, Damaged())
+    assert damaged.candidate == version(1, "a")
+    refilled, _ = after(damaged, Assigned(version(2), refused=True), Filled(version(1).digest))
+    tried, _ = after(refilled, Begun(), Assigned(version(2), refused=True), Probed(version(1).digest))
+    assert tried.active == version(1, "a")
+
+
 def test_errors_in_the_soak_return_it_once_there_were_enough_uses() -> None:
     note = after(soaking(2, ONE), Ran(uses=49, errors=49))[0]
     assert note.state == SOAKING
@@ -269,10 +297,17 @@ class Device(RuleBasedStateMachine):
         self.slots: dict[str, int] = {"a": 0, "b": 0}  # the number that is there whole, 0 for anything else
         self.refused: set[bytes] = set()
         self.todo: list[Action] = []
-        self.damaged = False
+        self.wanted = version(0)
+        self.used: set[bytes] = set()
 
     def happened(self, event: Event) -> None:
+        if isinstance(event, Assigned):
+            self.wanted = event.version
         self.note, actions = step(self.note, event)
+        active = self.note.active
+        if active is not None and active.digest not in self.used:
+            assert active.digest == self.wanted.digest, "what comes into use for the first time is what is assigned"
+            self.used.add(active.digest)
         for action in actions:
             if isinstance(action, Refuse):
                 self.refused.add(action.version.digest)
