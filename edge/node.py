@@ -293,10 +293,11 @@ class Edge(Steering):
             done = self._live.wait_idle(timeout_ms, self._clock)
             self.carry_out_erasures()
             return done
+        link = self._link
         self._syncing += 1
-        self._models_from(self._link, url, timeout_ms)
         try:
-            done = self._link.sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
+            self._models_from(link, url, timeout_ms)
+            done = link.sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
             self._models_come()
         finally:
             self._end_models()
@@ -311,6 +312,8 @@ class Edge(Steering):
         from edge.link.runner import LiveLink
 
         if self._live is None or not self._live.running:
+            if self._live is not None:
+                self._live.end()  # what is left of it: its failure was logged
             self.projections.start()  # the log is trimmed as the cloud acknowledges it
             self._models_from(self._link, url)
             self._live = LiveLink(self._link, url=url, on_progress=on_progress)

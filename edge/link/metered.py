@@ -85,7 +85,8 @@ class Metered:
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
-            loop.call_soon_threadsafe(changed.set)
+            with suppress(RuntimeError):  # the loop has ended meanwhile, and nobody waits
+                loop.call_soon_threadsafe(changed.set)
 
         self._gate.listeners.append(wake)
         try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from edge.link.carrier import Carrier
@@ -294,7 +295,8 @@ class Replicator:
     def wake(self) -> None:
         """From any thread: look again whether there is anything to do; the link's class may be another."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._changed.set)
+            with suppress(RuntimeError):  # the loop has ended, and so has ``run``
+                self._loop.call_soon_threadsafe(self._changed.set)
 
     def hurry(self) -> None:
         """From any thread: what was written until now is sent as soon as the link lets it."""

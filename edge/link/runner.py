@@ -308,8 +308,14 @@ class LiveLink:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Ends the link; what is under way is taken up again by the next one. Raises what ended it before, if
-        anything.
+        """As ``end``. Raises also what ended it before, if anything."""
+        self.end()
+        if self.failure is not None:
+            raise self.failure
+
+    def end(self) -> None:
+        """Ends all its threads, also once something ended the replicator; what is under way is taken up again by the
+        next link. Raises Unreachable if the replicator's does not end in time.
         """
         self._replicator.stop()
         self._bodies.stop()
@@ -318,8 +324,6 @@ class LiveLink:
         self._link.rest()
         if self._thread.is_alive():
             raise Unreachable("the sync thread did not stop in time", hint="it will end with the process")
-        if self.failure is not None:
-            raise self.failure
 
     def wait_idle(self, timeout_ms: int | None, clock: Clock) -> Progress:
         """Until both sides have everything, as far as known. Raises the last error, or Unreachable, when time is

@@ -1,0 +1,69 @@
+"""A live link that something ended which trying again does not mend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge.link.replicator import Replicator
+from edge.node import Edge
+from sync.errors import CorruptStore, ReadOnly
+from tests.edge.link.joined import join_nowhere
+
+OURS = ("agentdb-sync", "agentdb-bodies", "agentdb-control")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    path = str(tmp_path / "store")
+    join_nowhere(path)
+    return path
+
+
+@pytest.fixture
+def dead(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edge]:
+    """A store whose live link has died of its log."""
+
+    def damaged(_: Replicator) -> bool:
+        raise CorruptStore("the log is damaged")
+
+    edge = Edge.open(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(Replicator, "_step", damaged)
+        edge.start_sync()
+        live = edge._live
+        assert live is not None
+        live._thread.join(10)
+        assert not live.running
+    yield edge
+    edge.close()
+
+
+def threads() -> list[str]:
+    return sorted(thread.name for thread in threading.enumerate() if thread.name in OURS)
+
+
+def test_what_ended_it_is_what_sync_and_stop_raise(dead: Edge) -> None:
+    with pytest.raises(CorruptStore, match="damaged"):
+        dead.sync(timeout_s=5)
+    with pytest.raises(CorruptStore, match="damaged"):
+        dead.stop_sync()
+    assert threads() == []
+    dead.stop_sync()
+
+
+def test_the_next_one_takes_its_place_and_leaves_no_thread_of_it(dead: Edge) -> None:
+    dead.start_sync()
+    assert threads() == ["agentdb-bodies", "agentdb-sync"]
+    dead.stop_sync()
+    assert threads() == []
+
+
+def test_a_store_that_is_only_read_is_not_syncing_after_it_was_asked_to(store: str) -> None:
+    with Edge.open(store, read_only=True) as edge:
+        with pytest.raises(ReadOnly):
+            edge.sync()
+        assert edge._syncing == 0
