@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from edge.config import EdgeConfig
 from edge.link import membership
@@ -31,8 +31,10 @@ from sync.budgets import CONNECTION_BYTES
 from sync.errors import (
     AgentDBError,
     BodyNotHere,
+    DataError,
+    InputError,
     NotFound,
-    ProtocolError,
+    Refused,
     StorageError,
     SyncError,
     Unreachable,
@@ -47,13 +49,16 @@ if TYPE_CHECKING:
     from edge.link.bodies import BodyLink
     from edge.link.control import ControlCare, ControlLink, Trust, Twin
     from edge.link.model_client import ModelClient
+    from edge.link.signed_client import SignedClient
     from edge.storage.cache import Cache
     from sync.keys import KeyRing
 
 JOIN_TRIES_MAX = 5
+CONTROL_S_MAX = 60.0  # of a sync, before it brings attachments
 BODY_ASKED_BYTES = 8 << 10  # where bodies are, which parts of one are there, and the heads of all that
 STOP_S_MAX = 30.0
 STUCK_MS = 500
+Client = TypeVar("Client", bound="SignedClient")
 _log = logging.getLogger("agentdb.edge")
 
 
@@ -110,8 +115,7 @@ class Link:
         on_assignment: Callable[[int], None] | None = None,
     ) -> Replicator:
         """Raises NotFound if the device has not joined a fleet."""
-        member = membership.require_membership(self.log)
-        target = url or self.config.sync_url or member.url
+        target = self._target(url)
         self.gate.connection_bytes = CONNECTION_BYTES if target.startswith("https:") else 0
         transport = HttpTransport(
             target,
@@ -152,16 +156,25 @@ class Link:
             replicator = self.replicator(live=False, url=url, on_progress=on_progress)
             left_ms = None if until_ms is None else max(0, until_ms - self.clock.monotonic_ms())
             done = asyncio.run(replicator.run(left_ms))
-            if replicator.version > 2:
-                self._patiently(partial(self._take_assignment, url, replicator.assignment), until_ms)
-            if rescoped == self.log.rescoped:  # else a policy came, and may want more here
-                break
+            take = partial(self._take_assignment, url, ask=replicator.assignment > 0)
+            # Before attachments: it may say what they may cost. But they wait for no control plane that is not well.
+            late = replicator.version > 2 and not self._is_taken(take)
+            if rescoped != self.log.rescoped:  # a policy came, and may want more here
+                continue
+            try:
+                self._bring_bodies(url, until_ms)
+            finally:
+                if late:
+                    self._patiently(take, until_ms)
+            if rescoped == self.log.rescoped:
+                return done
+
+    def _bring_bodies(self, url: str | None, until_ms: int | None) -> None:
         while self.cache.is_concerned():
             self._patiently(lambda: self._send_bodies(url), until_ms)
             if not self.cache.pending():
                 break
         self.cache.settle()
-        return done
 
     def _patiently(self, do: Callable[[], None], until_ms: int | None) -> None:
         """Again while the network breaks it off. Raises Unreachable when the time is over."""
@@ -183,13 +196,35 @@ class Link:
         if sent.failed is not None:
             raise sent.failed
 
-    def _take_assignment(self, url: str | None, assignment: int) -> None:
-        """And report. What was refused is in ``status``: all else is in sync. Raises SyncError of the network."""
+    def _is_taken(self, take: Callable[..., None]) -> bool:
+        """Tried once, and not for long. False: it is to be tried again when there is nothing else to do."""
+        clients: list[SignedClient] = []
+
+        def end() -> None:
+            for client in clients:
+                client.abort()
+
+        alarm = threading.Timer(CONTROL_S_MAX, end)
+        alarm.daemon = True
+        alarm.start()
         try:
-            self.control(url).exchange(ask=assignment > 0)
-        except (ProtocolError, Unreachable, StorageError):
-            raise
-        except AgentDBError as error:
+            take(using=clients.append)
+        except (SyncError, StorageError) as error:
+            _log.warning("trust: %s; it is tried again after the attachments", error)
+            return False
+        finally:
+            alarm.cancel()
+        return True
+
+    def _take_assignment(
+        self, url: str | None, *, ask: bool, using: Callable[[SignedClient], None] = lambda _: None
+    ) -> None:
+        """And report. What was refused is in ``status``: all else is in sync. Raises SyncError, but what the control
+        plane refuses; StorageError.
+        """
+        try:
+            self.control(url).exchange(ask=ask, using=using)
+        except (DataError, InputError, Refused) as error:
             _log.info("trust: nothing new was taken: %s", error)
 
     def control(self, url: str | None = None) -> ControlLink:
@@ -197,16 +232,7 @@ class Link:
         from edge.link.control import ControlLink
         from edge.link.signed_client import SignedClient
 
-        member = membership.require_membership(self.log)
-        target = url or self.config.sync_url or member.url
-        key = load_device_key(self.store)
-        plain = self.config.sync_allow_plain_http
-        gate = self.gate
-        return ControlLink(
-            self.trust(),
-            self.twin(),
-            lambda: SignedClient(target, key, self._nonces, allow_plain_http=plain, gate=gate),
-        )
+        return ControlLink(self.trust(), self.twin(), self._connecting(SignedClient, url))
 
     def bodies(self, url: str | None = None) -> BodyLink:
         """What brings attachments' bodies there and back. Raises NotFound (no fleet joined), CorruptStore."""
@@ -214,15 +240,7 @@ class Link:
         from edge.link.body_client import BodyClient
 
         member = membership.require_membership(self.log)
-        keys = membership.session_keys(self.log, self.store)
-        target = url or self.config.sync_url or member.url
-        plain = self.config.sync_allow_plain_http
-        return BodyLink(
-            self.cache,
-            member.fleet,
-            keys.ring,
-            lambda: BodyClient(target, keys.device, self._nonces, allow_plain_http=plain, gate=self.gate),
-        )
+        return BodyLink(self.cache, member.fleet, self.ring(), self._connecting(BodyClient, url))
 
     def rest(self) -> None:
         """Nothing is sent for now: what was set aside of today's budget is given back."""
@@ -244,10 +262,7 @@ class Link:
         """A connection to the packs of models. Raises NotFound (no fleet joined), CorruptStore."""
         from edge.link.model_client import ModelClient
 
-        member = membership.require_membership(self.log)
-        key = membership.session_keys(self.log, self.store).device
-        target, plain = url or self.config.sync_url or member.url, self.config.sync_allow_plain_http
-        return ModelClient(target, key, self._nonces, allow_plain_http=plain, gate=self.gate)
+        return self._connecting(ModelClient, url)()
 
     def ring(self) -> KeyRing:
         """The fleet's keys that this device has by now. Raises NotFound (no fleet joined), CorruptStore."""
@@ -263,6 +278,15 @@ class Link:
             from edge.link.bodies import unreachable
 
             raise unreachable(error) from error
+
+    def _target(self, url: str | None) -> str:
+        member = membership.require_membership(self.log)
+        return url or self.config.sync_url or member.url
+
+    def _connecting(self, kind: type[Client], url: str | None) -> Callable[[], Client]:
+        """What makes connections of that kind. Raises NotFound (no fleet joined), CorruptStore."""
+        target, key, plain = self._target(url), load_device_key(self.store), self.config.sync_allow_plain_http
+        return lambda: kind(target, key, self._nonces, allow_plain_http=plain, gate=self.gate)
 
     @once
     def _nonces(self) -> Nonces:

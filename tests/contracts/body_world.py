@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 
@@ -11,8 +12,9 @@ from cloud.ports import ObjectStore
 from cloud.rows import ObjectInfo
 from cloud.storage.bodies import Bodies
 from cloud.storage.objects import open_objects
-from edge import Attachments, Edge, EdgeConfig
+from edge import Attachments, Edge, EdgeConfig, Unreachable
 from edge.ports import SystemClock
+from sync.limits import BODY_PART_BYTES
 from tests.cloud.server_world import LiveServer
 from tests.contracts.fleet_world import Cloud
 
@@ -21,6 +23,18 @@ PATIENCE_S = 30.0
 
 def some_bytes(size: int, seed: int = 1) -> bytes:
     return Random(seed).randbytes(size)
+
+
+PHOTO = some_bytes(2 * BODY_PART_BYTES + 12_345)
+
+
+def body_file(edge: Edge, data: bytes) -> Path:
+    return edge.cache.bodies.path(sha256(data).digest())
+
+
+def away(_name: str, _data: bytes) -> bytes:
+    """What an object store does with a part when it is away."""
+    raise Unreachable("the object store is away")
 
 
 class Tampered:

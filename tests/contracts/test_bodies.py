@@ -7,7 +7,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -28,24 +28,29 @@ from edge import (
     Malformed,
     Unreachable,
 )
-from edge.link import signed_client
+from edge.link import runner, signed_client
+from edge.link.control import ControlLink
 from edge.link.membership import session_keys
+from edge.link.signed_client import SignedClient
 from sync.bodies import body_name, seal_part
-from sync.errors import SyncError
-from sync.limits import BODY_PART_BYTES
-from tests.contracts.body_world import PATIENCE_S, BodyWorld, attachments, body_world, some_bytes, sync
-
-PHOTO = some_bytes(2 * BODY_PART_BYTES + 12_345)
+from sync.errors import Deferred, ProtocolError, SyncError
+from tests.contracts.body_world import (
+    PATIENCE_S,
+    PHOTO,
+    BodyWorld,
+    attachments,
+    away,
+    body_file,
+    body_world,
+    some_bytes,
+    sync,
+)
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[BodyWorld]:
     with body_world(tmp_path) as world:
         yield world
-
-
-def body_file(edge: Edge, data: bytes) -> Path:
-    return edge.cache.bodies.path(sha256(data).digest())
 
 
 def test_what_one_attached_another_reads_when_it_wants_it(world: BodyWorld) -> None:
@@ -199,17 +204,13 @@ def test_an_interrupted_fetch_goes_on_where_it_was(world: BodyWorld) -> None:
 def test_a_body_the_cloud_has_not_got_says_who_has(world: BodyWorld) -> None:
     a, b = world.device("a"), world.device("b")
     attachments(a).add(PHOTO, id="photo")
-    world.objects.on_put = lambda _name, _data: _away()
+    world.objects.on_put = away
     with pytest.raises(SyncError):
         a.sync(timeout_s=1)
     sync(b)
     with pytest.raises(BodyNotHere, match=r"added by a.*has not got it") as failure:
         attachments(b).read("photo")
     assert "sync the device" in failure.value.hint
-
-
-def _away() -> bytes:
-    raise Unreachable("the object store is away")
 
 
 def test_a_damaged_body_comes_back_from_the_cloud(world: BodyWorld) -> None:
@@ -239,6 +240,52 @@ def test_a_deleted_attachment_goes_from_every_device(world: BodyWorld) -> None:
     sync(a, b)
     assert attachments(b).get("photo") is None
     assert not body_file(b, PHOTO).exists()
+
+
+def test_a_control_exchange_that_fails_or_hangs_keeps_no_attachment_here(
+    world: BodyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = world.device("a")
+    monkeypatch.setattr(runner, "CONTROL_S_MAX", 0.2)
+
+    def hanging(self: ControlLink, *, ask: bool, using: Callable[[SignedClient], None] = lambda _: None) -> None:
+        client = self._client()
+        using(client)
+        tried.append(ask)
+        while len(tried) == 1 and not client._aborted:
+            time.sleep(0.01)
+        raise errors[len(tried) > 1]
+
+    for errors in ([Unreachable("stopped"), ProtocolError("odd")], [Deferred("later"), Deferred("later")]):
+        tried: list[bool] = []
+        monkeypatch.setattr(ControlLink, "exchange", hanging)
+        attachments(a).add(some_bytes(1000, len(world.objects.puts)))
+        with pytest.raises(type(errors[1])):
+            a.sync(timeout_s=PATIENCE_S)
+        assert len(tried) == 2, "once before the attachments, once after them"
+        assert a.cache.status().unconfirmed.count == 0
+    monkeypatch.undo()
+    sync(a)
+
+
+def test_attachments_that_fail_keep_no_assignment_from_being_asked_for(
+    world: BodyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = world.device("a")
+    asked: list[SyncError | None] = [Unreachable("lost"), None]
+    tried: list[SyncError | None] = []
+
+    def exchange(*_: object, **__: object) -> None:
+        tried.append(failure := asked.pop(0))
+        if failure is not None:
+            raise failure
+
+    monkeypatch.setattr(ControlLink, "exchange", exchange)
+    attachments(a).add(PHOTO)
+    world.objects.on_put = away
+    with pytest.raises(Unreachable):
+        a.sync(timeout_s=0.5)
+    assert len(tried) == 2
 
 
 def test_a_live_link_brings_bodies_up_by_itself(world: BodyWorld) -> None:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from random import Random
 
@@ -23,24 +22,23 @@ from edge import (
     Unreachable,
 )
 from sync.bodies import sealed_length
-from sync.limits import BODY_PART_BYTES
-from tests.contracts.body_world import PATIENCE_S, BodyWorld, attachments, body_world, some_bytes, sync
-
-PHOTO = some_bytes(2 * BODY_PART_BYTES + 12_345)
+from tests.contracts.body_world import (
+    PATIENCE_S,
+    PHOTO,
+    BodyWorld,
+    attachments,
+    away,
+    body_file,
+    body_world,
+    some_bytes,
+    sync,
+)
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[BodyWorld]:
     with body_world(tmp_path) as world:
         yield world
-
-
-def body_file(edge: Edge, data: bytes) -> Path:
-    return edge.cache.bodies.path(sha256(data).digest())
-
-
-def _away() -> bytes:
-    raise Unreachable("the object store is away")
 
 
 def test_an_evicted_body_comes_back_and_offline_says_so(world: BodyWorld) -> None:
@@ -122,7 +120,7 @@ def test_where_bodies_were_moved_to_they_are_looked_for_again(world: BodyWorld) 
     world.move()
     for path in sorted(world.bucket.rglob("body/*/0002")):
         path.unlink()  # the photo's last part was lost
-    world.objects.on_put = lambda _name, _data: _away()
+    world.objects.on_put = away
     with pytest.raises(Unreachable):
         a.sync(timeout_s=1)
     assert a.cache.evict(0).bodies == 1, "the one that the cloud still has, whole"
