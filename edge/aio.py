@@ -173,8 +173,8 @@ class AsyncTwin(Wrapper[Twin]):
 
     async def watch(self, agent: str | None = None) -> AsyncIterator[dict[str, Any]]:
         """See ``Twin.watch``."""
-        changes = await self.store.run(lambda: Changes(self.inner, agent))
-        while True:
+        changes = Changes(self.inner, agent)
+        while not self.store.closed:
             if (now := await self.store.run(changes.next)) is not None:
                 yield now
             await asyncio.sleep(LOOK_S)

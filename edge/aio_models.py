@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from edge.aio_calls import Awaited, Wrapper
-from edge.control.model_reader import Watcher
+from edge.aio_calls import Awaited, Wrapper, to_its_end
+from edge.control.model_reader import Watcher, check_timeout
 from edge.control.model_store import ModelStore
 
 _LOOKS_S = 0.25
@@ -32,19 +32,20 @@ class AsyncModels(Wrapper[ModelStore]):
     async def use(self, name: str) -> AsyncIterator[Path]:
         """See ``ModelStore.use``."""
         held = self.inner.use(name)
-        path = await self.store.run(held.__enter__)
+        entered = self.store.submit(held.__enter__)
         try:
-            yield path
+            yield await to_its_end(entered)
         finally:
             held.__exit__(None, None, None)  # it waits for nobody
 
     async def watch(self, name: str, *, timeout_s: float | None = None) -> AsyncIterator[Path | None]:
         """See ``ModelStore.watch``. It looks four times a second; no thread waits for it."""
+        check_timeout(timeout_s)
         watcher = Watcher(self.inner, name)
         waited_s = 0.0
         try:
             while not self.store.closed:
-                if await self.store.run(partial(watcher.moved, 0)):
+                if await to_its_end(self.store.submit(partial(watcher.moved, 0))):  # else it might hold one for ever
                     yield watcher.path
                     waited_s = 0.0
                 elif timeout_s is not None and waited_s >= timeout_s:

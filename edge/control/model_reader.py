@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge.control.model_slots import Hold, Slots
 from edge.storage.model_tables import ModelTables
@@ -71,8 +71,7 @@ class ModelReader:
         """The directory in use, when there is one, then each new one; it stays as it is until the next is asked for.
         None if there is none any more. Ends when nothing has changed for ``timeout_s`` seconds, or the store is closed.
         """
-        if timeout_s is not None and (type(timeout_s) not in (int, float) or not timeout_s >= 0):
-            raise InvalidValue(f"timeout_s is seconds, 0 or more, not {timeout_s!r:.40}")
+        check_timeout(timeout_s)
         return self._watched(Watcher(self, name), timeout_s)
 
     def _watched(self, watcher: Watcher, timeout_s: float | None) -> Iterator[Path | None]:
@@ -170,6 +169,12 @@ class Watcher:
         if self._hold is not None:
             self._hold.release()
             self._hold = None
+
+
+def check_timeout(timeout_s: Any) -> None:
+    """Raises InvalidValue."""
+    if timeout_s is not None and (type(timeout_s) not in (int, float) or not timeout_s >= 0):
+        raise InvalidValue(f"timeout_s is seconds, 0 or more, not {timeout_s!r:.40}", hint="None waits for ever")
 
 
 def none_of(name: str, note: Note) -> NotFound:

@@ -341,3 +341,18 @@ def test_opening_that_fails_leaves_the_store_free(tmp_path: Path) -> None:
             await notes.put("a", {"b": 1})
 
     run(work())
+
+
+def test_watching_a_twin_ends_with_the_store(tmp_path: Path) -> None:
+    async def work() -> None:
+        edge = await AsyncEdge.open(tmp_path / "s")
+
+        async def watch() -> list[dict[str, Any]]:
+            return [seen async for seen in edge.twin.watch()]
+
+        watching = asyncio.create_task(watch())
+        await asyncio.sleep(0.1)
+        await edge.close()
+        assert await watching == [{}]
+
+    run(work())
