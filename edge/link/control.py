@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edge.link.transport import SYNC_PATH
 from sync.errors import (
     AgentDBError,
     CorruptStore,
@@ -22,8 +23,6 @@ from sync.errors import (
     InputError,
     ProtocolError,
     Refused,
-    StorageError,
-    SyncError,
 )
 from sync.messages import Control, FetchControl, Report, Reported, encode
 from sync.ports import RandomSource
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from edge.link.signed_client import SignedClient
     from sync.assignments import Agreed
 
-SYNC_PATH, TARGETS_PATH = "/v1/sync", "/v1/targets"
 ANSWERS_MAX = 64  # of one round: 32 roots each
 REPORTS_MAX = 4  # of one round; more is reported with the next
 STOP_S_MAX = 30.0
@@ -111,7 +109,7 @@ class ControlLink:
             if not isinstance(answer, Control):
                 raise ProtocolError("the server did not say what this device is to run")
             try:
-                accepted = self._trust.accept(answer, lambda target: _target(client, target))
+                accepted = self._trust.accept(answer, lambda target: client.target(target.sha256.hex()))
             except CorruptStore:  # noted; what is asked next is what is missing
                 continue
             if not accepted.more:
@@ -128,13 +126,6 @@ class ControlLink:
             if not isinstance(answer, Reported):
                 raise ProtocolError("the server did not say what it has of this device's reports")
             self.twin.answered(due, answer.version)
-
-
-def _target(client: SignedClient, target: Agreed) -> bytes:
-    answer = client.ask("GET", f"{TARGETS_PATH}/{target.sha256.hex()}")
-    if not isinstance(answer, bytes):
-        raise ProtocolError(f"the server sent {type(answer).__name__} instead of a target")
-    return answer
 
 
 class ControlCare:
@@ -170,7 +161,8 @@ class ControlCare:
             self._begin()
 
     def _ask(self) -> None:
-        self._asks = True
+        with self._lock:
+            self._asks = True
         self._begin()
 
     def _begin(self) -> None:
@@ -202,7 +194,8 @@ class ControlCare:
             self._heard.clear()
             if self._stopping:
                 return
-            asks, self._asks = self._asks, False
+            with self._lock:  # what is heard meanwhile is not lost
+                asks, self._asks = self._asks, False
             wait_s = self._round(asks=asks)
             if asks and not checked and wait_s is None:
                 checked = True
@@ -213,14 +206,13 @@ class ControlCare:
         """Seconds until the next one, if nothing is heard before; None: there is nothing to do."""
         try:
             self._link.exchange(ask=asks, using=self._use)
-        except (SyncError, StorageError) as error:
-            if not isinstance(error, Refused):
-                return self._again(error, asks=asks)
-        except AgentDBError as error:  # noted by who refused it
+        except (DataError, InputError, Refused) as error:  # what was asked for: noted by who refused it
             _log.info("trust: nothing new was taken: %s", error)
+        except AgentDBError as error:
+            return self._again(error, asks=asks)
         except Exception as error:  # noqa: BLE001 - logged and shown; a thread that ended would be worse
             _log.exception("trust: unexpected error; trying again")
-            self._asks = self._asks or asks
+            self._ask_again(asks)
             self.problem = f"{type(error).__name__}: {error}"
             return self._backoff.next_ms() / 1000
         finally:
@@ -238,12 +230,16 @@ class ControlCare:
         return None
 
     def _again(self, error: AgentDBError, *, asks: bool) -> float:
-        self._asks = self._asks or asks
+        self._ask_again(asks)
         if not self._stopping:
             if str(error) != self.problem:
                 _log.warning("trust: %s (%s)", error, error.hint)
             self.problem = str(error)
         return self._backoff.next_ms() / 1000
+
+    def _ask_again(self, asks: bool) -> None:
+        with self._lock:
+            self._asks = self._asks or asks
 
     def _use(self, client: SignedClient) -> None:
         self._client = client

@@ -14,25 +14,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.client import HTTPResponse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edge.link.control import TARGETS_PATH
-from edge.link.signed_client import SignedClient, reason_of
+from edge.link.signed_client import BYTES, SignedClient, reason_of
 from edge.link.signing import CONTENT_TYPE, Nonces, sign_request
 from edge.link.slices import Slices
-from edge.link.transport import NONCE_HEADER, REQUEST_S_MAX
+from edge.link.transport import NONCE_HEADER, REQUEST_S_MAX, answer_of, used_nonce
 from sync.chunks import RANGE_BYTES_MAX
 from sync.errors import AgentDBError, InvalidValue, ProtocolError, StaleNonce, Unreachable
 from sync.keys import DeviceKey
 from sync.lanes import BULK
-from sync.messages import Failure, decode
+from sync.messages import Failure
 
 if TYPE_CHECKING:
     from edge.link.gate import Gate
 
 PACKS_PATH = "/v1/packs"
 FAILURE_BYTES_MAX = 64 << 10
-_BYTES = "application/octet-stream"
 _TRIES_MAX = 3  # of a request that was not read: its nonce was used before, or the connection was closed meanwhile
 
 
@@ -51,13 +49,6 @@ class ModelClient(SignedClient):
     ) -> None:
         super().__init__(url, key, nonces, allow_plain_http=allow_plain_http, gate=gate)
         self._part_s_max = part_s_max
-
-    def target(self, sha256: str) -> bytes:
-        """A chunk list, or a manifest. Raises NotFound, SyncError and its kinds; whoever asked compares the digest."""
-        answer = self.ask("GET", f"{TARGETS_PATH}/{sha256}")
-        if not isinstance(answer, bytes):
-            raise ProtocolError(f"the server sent {type(answer).__name__} instead of a target")
-        return answer
 
     @contextmanager
     def read(self, pack: str, offset: int, length: int) -> Iterator[PackStream]:
@@ -88,29 +79,20 @@ class ModelClient(SignedClient):
             headers = sign_request(self._key, self._nonces.next(), "GET", path, b"")
             try:
                 with self.guarded():
-                    self._connect()
+                    self._connect(self._part_s_max)
                     self._connection.request("GET", self._prefix + path, headers=headers)
                     response = self._connection.getresponse()
                     kind = response.headers.get_content_type()
-                    if response.status == http.client.OK and kind == _BYTES:
+                    if response.status == http.client.OK and kind == BYTES:
                         return response
                     failure = _failure(response, self._url)
             except Unreachable:
                 if fresh or not tries or self._aborted:
                     raise
                 continue  # the server had closed a connection that nobody used
-            used = response.headers.get(NONCE_HEADER, "")
-            stale = failure.code == StaleNonce.code and used.isdecimal() and len(used) < 20
-            if not (stale and tries and self._nonces.skip(int(used))):
+            used = used_nonce(response.headers.get(NONCE_HEADER))
+            if failure.code != StaleNonce.code or not tries or not self._nonces.skip(used):
                 raise failure.error()
-
-    def _connect(self) -> None:
-        if self._aborted:
-            raise ConnectionAbortedError("the link was stopped")
-        if self._connection.sock is None:
-            self._connection.connect()
-            made: Any = self._connection.sock
-            made.settimeout(self._part_s_max)
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -159,10 +141,7 @@ def _failure(response: HTTPResponse, url: str) -> Failure:
     """What a server answers that does not send bytes. Raises ProtocolError, Unreachable."""
     data = response.read(FAILURE_BYTES_MAX)
     if response.headers.get_content_type() == CONTENT_TYPE and response.isclosed():
-        try:
-            message = decode(data)
-        except AgentDBError as error:
-            raise ProtocolError(f"the server's answer cannot be read: {error}") from error
+        message = answer_of(data)
         if isinstance(message, Failure):
             return message
     if response.status >= 500:

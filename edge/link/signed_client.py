@@ -18,20 +18,28 @@ from urllib.parse import urlsplit
 
 from edge.link.signing import CONTENT_TYPE, Nonces, sign_request
 from edge.link.slices import Slices
-from edge.link.transport import CONNECT_S_MAX, NONCE_HEADER, REQUEST_S_MAX, check_url
+from edge.link.transport import (
+    CONNECT_S_MAX,
+    NONCE_HEADER,
+    NONCE_TRIES_MAX,
+    REQUEST_S_MAX,
+    answer_of,
+    check_url,
+    used_nonce,
+)
 from sync.bodies import PART_SEALED_BYTES_MAX
-from sync.errors import AgentDBError, Malformed, ProtocolError, StaleNonce, Unreachable
+from sync.errors import ProtocolError, StaleNonce, Unreachable
 from sync.keys import DeviceKey
 from sync.lanes import CONTROL
 from sync.limits import MESSAGE_BYTES_MAX, TARGET_BYTES_MAX
-from sync.messages import Answer, Failure, decode
+from sync.messages import Answer, Failure
 
 if TYPE_CHECKING:
     from edge.link.gate import Gate
 
 ANSWER_BYTES_MAX = max(PART_SEALED_BYTES_MAX, MESSAGE_BYTES_MAX, TARGET_BYTES_MAX)
-_BYTES = "application/octet-stream"
-_NONCE_TRIES_MAX = 3
+BYTES = "application/octet-stream"
+TARGETS_PATH = "/v1/targets"
 _MESSAGE_BYTES = 4_096  # of an answer that is no part
 
 
@@ -72,7 +80,7 @@ class SignedClient:
 
     def ask(self, method: str, path: str, body: bytes = b"") -> Answer | bytes:
         """A message, or bytes. Raises SyncError and its kinds, DataError, what the server refused it with."""
-        tries = _NONCE_TRIES_MAX
+        tries = NONCE_TRIES_MAX
         while True:
             answer, used = self._send(method, path, body)
             if not isinstance(answer, Failure):
@@ -80,6 +88,15 @@ class SignedClient:
             tries -= 1
             if answer.code != StaleNonce.code or not tries or not self._nonces.skip(used):
                 raise answer.error()
+
+    def target(self, sha256: str) -> bytes:
+        """A document that is named by its digest, in hex. Raises NotFound, SyncError and its kinds, DataError; whoever
+        asked compares the digest.
+        """
+        answer = self.ask("GET", f"{TARGETS_PATH}/{sha256}")
+        if not isinstance(answer, bytes):
+            raise ProtocolError(f"the server sent {type(answer).__name__} instead of a target")
+        return answer
 
     def _send(self, method: str, path: str, body: bytes) -> tuple[Answer | bytes, int]:
         answer_bytes = self.part_bytes if method == "GET" else _MESSAGE_BYTES
@@ -105,18 +122,23 @@ class SignedClient:
                     f"no answer from {self._url}: {reason_of(error)}", hint="check the network and the server"
                 ) from error
 
+    def _connect(self, timeout_s: float) -> bool:
+        """Whether a connection had to be made. ``timeout_s``: of each read and write. Raises OSError."""
+        made = self._connection.sock is None and not self._aborted
+        if made:
+            self._connection.connect()
+            connected: Any = self._connection.sock
+            connected.settimeout(timeout_s)
+        if self._aborted:  # ``abort`` finds no connection that is just being made
+            raise ConnectionAbortedError("the link was stopped")
+        return made
+
     def _exchange(
         self, method: str, path: str, body: bytes, headers: dict[str, str], slices: Slices | None
     ) -> tuple[Answer | bytes, int]:
-        if self._aborted:
-            raise ConnectionAbortedError("the link was stopped")
         connection = self._connection
-        if connection.sock is None:
-            connection.connect()
-            if slices is not None:
-                slices.connecting()
-            made: Any = connection.sock
-            made.settimeout(REQUEST_S_MAX)
+        if self._connect(REQUEST_S_MAX) and slices is not None:
+            slices.connecting()
         # A socket's own timeout is for each read: who sends a byte now and then would hold us for ever.
         alarm = threading.Timer(REQUEST_S_MAX, self._hang_up)
         alarm.daemon = True
@@ -144,20 +166,12 @@ class SignedClient:
         self._used = True
         kind = response.headers.get_content_type()
         if kind == CONTENT_TYPE:
-            used = response.headers.get(NONCE_HEADER, "")
-            return _answer(data), int(used) if used.isdecimal() and len(used) < 20 else 0
-        if response.status == http.client.OK and kind == _BYTES:
+            return answer_of(data), used_nonce(response.headers.get(NONCE_HEADER))
+        if response.status == http.client.OK and kind == BYTES:
             return data, 0
         if response.status >= 500:
             raise Unreachable(f"{self._url} answered with status {response.status}", hint="the server has a problem")
         raise ProtocolError(f"{self._url} answered with status {response.status}", hint="is this an AgentDB server?")
-
-
-def _answer(data: bytes) -> Answer:
-    try:
-        return decode(data)  # type: ignore[return-value]  # who asked refuses what is not an answer
-    except (Malformed, AgentDBError) as error:
-        raise ProtocolError(f"the server's answer cannot be read: {error}") from error
 
 
 def reason_of(error: BaseException) -> str:

@@ -28,7 +28,7 @@ CONNECT_S_MAX = 10.0
 REQUEST_S_MAX = 60.0
 NONCE_HEADER = "Replay-Nonce"
 # A copy and its original that are both running push each other on.
-_NONCE_TRIES_MAX = 3
+NONCE_TRIES_MAX = 3
 
 
 class NoAnswer(Unreachable):
@@ -58,7 +58,7 @@ class HttpTransport:
     async def exchange(self, message: Message) -> Answer:
         body = encode(message)
         wait_s = message.wait_ms / 1000 if isinstance(message, Pull) else 0.0
-        tries = _NONCE_TRIES_MAX
+        tries = NONCE_TRIES_MAX
         while True:
             headers = sign_request(self._key, self._nonces.next(), "POST", SYNC_PATH, body)
             url = self._base + SYNC_PATH
@@ -131,7 +131,7 @@ async def _post(
         async with client.post(url, data=body, headers=headers, timeout=timeout, allow_redirects=False) as response:
             data = await _read(response, parts)
             status, content_type = response.status, response.content_type
-            used = response.headers.get(NONCE_HEADER, "")
+            used = response.headers.get(NONCE_HEADER)
     except ssl.SSLCertVerificationError as error:
         raise ProtocolError(f"{url} has no valid certificate: {error.verify_message}") from error
     except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
@@ -140,7 +140,7 @@ async def _post(
         failed.received = sum(map(len, parts))
         raise failed from error
     if content_type == CONTENT_TYPE:
-        return _answer(data), int(used) if used.isdecimal() and len(used) < 20 else 0
+        return answer_of(data), used_nonce(used)
     if status >= 500:
         raise Unreachable(f"{url} answered with status {status}", hint="the server or a proxy before it has a problem")
     raise ProtocolError(f"{url} answered with status {status} and {content_type}", hint="is this an AgentDB server?")
@@ -164,9 +164,15 @@ async def _read(response: aiohttp.ClientResponse, parts: list[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def _answer(data: bytes) -> Answer:
+def answer_of(data: bytes) -> Answer:
+    """Raises ProtocolError."""
     try:
         answer = decode(data)
     except AgentDBError as error:
         raise ProtocolError(f"the server's answer cannot be read: {error}") from error
-    return answer  # type: ignore[return-value]  # the session refuses what is not an answer
+    return answer  # type: ignore[return-value]  # whoever asked refuses what is not an answer
+
+
+def used_nonce(header: str | None) -> int:
+    """The largest nonce of this device's that the server says it has seen; 0 if it does not say."""
+    return int(header) if header is not None and header.isdecimal() and len(header) < 20 else 0
