@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge.cli.namespaces import namespace_to_read
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.state import when
-from edge.cli.stores import existing, read_json, reading, searching, store_argument
+from edge.cli.stores import existing, read_json, reading, searching
 from sync.errors import InvalidValue
 
 if TYPE_CHECKING:
     from edge.agent.attachments import Attachment, Attachments
     from edge.node import Edge
 
-_agent = click.argument("agent")
 _name = click.argument("name", metavar="ID")
 _names = click.argument("names", metavar="ID…", nargs=-1, required=True)
-_namespace = click.option("--namespace", default="default", show_default=True)
 
 
 @click.group()
@@ -30,10 +29,8 @@ def attachments() -> None:
 
 
 @attachments.command()
-@store_argument
-@_agent
+@namespace_to_read
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path(path_type=Path))
-@_namespace
 @click.option("--id", "name", help="Names the attachment; its digest by default.")
 @click.option("--media-type", help="Such as image/png; by default what the file's name or its first bytes say.")
 @click.option("--text", default="", help="A caption, by which it is found.")
@@ -64,9 +61,7 @@ def add(
 
 
 @attachments.command("list")
-@store_argument
-@_agent
-@_namespace
+@namespace_to_read
 @json_option
 def show(store: str, agent: str, namespace: str, as_json: bool) -> None:
     """The attachments of a namespace."""
@@ -80,11 +75,9 @@ def show(store: str, agent: str, namespace: str, as_json: bool) -> None:
 
 
 @attachments.command()
-@store_argument
-@_agent
+@namespace_to_read
 @_name
 @click.argument("target", metavar="FILE", type=click.Path(path_type=Path))
-@_namespace
 @json_option
 def get(store: str, agent: str, name: str, target: Path, namespace: str, as_json: bool) -> None:
     """Write its bytes to the new FILE, or with - to standard output; fetched from the cloud if they are not here."""
@@ -107,10 +100,8 @@ def get(store: str, agent: str, name: str, target: Path, namespace: str, as_json
 
 
 @attachments.command()
-@store_argument
-@_agent
+@namespace_to_read
 @click.argument("query")
-@_namespace
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--where", help="A filter over metadata, id, media_type, size and added_at, as JSON.")
 @json_option
@@ -129,10 +120,8 @@ def search(store: str, agent: str, query: str, namespace: str, k: int, where: st
 
 
 @attachments.command()
-@store_argument
-@_agent
+@namespace_to_read
 @_names
-@_namespace
 @json_option
 def delete(store: str, agent: str, names: tuple[str, ...], namespace: str, as_json: bool) -> None:
     """Delete attachments, on every device; the cloud keeps their sealed bytes."""
@@ -140,10 +129,8 @@ def delete(store: str, agent: str, names: tuple[str, ...], namespace: str, as_js
 
 
 @attachments.command()
-@store_argument
-@_agent
+@namespace_to_read
 @_names
-@_namespace
 @json_option
 def pin(store: str, agent: str, names: tuple[str, ...], namespace: str, as_json: bool) -> None:
     """Keep their bytes on this device, whatever the quota."""
@@ -151,10 +138,8 @@ def pin(store: str, agent: str, names: tuple[str, ...], namespace: str, as_json:
 
 
 @attachments.command()
-@store_argument
-@_agent
+@namespace_to_read
 @_names
-@_namespace
 @json_option
 def unpin(store: str, agent: str, names: tuple[str, ...], namespace: str, as_json: bool) -> None:
     """Let their bytes go again once the cloud has them."""

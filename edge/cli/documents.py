@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge.cli.embedder import embedder_of, embedder_options, embedding_bar
+from edge.cli import namespaces
+from edge.cli.embedder import embedder_of, embedder_options
 from edge.cli.hints import hinting
+from edge.cli.namespaces import namespace_to_read, namespace_to_write
 from edge.cli.output import cell, counted, json_option, print_json, print_table
 from edge.cli.state import when
 from edge.cli.stores import (
@@ -21,8 +22,6 @@ from edge.cli.stores import (
     read_text,
     reading,
     searching,
-    store_argument,
-    store_to_write,
 )
 from sync.errors import InputError, NotFound
 
@@ -30,9 +29,7 @@ if TYPE_CHECKING:
     from edge.agent.documents import Documents, Indexed
     from edge.node import Edge
 
-_agent = click.argument("agent")
 _document = click.argument("name", metavar="ID")
-_namespace = click.option("--namespace", default="default", show_default=True)
 _FILES_MAX = 100_000
 _STORE_FILES = {"log.db", "lock"}
 
@@ -43,10 +40,8 @@ def documents() -> None:
 
 
 @documents.command()
-@store_to_write
-@_agent
+@namespace_to_write
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
-@_namespace
 @click.option("--id", "name", help="Names the document; its path by default.")
 @click.option("--metadata", help="A JSON object.")
 @click.option("--size", type=click.IntRange(1), default=1_000, show_default=True, help="Characters of a chunk at most.")
@@ -101,10 +96,8 @@ def add(
 
 
 @documents.command()
-@store_argument
-@_agent
+@namespace_to_read
 @click.argument("query")
-@_namespace
 @click.option("-k", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--where", help="A filter over the documents' metadata, as JSON.")
 @mode_option
@@ -134,9 +127,7 @@ def search(
 
 
 @documents.command("list")
-@store_argument
-@_agent
-@_namespace
+@namespace_to_read
 @json_option
 def show(store: str, agent: str, namespace: str, as_json: bool) -> None:
     """The documents of a namespace."""
@@ -153,10 +144,8 @@ def show(store: str, agent: str, namespace: str, as_json: bool) -> None:
 
 
 @documents.command()
-@store_argument
-@_agent
+@namespace_to_read
 @_document
-@_namespace
 @json_option
 def get(store: str, agent: str, name: str, namespace: str, as_json: bool) -> None:
     """What there is to know of the document ID."""
@@ -172,10 +161,8 @@ def get(store: str, agent: str, name: str, namespace: str, as_json: bool) -> Non
 
 
 @documents.command()
-@store_argument
-@_agent
+@namespace_to_read
 @_document
-@_namespace
 @json_option
 def text(store: str, agent: str, name: str, namespace: str, as_json: bool) -> None:
     """The text of the document ID; space between its passages is kept as spaces."""
@@ -188,10 +175,8 @@ def text(store: str, agent: str, name: str, namespace: str, as_json: bool) -> No
 
 
 @documents.command()
-@store_to_write
-@_agent
+@namespace_to_write
 @click.argument("names", metavar="ID…", nargs=-1, required=True)
-@_namespace
 @json_option
 def delete(store: str, agent: str, names: tuple[str, ...], namespace: str, as_json: bool) -> None:
     """Delete documents with their chunks."""
@@ -206,22 +191,14 @@ def delete(store: str, agent: str, names: tuple[str, ...], namespace: str, as_js
 
 
 @documents.command()
-@store_to_write
-@_agent
-@_namespace
+@namespace_to_write
 @embedder_options
 @json_option
 def reembed(store: str, agent: str, namespace: str, as_json: bool, **embedder: Any) -> None:
     """Vectors for chunks that have none. By another model than the one until now: for the documents of all agents;
     until that is done the old vectors are searched, and an interrupted call goes on with the next.
     """
-    chosen = embedder_of(embedder, needed=True)
-    with existing(store) as edge, embedding_bar(hidden=as_json) as on_progress:
-        made = _of(edge, agent, namespace).reembed(chosen, on_progress=on_progress)
-    if as_json:
-        print_json({"vectors": made})
-    else:
-        click.echo(f"{counted(made, 'vector')} made")
+    namespaces.reembed(store, lambda edge: _of(edge, agent, namespace), embedder, as_json)
 
 
 def _sources(file: str) -> list[str]:
@@ -241,8 +218,7 @@ def _sources(file: str) -> list[str]:
 
 
 def _listed(store: str, agent: str, namespace: str) -> str:
-    where = "" if namespace == "default" else f" --namespace {shlex.quote(namespace)}"
-    return f"agentdb-edge documents list {shlex.quote(store)} {shlex.quote(agent)}{where} lists what there is"
+    return namespaces.listed("documents", store, agent, namespace)
 
 
 def _of(edge: Edge, agent: str, namespace: str) -> Documents:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge.cli.embedder import embedder_of, embedder_options, embedding_bar
+from edge.cli import namespaces
+from edge.cli.embedder import embedder_of, embedder_options
 from edge.cli.hints import hinting
+from edge.cli.namespaces import namespace_to_read, namespace_to_write
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.state import when
 from edge.cli.stores import (
@@ -18,8 +19,6 @@ from edge.cli.stores import (
     read_text,
     reading,
     searching,
-    store_argument,
-    store_to_write,
 )
 from sync.errors import InvalidValue, NotFound
 
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
     from edge.agent.memory_record import Remembered
     from edge.node import Edge
 
-_agent = click.argument("agent")
 _memory = click.argument("memory_id", metavar="ID")
-_namespace = click.option("--namespace", default="default", show_default=True)
 _metadata = click.option("--metadata", help="A JSON object.")
 
 
@@ -40,10 +37,8 @@ def memory() -> None:
 
 
 @memory.command()
-@store_to_write
-@_agent
+@namespace_to_write
 @click.argument("text")
-@_namespace
 @click.option("--kind", default="episodic", help="episodic (the default), semantic, procedural, working.")
 @click.option("--importance", type=float, default=0.5, show_default=True, help="From 0 to 1.")
 @click.option("--key", help="A name for a fact of which only the latest text holds.")
@@ -78,10 +73,8 @@ def add(
 
 
 @memory.command()
-@store_argument
-@_agent
+@namespace_to_read
 @click.argument("query")
-@_namespace
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--kind", "kinds", multiple=True, help="Only of this kind; may be repeated.")
 @click.option("--where", "where", help="A filter as JSON.")
@@ -132,10 +125,8 @@ def search(
 
 
 @memory.command()
-@store_argument
-@_agent
+@namespace_to_read
 @_memory
-@_namespace
 @click.option("-k", type=click.IntRange(1), default=5, show_default=True)
 @mode_option
 @embedder_options
@@ -154,9 +145,7 @@ def similar(
 
 
 @memory.command("list")
-@store_argument
-@_agent
-@_namespace
+@namespace_to_read
 @click.option("--ended", is_flag=True, help="Also what is superseded, expired or forgotten.")
 @json_option
 def show(store: str, agent: str, namespace: str, ended: bool, as_json: bool) -> None:
@@ -166,11 +155,9 @@ def show(store: str, agent: str, namespace: str, ended: bool, as_json: bool) -> 
 
 
 @memory.command()
-@store_to_write
-@_agent
+@namespace_to_write
 @_memory
 @click.argument("text")
-@_namespace
 @json_option
 def supersede(store: str, agent: str, memory_id: str, text: str, namespace: str, as_json: bool) -> None:
     """TEXT holds from now on, in the place of the memory ID."""
@@ -183,11 +170,9 @@ def supersede(store: str, agent: str, memory_id: str, text: str, namespace: str,
 
 
 @memory.command()
-@store_to_write
-@_agent
+@namespace_to_write
 @_memory
 @click.argument("text", required=False)
-@_namespace
 @click.option("--importance", type=float, help="From 0 to 1.")
 @click.option("--valid-at", type=int, help="Since when it holds, in milliseconds since 1970.")
 @_metadata
@@ -219,10 +204,8 @@ def update(
 
 
 @memory.command()
-@store_to_write
-@_agent
+@namespace_to_write
 @click.argument("memory_ids", metavar="ID…", nargs=-1, required=True)
-@_namespace
 @json_option
 def touch(store: str, agent: str, memory_ids: tuple[str, ...], namespace: str, as_json: bool) -> None:
     """Count an access to each memory: what is accessed is retained."""
@@ -233,10 +216,8 @@ def touch(store: str, agent: str, memory_ids: tuple[str, ...], namespace: str, a
 
 
 @memory.command()
-@store_to_write
-@_agent
+@namespace_to_write
 @_memory
-@_namespace
 @json_option
 def retract(store: str, agent: str, memory_id: str, namespace: str, as_json: bool) -> None:
     """The memory ID does not hold any more."""
@@ -247,10 +228,8 @@ def retract(store: str, agent: str, memory_id: str, namespace: str, as_json: boo
 
 
 @memory.command()
-@store_argument
-@_agent
+@namespace_to_read
 @_memory
-@_namespace
 @json_option
 def history(store: str, agent: str, memory_id: str, namespace: str, as_json: bool) -> None:
     """What a memory superseded, and what superseded it, oldest first."""
@@ -259,9 +238,7 @@ def history(store: str, agent: str, memory_id: str, namespace: str, as_json: boo
 
 
 @memory.command()
-@store_to_write
-@_agent
-@_namespace
+@namespace_to_write
 @click.option("--min-retention", type=float, default=0.0, help="Archive what is retained less, from 0 to 1.")
 @click.option("--keep", type=click.IntRange(0), help="Archive the least retained beyond this number.")
 @click.option("--older-than-days", type=float, default=0.0, help="Only what is older, by --min-retention.")
@@ -284,10 +261,8 @@ def forget(
 
 
 @memory.command()
-@store_to_write
-@_agent
+@namespace_to_write
 @click.argument("memory_ids", metavar="ID…", nargs=-1, required=True)
-@_namespace
 @json_option
 def restore(store: str, agent: str, memory_ids: tuple[str, ...], namespace: str, as_json: bool) -> None:
     """Bring archived memories back."""
@@ -300,22 +275,14 @@ def restore(store: str, agent: str, memory_ids: tuple[str, ...], namespace: str,
 
 
 @memory.command()
-@store_to_write
-@_agent
-@_namespace
+@namespace_to_write
 @embedder_options
 @json_option
 def reembed(store: str, agent: str, namespace: str, as_json: bool, **embedder: Any) -> None:
     """Vectors for what has none. By another model than the one until now: for the memories of all agents; until that is
     done the old vectors are searched, and an interrupted call goes on with the next.
     """
-    chosen = embedder_of(embedder, needed=True)
-    with existing(store) as edge, embedding_bar(hidden=as_json) as on_progress:
-        made = _of(edge, agent, namespace).reembed(chosen, on_progress=on_progress)
-    if as_json:
-        print_json({"vectors": made})
-    else:
-        click.echo(f"{counted(made, 'vector')} made")
+    namespaces.reembed(store, lambda edge: _of(edge, agent, namespace), embedder, as_json)
 
 
 def _of(edge: Edge, agent: str, namespace: str) -> Memory:
@@ -323,8 +290,7 @@ def _of(edge: Edge, agent: str, namespace: str) -> Memory:
 
 
 def _listed(store: str, agent: str, namespace: str) -> str:
-    where = "" if namespace == "default" else f" --namespace {shlex.quote(namespace)}"
-    return f"agentdb-edge memory list {shlex.quote(store)} {shlex.quote(agent)}{where} --ended lists what there is"
+    return namespaces.listed("memory", store, agent, namespace, "--ended")
 
 
 def _scored(one: Recall) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _remark(one: ModelStatus) -> str:
     if one.state == FETCHING and one.fetched:
         return f"{one.fetched['bytes']:,} of {one.fetched['of']:,} bytes"
     if one.state in (STAGED, TRYING):
-        return f"tried {one.tries} times"
+        return f"tried {counted(one.tries, 'time')}"
     if one.state == SOAKING:
         return _soak(one.soak)
     return one.why or (one.refused[0]["reason"] if one.refused else "")

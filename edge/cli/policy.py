@@ -95,9 +95,7 @@ def explain(
         ("decided by", decided),
         ("direction", f"{rule.direction}: {_meaning(rule.direction)}"),
         ("lane", said["lane"]),
-        ("sent", f"within {rule.interval_s} s" if rule.interval_s else "at once")
-        if rule.is_sent
-        else ("sent", "never"),
+        ("sent", _when(rule)),
     ]
     rows += [("stays for now", said["stays"])] if said.get("stays") else []
     rows += [("largest record", f"{rule.record_bytes_max:,} bytes")] if rule.record_bytes_max else []

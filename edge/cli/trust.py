@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from edge.cli.output import json_option, print_json, print_table
+from edge.cli.state import when
 from edge.cli.stores import existing, reading, store_argument, store_to_write
 
 
@@ -53,7 +53,7 @@ def _rows(said: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _when(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if at_ms else "never"
+    return when(at_ms) if at_ms else "never"
 
 
 @trust.command()
