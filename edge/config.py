@@ -76,7 +76,7 @@ def config_of(config: EdgeConfig | str | os.PathLike[str] | None, store: str) ->
     if isinstance(config, EdgeConfig):
         for key in _KEYS:
             _checked(key, getattr(config, key.field), f"EdgeConfig: {key.field}", "EdgeConfig() has the defaults")
-        _check_links(config.links, "EdgeConfig: links")
+        _check_links(_as_in_a_file(config.links), "EdgeConfig: links")
         return config
     if config is not None and not isinstance(config, str | os.PathLike):
         raise InvalidConfig(
@@ -123,6 +123,8 @@ def parse_config(document: Mapping[str, Any], path: str) -> EdgeConfig:
             chosen["links"] = tuple(_link(one, f"{path}: [[link]]") for one in content)
             _check_links(chosen["links"], f"{path}: [[link]]")
             continue
+        if table == "link":
+            raise InvalidConfig(f"{path}: [link] is one of several: [[link]]", hint=_LINK_EXAMPLE)
         if table not in tables or not isinstance(content, Mapping):
             known_tables = [*sorted(tables), "[link]"]
             raise InvalidConfig(f"{path}: there is no [{table}]", hint=f"tables are {', '.join(known_tables)}")
@@ -154,6 +156,23 @@ def _link(table: Any, where: str) -> LinkLimits:
             raise InvalidConfig(f"{where}: {name} cannot be {value!r:.80}", hint=_LINK_EXAMPLE)
         chosen["link_class" if name == "class" else name] = tuple(map(str, value)) if name == "lanes" else value
     return LinkLimits(**chosen)
+
+
+def _as_in_a_file(links: Any) -> list[LinkLimits]:
+    """Limits that were made in Python, with values of the right types. Raises InvalidConfig."""
+    if links == ():
+        return []
+    from sync.budgets import LinkLimits
+
+    where = "EdgeConfig: links"
+    if not isinstance(links, tuple | list) or not all(isinstance(one, LinkLimits) for one in links):
+        raise InvalidConfig(f"{where} are LinkLimits, not {links!r:.80}", hint='such as (LinkLimits("metered"),)')
+    tables = [{"class": one.link_class, **one._asdict()} for one in links]
+    for table in tables:
+        del table["link_class"]
+        lanes = table["lanes"]
+        table["lanes"] = list(lanes) if isinstance(lanes, tuple) else lanes
+    return [_link(table, where) for table in tables]
 
 
 def _check_links(links: Sequence[LinkLimits], where: str) -> None:

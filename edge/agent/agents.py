@@ -166,10 +166,13 @@ class Restored(NamedTuple):
 
 
 class Snapshots:
-    """Named snapshots of one agent's threads, or of all. They are records, and reach the rest of the fleet."""
+    """Named snapshots of one agent's threads, or of all. They are records, and reach the rest of the fleet. It is the
+    device's owner who takes them: what an agent may do is not asked.
+    """
 
     def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
+        self._of_agents = shelf
+        self._shelf = shelf.of_the_owner()
 
     def take(self, name: str, *, agent: str | None = None) -> Snapshot:
         """Note the newest checkpoint of each thread; they are kept by ``prune`` for as long as the snapshot is there.
@@ -221,10 +224,10 @@ class Snapshots:
                 try:
                     if head is None or head.id != checkpoint:
                         thread.put_again(checkpoint, {"restored": [name, checkpoint]})
-                    back.append(thread)
+                    back.append(thread_of(self._of_agents, prefix))
                 except NotFound:
-                    missing.append(thread)
-        newer = [one for one in threads(self._shelf, fields["agent"] or None) if one.prefix not in heads]
+                    missing.append(thread_of(self._of_agents, prefix))
+        newer = [one for one in threads(self._of_agents, fields["agent"] or None) if one.prefix not in heads]
         return Restored(back, newer, missing)
 
     def delete(self, name: str) -> None:

@@ -6,12 +6,13 @@ import copy
 import inspect
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from edge.config import EdgeConfig, load_config
 from edge.node import Edge
+from sync.budgets import LinkLimits
 from sync.errors import InvalidConfig
 
 SAMPLE = Path(__file__).parent.parent.parent / "configs" / "edge.toml"
@@ -48,6 +49,7 @@ def test_the_sample_shows_every_key_with_its_default(tmp_path: Path) -> None:
         ("[[link]]\nbytes_per_day = 1\n", "bytes_per_day is 0"),
         ('[[link]]\nlanes = ["fast"]\n', "lanes are urgent, normal, bulk"),
         ("[[link]]\n[[link]]\n", "a class is there twice"),
+        ("[link]\nclass = 'metered'\n", r"\[\[link\]\]"),
         ("durability = 1", r"there is no \[durability\]"),
         ("[storage]\n", r"there is no \[storage\]"),
         ("store = 3", r"there is no \[store\]"),
@@ -105,6 +107,27 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_configuration_made_in_python_is_checked_as_the_file_is(tmp_path: Path, config: Any, said: str) -> None:
     with pytest.raises(InvalidConfig, match=said) as caught:
         Edge.open(tmp_path / "store", config=config)
+    assert caught.value.hint
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        "metered",
+        7,
+        None,
+        ({"class": "metered"},),
+        (LinkLimits(bytes_per_day=cast("int", "lots")),),
+        (LinkLimits(lanes=cast("tuple[str, ...]", None)),),
+        (LinkLimits(cast("str", None)),),
+        (LinkLimits(urgent_share=0.9),),
+        (LinkLimits(), LinkLimits()),
+    ],
+)
+def test_links_made_in_python_are_checked_as_those_of_the_file_are(tmp_path: Path, links: Any) -> None:
+    with pytest.raises(InvalidConfig, match="links") as caught:
+        Edge.open(tmp_path / "store", config=EdgeConfig(links=links))
     assert caught.value.hint
     assert not (tmp_path / "store").exists()
 

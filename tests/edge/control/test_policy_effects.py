@@ -20,7 +20,7 @@ from edge.link.slices import Slices
 from edge.storage import policy_row
 from edge.storage.policy_row import PolicyRow
 from sync.budgets import STALE, Wait
-from sync.errors import Deferred, InvalidPolicy, QuotaExceeded
+from sync.errors import Deferred, InvalidPolicy, NotAllowed, QuotaExceeded
 from sync.lanes import BULK, CONTROL, NORMAL, URGENT
 from sync.policy import Policy
 from tests.control_world import DOCUMENTS, MODEL, ControlWorld
@@ -256,3 +256,16 @@ def test_what_is_not_carried_out_is_refused(device: Device) -> None:
         assert device.update() == ()
     assert device.refused == InvalidPolicy.code
     assert device.edge.policy.describe()["path"] == PATHS[7]
+
+
+def test_snapshots_are_the_owners_whatever_an_agent_may_do(device: Device) -> None:
+    guide = device.edge.agent("guide")
+    guide.thread("tour").put({"stop": 1})
+    run(device, 4)
+    taken = device.edge.snapshots.take("before")
+    assert taken.threads == 1
+    (thread,) = device.edge.snapshots.restore("before").threads
+    with pytest.raises(NotAllowed):
+        thread.get()
+    with pytest.raises(NotAllowed):
+        guide.thread("tour").get()
