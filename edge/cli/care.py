@@ -82,8 +82,9 @@ def _cache(cache: dict[str, Any]) -> str:
 
 def _waits(told: dict[str, Any]) -> str:
     until = f", until {when(told['until_ms'])}" if told["until_ms"] else ""
-    what = counted(told["records"], "body" if told["lane"] == "bulk" else "write")
-    return f"{told['lane']}: {what}, {told['bytes']:,} bytes, for the link's {told['why']}{until}"
+    what = f"{told['records']:,} in all" if told["lane"] == "bulk" else counted(told["records"], "write")  # bodies, too
+    why = "fresh word of the fleet" if told["why"] == "stale" else f"the link's {told['why']}"
+    return f"{told['lane']}: {what}, {told['bytes']:,} bytes, for {why}{until}"
 
 
 def _refused(trust: dict[str, Any] | None) -> list[tuple[str, str]]:

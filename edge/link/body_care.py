@@ -94,6 +94,7 @@ class BodyCare:
             return self._backoff.next_ms() / 1000
         except Exception as error:  # noqa: BLE001 - logged and shown; a thread that ended would be worse
             _log.exception("attachments: unexpected error; trying again")
+            self.deferred = None
             self.problem = cache.problem = f"{type(error).__name__}: {error}"
             return self._backoff.next_ms() / 1000
         finally:

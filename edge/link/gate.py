@@ -223,10 +223,12 @@ class Gate:
             if took_ms is not None:
                 metered.batches.took(actual, took_ms)
             self._tell()
-            if ticket.granted is not None and metered.day is not None:
-                note = metered.day.settle(ticket.lane, ticket.granted, ticket.size, actual, self.today_ms())
+            name = metered.limits.link_class
+            day = self._metered.get(name, metered).day  # with other limits by now it has what was noted for this one
+            if ticket.granted is not None and day is not None:
+                note = day.settle(ticket.lane, ticket.granted, ticket.size, actual, self.today_ms())
                 if note is not None:
-                    self._rows.note(metered.limits.link_class, note)
+                    self._rows.note(name, note)
 
     def withdraw(self, lane: str) -> None:
         """Whoever waited in that lane has given up."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def waiting(log: DeltaLog, cache: Cache, gate: Gate) -> list[dict[str, Any]]:
-    """A row for each lane of which something has to wait: ``lane``, ``records`` (of bulk: bodies of attachments),
+    """A row for each lane of which something has to wait: ``lane``, ``records`` (of bulk: bodies of attachments, too),
     ``bytes``, ``why`` (budget, rate, lane, size, class, stale, interval), ``until_ms`` (UTC, 0 if nobody knows). Raises
     StorageError.
     """

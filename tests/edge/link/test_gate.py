@@ -207,6 +207,18 @@ def test_limits_that_a_policy_replaces_hold_from_then_on_for_the_same_day(device
     assert ticket(gate.take(NORMAL, 1 << 30)).of is None
 
 
+def test_what_was_under_way_when_limits_changed_counts_with_what_came_after(device: Device) -> None:
+    gate = device.gate(METERED)
+    before = ticket(gate.take(NORMAL, 30_000))
+    gate.rules.limits = (METERED._replace(bytes_per_day=900_000),)
+    after = ticket(gate.take(NORMAL, 50_000))
+    gate.land(before, 45_000)
+    gate.land(after, 50_000)
+    assert device.noted()[NOON // DAY_MS][NORMAL] >= 45_000 + 50_000
+    gate.rest()
+    assert 95_000 <= device.noted()[NOON // DAY_MS][NORMAL] <= 95_000 + 10_000, "with what was noted ahead at the most"
+
+
 def test_ranges_of_models_are_bulk_and_counted(device: Device, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     world = FetchWorld(tmp_path / "models")
