@@ -327,6 +327,11 @@ class AsyncEdge(Wrapper[Edge]):
         await self.close()
 
     @property
+    def is_syncing(self) -> bool:
+        """See ``Edge.is_syncing``."""
+        return self.inner.is_syncing
+
+    @property
     def link_class(self) -> str | Callable[[], str]:
         """See ``Edge.link_class``; a function is called on the link's thread."""
         return self.inner.link_class

@@ -293,11 +293,10 @@ class Edge(Steering):
             done = self._live.wait_idle(timeout_ms, self._clock)
             self.carry_out_erasures()
             return done
-        link = self._link
         self._syncing += 1
         try:
-            self._models_from(link, url, timeout_ms)
-            done = link.sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
+            self._models_from(self._link, url, timeout_ms)
+            done = self._link.sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
             self._models_come()
         finally:
             self._end_models()
@@ -311,7 +310,7 @@ class Edge(Steering):
         """Stay in sync in the background, through every loss of the network, until ``stop_sync`` or ``close``."""
         from edge.link.runner import LiveLink
 
-        if self._live is None or not self._live.running:
+        if not self.is_syncing:
             if self._live is not None:
                 self._live.end()  # what is left of it: its failure was logged
             self.projections.start()  # the log is trimmed as the cloud acknowledges it
@@ -324,6 +323,11 @@ class Edge(Steering):
         live, self._live = self._live, None
         if live is not None:
             live.stop()
+
+    @property
+    def is_syncing(self) -> bool:
+        """Whether ``start_sync`` was called, and nothing has ended it since."""
+        return self._live is not None and self._live.running
 
     @once
     def _link(self) -> Link:

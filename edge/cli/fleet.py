@@ -130,8 +130,8 @@ def sync(ctx: click.Context, store: str, url: str | None, timeout_s: float, as_j
 def run(store: str, url: str | None, as_json: bool) -> None:
     """Stay in sync, and keep the search tables up to date, until interrupted. `status` shows how it goes meanwhile.
 
-    It ends by itself, with exit 1, when the device was revoked. A program that has the store open itself does without:
-    edge.start_sync().
+    It ends by itself, with exit 1, when the device was revoked, or its log is damaged. A program that has the store
+    open itself does without: edge.start_sync().
     """
     stopped = threading.Event()
     revoked: list[AgentDBError] = []
@@ -147,7 +147,7 @@ def run(store: str, url: str | None, as_json: bool) -> None:
         edge.start_sync(url=url, on_progress=told)
         edge.projections.start(with_tables=True)
         said = ""
-        while not stopped.wait(0.5):
+        while edge.is_syncing and not stopped.wait(0.5):  # what ended the link is raised when the store is closed
             status = edge.log.meta_get("sync") or {}
             error = status.get("error") or ""
             now = "connected" if status.get("connected") else error or "connecting"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from edge.cli import main
 from edge.link.replicator import Replicator
 from edge.node import Edge
 from sync.errors import CorruptStore, ReadOnly
@@ -23,13 +26,13 @@ def store(tmp_path: Path) -> str:
     return path
 
 
+def damaged(_: Replicator) -> bool:
+    raise CorruptStore("the log is damaged", hint="restore it")
+
+
 @pytest.fixture
 def dead(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edge]:
     """A store whose live link has died of its log."""
-
-    def damaged(_: Replicator) -> bool:
-        raise CorruptStore("the log is damaged")
-
     edge = Edge.open(store)
     with monkeypatch.context() as patched:
         patched.setattr(Replicator, "_step", damaged)
@@ -37,7 +40,7 @@ def dead(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edge]:
         live = edge._live
         assert live is not None
         live._thread.join(10)
-        assert not live.running
+        assert not edge.is_syncing
     yield edge
     edge.close()
 
@@ -67,3 +70,12 @@ def test_a_store_that_is_only_read_is_not_syncing_after_it_was_asked_to(store: s
         with pytest.raises(ReadOnly):
             edge.sync()
         assert edge._syncing == 0
+
+
+def test_the_command_ends_with_it(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(Replicator, "_step", damaged)
+    done = CliRunner().invoke(main, ["run", store])
+    assert done.exit_code == 1
+    assert "error: the log is damaged" in done.stderr
+    assert threads() == []
