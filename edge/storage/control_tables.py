@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edge.storage.log_schema import damaged_note
+
 if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
 
@@ -79,12 +81,13 @@ class ControlTables:
         self._log = log
 
     def note(self) -> ControlNote | None:
-        """None if nothing was ever kept: in a fleet without trust."""
-        kept: list[Any] | None = self._log.meta_get(_NOTE)
+        """None if nothing was ever kept: in a fleet without trust. Raises CorruptStore, StorageError."""
+        kept = self._log.meta_get(_NOTE)
         if kept is None:
             return None
-        note = ControlNote(*kept)
-        return note._replace(refused=tuple(note.refused))  # type: ignore[arg-type]
+        if (note := _note_of(kept)) is None:
+            raise damaged_note(self._log.path, _NOTE)
+        return note
 
     def kept(self) -> dict[str, bytes]:
         """Everything of ``trust``, by name; b"" for what a disk has made something else than bytes."""
@@ -169,6 +172,16 @@ class ControlTables:
         if self.note() is None:
             return []
         return [Document(*row) for row in self._log.reader.all(_DOCUMENT + where, binding)]
+
+
+def _note_of(kept: Any) -> ControlNote | None:
+    """None for what ``keep`` has not written."""
+    if not isinstance(kept, list) or [type(part) for part in kept] != [int, int, int, int, list, dict, dict]:
+        return None
+    number, seen_ms, fresh_ms, accepted_ms, refused, versions, expires_ms = kept
+    if len(refused) not in (0, 4) or not all(type(one) is int for one in (*versions.values(), *expires_ms.values())):
+        return None
+    return ControlNote(number, seen_ms, fresh_ms, accepted_ms, tuple(refused), versions, expires_ms)
 
 
 def keep_pin(log: DeltaLog, digest: bytes) -> None:

@@ -18,12 +18,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import apsw
-import msgpack
 
 from edge.storage import renaming
 from edge.storage.log_core import LogCore
 from edge.storage.log_reader import DeadLetter, pack_operation
-from edge.storage.log_schema import close, connect, index_anew, translate
+from edge.storage.log_schema import close, connect, index_anew, translate, unpacked_note
 from edge.storage.log_writer import Transact
 from edge.storage.transaction import Write
 from sync.errors import CorruptStore, StorageError
@@ -223,9 +222,9 @@ class DeltaLog(LogCore):
     # -- notes --------------------------------------------------------------------------------------------------------
 
     def meta_get(self, name: str) -> Any:
-        """A small value stored with ``meta_set``, or None."""
+        """A small value stored with ``meta_set``, or None. Raises CorruptStore (it is none), StorageError."""
         value = self.reader.one("SELECT value FROM meta WHERE name = ?", name)
-        return None if value is None else msgpack.unpackb(value)
+        return None if value is None else unpacked_note(self.path, name, value)
 
     def meta_set(self, name: str, value: Any) -> None:
         with self.writer.lock, self.writer.transact():

@@ -18,13 +18,12 @@ from contextlib import suppress
 from typing import Any
 
 import apsw
-import msgpack
 
 from edge.storage.erasures import ERASURES, Erasures
 from edge.storage.group_commit import GroupCommit, Job
 from edge.storage.log_reader import LogReader
 from edge.storage.log_rows import ROWS_MAX
-from edge.storage.log_schema import translate
+from edge.storage.log_schema import translate, unpacked_note
 from edge.storage.log_writer import LogWriter, Within
 from edge.storage.own_slots import Run
 from edge.storage.renaming import RENAMED, taken_back, unpacked
@@ -87,7 +86,7 @@ class LogCore:
 
     def _read_where_it_stands(self) -> None:
         writer, db = self.writer, self.writer.db
-        meta = {name: msgpack.unpackb(value) for name, value in db.execute(_META)}
+        meta = {name: unpacked_note(self.path, name, value) for name, value in db.execute(_META)}
         self.replica: bytes = meta["replica"]
         self._collections.update(db.execute("SELECT name, id FROM collections"))
         noted, position, ts = meta.get("head", (0, 0, 0))

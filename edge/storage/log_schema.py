@@ -14,6 +14,7 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import apsw
 import msgpack
@@ -176,6 +177,19 @@ def close(db: apsw.Connection) -> None:
     """
     with suppress(apsw.Error, OSError):
         db.close(True)
+
+
+def unpacked_note(path: str, name: str, value: bytes) -> Any:
+    """What a row of ``meta`` says. Raises CorruptStore."""
+    try:
+        return msgpack.unpackb(value)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise damaged_note(path, name) from error
+
+
+def damaged_note(path: str, name: str) -> CorruptStore:
+    """A row of ``meta`` that is not as it was written."""
+    return CorruptStore(f"{path}: the note {name!r} is not what was written", hint=_DAMAGED_HINT)
 
 
 def translate(error: Exception, path: str) -> AgentDBError:

@@ -4,9 +4,7 @@ after a restart, and until another does; the real control plane filters by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,22 +46,12 @@ DOCUMENTS = {
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ControlWorld]:
-    (tmp_path / "cloud").mkdir()
-    world = ControlWorld(tmp_path / "cloud")
-    world.operators = world.operators.but(documents=DOCUMENTS)
+def world(unpublished: ControlWorld, monkeypatch: pytest.MonkeyPatch) -> ControlWorld:
+    unpublished.operators = unpublished.operators.but(documents=DOCUMENTS)
     with monkeypatch.context() as careless:  # a control plane that publishes what no device takes
         careless.setattr(publishing, "_check_runs", lambda *_: None)
-        world.publish()
-    yield world
-    world.store.close()
-
-
-@pytest.fixture
-def device(world: ControlWorld, tmp_path: Path) -> Iterator[Device]:
-    device = Device(tmp_path / "device", world)
-    yield device
-    device.edge.close()
+        unpublished.publish()
+    return unpublished
 
 
 def assign(device: Device, name: str) -> None:

@@ -49,21 +49,16 @@ def document(tables: dict[str, Any]) -> bytes:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[ControlWorld]:
-    (tmp_path / "cloud").mkdir()
-    world = ControlWorld(tmp_path / "cloud")
+def world(unpublished: ControlWorld) -> ControlWorld:
     documents = {path: document(tables) for path, tables in zip(PATHS, POLICIES, strict=True)}
-    world.operators = world.operators.but(documents={**documents, MODEL: DOCUMENTS[MODEL]})
-    world.publish()
-    yield world
-    world.store.close()
+    unpublished.operators = unpublished.operators.but(documents={**documents, MODEL: DOCUMENTS[MODEL]})
+    unpublished.publish()
+    return unpublished
 
 
 @pytest.fixture
-def device(world: ControlWorld, tmp_path: Path) -> Iterator[Device]:
-    device = Device(tmp_path / "device", world, config=EdgeConfig(quota_bytes=32 * MIB))
-    yield device
-    device.edge.close()
+def options() -> dict[str, Any]:
+    return {"config": EdgeConfig(quota_bytes=32 * MIB)}
 
 
 def run(device: Device, number: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,22 +32,7 @@ from tests.control_world import POLICY as POLICY_1
 from tests.edge.control.trust_device import Device, everything
 from tests.trust_world import DAY_MS, PrivateKey, flipped
 
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[ControlWorld]:
-    (tmp_path / "cloud").mkdir()
-    world = ControlWorld(tmp_path / "cloud")
-    world.publish()
-    world.plane.assign(world.fleet, "policy", POLICY_1)
-    yield world
-    world.store.close()
-
-
-@pytest.fixture
-def device(world: ControlWorld, tmp_path: Path) -> Iterator[Device]:
-    device = Device(tmp_path / "device", world)
-    yield device
-    device.edge.close()
+pytestmark = pytest.mark.usefixtures("assigned")
 
 
 def test_what_both_sides_name_is_kept_and_there_after_a_restart(device: Device) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,28 +11,14 @@ import pytest
 from edge.control.model_slots import Slots
 from edge.node import Edge
 from edge.storage import policy_row
+from edge.storage.log_schema import connect
 from sync.errors import CorruptStore, DiskFull, StorageError, Untrusted
 from tests.control_world import DOCUMENTS, MODEL, POLICY_2, ControlWorld
 from tests.control_world import POLICY as POLICY_1
 from tests.edge.control.trust_device import Device, everything
 from tests.edge.faulty_vfs import faulty_vfs
 
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[ControlWorld]:
-    (tmp_path / "cloud").mkdir()
-    world = ControlWorld(tmp_path / "cloud")
-    world.publish()
-    world.plane.assign(world.fleet, "policy", POLICY_1)
-    yield world
-    world.store.close()
-
-
-@pytest.fixture
-def device(world: ControlWorld, tmp_path: Path) -> Iterator[Device]:
-    device = Device(tmp_path / "device", world)
-    yield device
-    device.edge.close()
+pytestmark = pytest.mark.usefixtures("assigned")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -219,3 +204,19 @@ def test_a_copy_of_the_store_and_a_reader_have_it_too(device: Device, tmp_path: 
         assert {one.data for one in copy.trust.documents("")} == {DOCUMENTS[POLICY_1]}
         assert copy.trust.verify() == []
         assert copy.trust.asking() == device.trust.asking()
+
+
+@pytest.mark.parametrize("note", [b"\x05", b"\x97\x01\x02\x03\x04\x90\x80", b"\x98" + b"\xc0" * 8, b"\xc1"])
+def test_a_damaged_note_of_it_is_a_damaged_store(device: Device, note: bytes) -> None:
+    device.update()
+    device.edge.close()
+    db = connect(str(device.path / "log.db"))
+    whole = db.execute("SELECT value FROM meta WHERE name = 'control'").get
+    db.execute("UPDATE meta SET value = ? WHERE name = 'control'", (note,))
+    with pytest.raises(CorruptStore, match="'control'") as found:
+        Edge.open(device.path)
+    assert "snapshot" in found.value.hint
+    db.execute("UPDATE meta SET value = ? WHERE name = 'control'", (whole,))
+    db.close()
+    device.open()
+    assert device.runs() == {"policy": DOCUMENTS[POLICY_1]}

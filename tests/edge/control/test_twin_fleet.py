@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic, sleep
@@ -19,22 +19,6 @@ from sync.messages import Report, Reported, decode, encode
 from tests.cloud.test_cli import ok, served
 from tests.control_world import DOCUMENTS, MODEL, POLICY, POLICY_2, ControlWorld
 from tests.edge.control.trust_device import Device
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[ControlWorld]:
-    (tmp_path / "cloud").mkdir()
-    world = ControlWorld(tmp_path / "cloud")
-    world.publish()
-    yield world
-    world.store.close()
-
-
-@pytest.fixture
-def device(world: ControlWorld, tmp_path: Path) -> Iterator[Device]:
-    device = Device(tmp_path / "device", world)
-    yield device
-    device.edge.close()
 
 
 def send(device: Device) -> None:
