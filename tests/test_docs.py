@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,21 @@ def test_every_stop_of_the_life_of_a_write_exists(module: str, name: str) -> Non
 
 def test_the_life_of_a_write_has_stops() -> None:
     assert len(NAMES) > 25
+
+
+def test_the_tables_of_a_device_s_log_are_described_as_they_are() -> None:
+    db = sqlite3.connect(":memory:")
+    for path in sorted((ROOT / "edge/storage").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and str(node.value).strip().startswith("CREATE TABLE"):
+                db.executescript(str(node.value))
+    names = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")} - {"first"}
+    page = (ROOT / "docs/FORMAT.md").read_text().partition("## The device's log")[2].partition("\n## ")[0]
+    described = {row[0]: row[1] for row in re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", page, re.MULTILINE)}
+    assert described.keys() == names
+    for name in sorted(names - {"meta"}):
+        for _, column, *_ in db.execute(f"PRAGMA table_info({name})"):
+            assert re.search(rf"\b{column}\b", described[name]), f"{name}.{column}"
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
