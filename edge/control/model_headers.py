@@ -39,7 +39,15 @@ def check_headers(folder: Path, files: Iterable[str]) -> int:
             with path.open("rb") as file:
                 try:
                     check(file, path.stat().st_size)
-                except (struct.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                except (
+                    struct.error,
+                    ValueError,
+                    TypeError,
+                    KeyError,
+                    AttributeError,
+                    OverflowError,
+                    RecursionError,
+                ) as error:
                     raise Malformed(f"{name} is none: {str(error)[:100]}") from error
             checked += 1
     return checked

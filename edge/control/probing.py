@@ -35,6 +35,7 @@ _LATENCY_FACTOR = 10  # of what its runs may take; then it is too slow whatever 
 _LATENCY_SLACK_MS = 10_000
 _START_MS = 60_000  # an interpreter, on a busy device
 _STDERR_BYTES = 4_000
+_PARTS_MAX = 64  # of what a pipe holds
 _LINE_BYTES_MAX = 64 << 10
 _CHILD = "edge.control.probe_child"
 
@@ -63,7 +64,7 @@ def run_probes(folder: Path, manifest: Manifest, runner: str | None, stopped: Ca
     peak_max = next((probe.peak_bytes for probe in manifest.probes if isinstance(probe, Memory)), None)
     process = _Process(spec)
     try:
-        why = process.watch([step["within_ms"] for step in steps], peak_max, stopped)
+        why = process.watch(steps, peak_max, stopped)
     finally:
         process.end()
     if why is None:
@@ -117,6 +118,7 @@ class _Process:
         self._buffer = b""
         self._said = b""
         self._looks = 0
+        self._under_way = "loads"
         ours, theirs = os.pipe()
         try:
             self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
@@ -141,11 +143,12 @@ class _Process:
             self._stdin.write(json.dumps(spec).encode() + b"\n")
             self._stdin.flush()
 
-    def watch(self, within_ms: list[int], peak_max: int | None, stopped: Callable[[], bool]) -> str | None:
+    def watch(self, steps: list[dict[str, Any]], peak_max: int | None, stopped: Callable[[], bool]) -> str | None:
         """Until it has done every step, or one was not well. Returns what was wrong, or ""; None if ``stopped()``."""
         if (line := self._line(_START_MS, peak_max, stopped)) is not None and line.get("begun"):
-            for limit_ms in within_ms:
-                line = self._line(limit_ms, peak_max, stopped)
+            for step in steps:
+                self._under_way = step["kind"]
+                line = self._line(step["within_ms"], peak_max, stopped)
                 if line is None or "why" in line:
                     break
                 self.measured[line["kind"]] = line["measured"]
@@ -175,12 +178,12 @@ class _Process:
                 if not part or len(self._buffer) > _LINE_BYTES_MAX:
                     return {"why": self._how_it_ended()}
             if b"\n" not in self._buffer and self._clock.monotonic_ms() - started > within_ms:
-                return {"why": f"{self._under_way()}: not done within {within_ms:,} ms"}
+                return {"why": f"{self._under_way}: not done within {within_ms:,} ms"}
         text, _, self._buffer = self._buffer.partition(b"\n")
         try:
             line: dict[str, Any] = json.loads(text)
         except ValueError:
-            return {"why": f"{self._under_way()}: the probing process wrote {text[:80]!r}"}
+            return {"why": f"{self._under_way}: the probing process wrote {text[:80]!r}"}
         self.peak_bytes = max(self.peak_bytes, int(line.get("peak_bytes", 0)))
         if "why" not in line and peak_max is not None and self.peak_bytes > peak_max:
             return {"why": f"memory: took {self.peak_bytes:,} bytes, {peak_max:,} may be"}
@@ -194,24 +197,33 @@ class _Process:
             own = group_peak_bytes(self._process.pid)
         self.peak_bytes = max(self.peak_bytes, own)
 
-    def _under_way(self) -> str:
-        return {0: "loads", 1: "golden"}.get(len(self.measured), "latency")
-
     def _how_it_ended(self) -> str:
         try:
             status = self._process.wait(LOOKS_MS * 50 / 1000)
         except subprocess.TimeoutExpired:
-            return f"{self._under_way()}: the probing process closed its pipe"
-        with suppress(OSError):
-            self._said = (self._said + self._stderr.read())[-_STDERR_BYTES:]
+            return f"{self._under_way}: the probing process closed its pipe"
+        self._kill()
+        self._hear()
         last = self._said.decode("utf-8", "replace").strip().splitlines()[-1:] or [""]
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
-        return f"{self._under_way()}: the process ended by {how} {last[0]}".rstrip()
+        return f"{self._under_way}: the process ended by {how} {last[0]}".rstrip()
 
-    def end(self) -> None:
-        """It and all that it has started are gone when this returns."""
+    def _hear(self) -> None:
+        """What is in the pipe now: who has left the group may have it open for ever."""
+        handle = self._stderr.fileno()
+        with suppress(OSError):
+            for _ in range(_PARTS_MAX):
+                if not select.select([handle], [], [], 0)[0] or not (part := os.read(handle, 1 << 16)):
+                    return
+                self._said = (self._said + part)[-_STDERR_BYTES:]
+
+    def _kill(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """It and all that it has started are gone when this returns, but for what has left its session."""
+        self._kill()
         self._process.wait()
         for pipe in (self._stdin, self._stderr):
             with suppress(OSError):

@@ -13,12 +13,10 @@ from pathlib import Path
 import pytest
 
 from edge import Edge, EdgeConfig
-from edge.control.model_headers import check_headers
 from edge.control.model_store import ModelStore
 from edge.control.probing import Outcome, run_probes
 from simulations.processes import ROOT
 from sync.activation import COMMITTED, RETURNED, SOAKING, STAGED, TRYING
-from sync.errors import Malformed
 from sync.models import Errors, Golden, Latency, Loads, Manifest, Memory, Probe, Soak
 from tests.edge.control.model_world import Files, Shelf, assign, contents, model, release, settle
 from tests.edge.control.runner import run
@@ -232,6 +230,50 @@ def test_one_that_kills_itself_is_a_verdict(tmp_path: Path, monkeypatch: pytest.
     assert probe(tmp_path / "a", GOOD, [], runner).why == "loads: the process ended by signal SIGSEGV out of luck"
 
 
+def test_one_that_leaves_somebody_at_its_pipes_is_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has started may have a session of its own, and still have its standard error open."""
+    mark = tmp_path / "pid"
+    runner = hidden(
+        tmp_path,
+        monkeypatch,
+        f"""
+        def run(path, given):
+            code = "import time; time.sleep(60)"
+            child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+            open({str(mark)!r}, "w").write(str(child.pid))
+            os.kill(os.getpid(), 11)
+        """,
+    )
+    began = time.monotonic()
+    try:
+        assert probe(tmp_path / "a", GOOD, [], runner).why == "loads: the process ended by signal SIGSEGV"
+        assert time.monotonic() - began < 30
+    finally:
+        os.kill(int(mark.read_text()), 9)
+
+
+def test_what_was_under_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = tmp_path / "mark"
+    runner = hidden(
+        tmp_path,
+        monkeypatch,
+        f"""
+        def run(path, given):
+            with open({str(mark)!r}, "a") as mark:
+                mark.write("x")
+                if mark.tell() == int(os.environ["DIES_AT"]):
+                    os._exit(7)
+            return given
+        """,
+    )
+    goldens = [Golden(1, 1), Golden(2, 2)]
+    latency = Latency(p95_ms=1000, runs=1)
+    for at, probes, kind in ((2, [latency], "latency"), (3, goldens, "golden"), (4, [*goldens, latency], "latency")):
+        monkeypatch.setenv("DIES_AT", str(at))
+        mark.unlink(missing_ok=True)
+        assert probe(tmp_path / f"at{at}", GOOD, [*probes], runner).why == f"{kind}: the process ended by exit 7"
+
+
 @pytest.mark.parametrize(
     ("found", "right", "why"),
     [
@@ -317,35 +359,6 @@ def test_where_no_process_can_be_had_it_is_no_fault_of_the_models(
     assert models.note("embed").tries == 0
     assert "Cannot allocate memory" in models.status()[0].problem
     assert (models.advance(), models.note("embed").state) == (1, COMMITTED)
-
-
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("m.safetensors", b""),
-        ("m.safetensors", b"\xff" * 8),
-        ("m.safetensors", (2).to_bytes(8, "little") + b"[]"),
-        ("m.safetensors", (9).to_bytes(8, "little") + b'{"a":1.5}'),
-        ("m.safetensors", GOOD["model.safetensors"] + b"x"),
-        ("m.safetensors", GOOD["model.safetensors"].replace(b"F32", b"F16")),
-        ("m.safetensors", (200_000).to_bytes(8, "little") + b"[" * 200_000),
-        ("m.gguf", b"GGUF"),
-        ("m.gguf", b"GGML" + bytes(20)),
-        ("m.gguf", b"GGUF" + (3).to_bytes(4, "little") + (1 << 40).to_bytes(8, "little") + bytes(8)),
-        ("m.gguf", b"GGUF" + (9).to_bytes(4, "little") + bytes(16)),
-    ],
-)
-def test_headers_that_are_none(tmp_path: Path, name: str, data: bytes) -> None:
-    (tmp_path / name).write_bytes(data)
-    with pytest.raises(Malformed, match="is none"):
-        check_headers(tmp_path, [name])
-
-
-def test_headers_that_are_right(tmp_path: Path) -> None:
-    (tmp_path / "m.safetensors").write_bytes(GOOD["model.safetensors"])
-    (tmp_path / "m.gguf").write_bytes(b"GGUF" + (3).to_bytes(4, "little") + bytes(16))
-    (tmp_path / "m.onnx").write_bytes(b"anything")
-    assert check_headers(tmp_path, ["m.safetensors", "m.gguf", "m.onnx"]) == 2
 
 
 def test_no_probe_is_left(models: ModelStore) -> None:
