@@ -50,7 +50,6 @@ class ChunkFiles:
         self._open_file: FileRef | None = None
         self._handle = -1
         self._buffer = memoryview(bytearray(CHUNK_BYTES_MAX))
-        self.done_bytes = 0
 
     @property
     def wanted(self) -> dict[bytes, list[Place]]:
@@ -65,13 +64,10 @@ class ChunkFiles:
                 if os.fstat(handle).st_size != file.size:
                     os.ftruncate(handle, file.size)
             self._wanted.clear()
-            self.done_bytes = 0
             for place in places(self._manifest, self._chunks):
                 if stopped():
                     return
-                if self._is_right(place):
-                    self.done_bytes += place.chunk.length
-                else:
+                if not self._is_right(place):
                     self._wanted.setdefault(place.chunk.digest, []).append(place)
         except OSError as error:
             raise storage_error(f"writing to {self._folder}", error) from error
@@ -83,7 +79,6 @@ class ChunkFiles:
                 handle, at = self._opened(place.file), 0
                 while at < len(data):
                     at += os.pwrite(handle, data[at:], place.offset + at)
-                self.done_bytes += len(data)
         except OSError as error:
             raise storage_error(f"writing to {self._folder}", error) from error
         del self._wanted[digest]

@@ -74,6 +74,8 @@ class _Round:
         self._thread: threading.Thread | None = None
 
     def poke(self) -> None:
+        if threading.current_thread() is self._thread:
+            return  # it looks again anyway, and not before its time if it failed
         self._woken.set()
         is_due = self._due_ms() is not None  # before the lock: it takes the store's, which whoever calls may have
         with self._lock:

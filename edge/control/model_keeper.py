@@ -54,6 +54,8 @@ class ModelKeeper(ModelReader):
         self._notes = self.tables.notes()
         if not self._notes:
             return
+        now = self._clock.monotonic_ms()
+        self._counted = {name: (now, 0, 0) for name, note in self._notes.items() if note.state == SOAKING}
         unclean = self._running.exists()
         for name in list(self._notes):
             try:
@@ -76,17 +78,25 @@ class ModelKeeper(ModelReader):
         with self.changed:
             before = self.note(name)
             note, actions = trial.step(before, event)
-            if note == before and not actions:
-                return
-            refusals = [action for action in actions if isinstance(action, Refuse)]
-            self.tables.commit(name, note, refusals, self._clock.wall_ms())
-            self._follow(name, before, note)
+            if note != before:
+                refusals = [action for action in actions if isinstance(action, Refuse)]
+                self.tables.commit(name, note, refusals, self._clock.wall_ms())
+                self._follow(name, before, note)
             for action in actions:
                 if isinstance(action, trial.Empty):
-                    with suppress(StoreLocked):  # it goes when it is filled with something else
-                        self.slots(name).empty(action.slot)
-        self._tell_outcome(name)
-        self.wake()
+                    self._empty(name, action.slot)
+        if note != before:
+            self._tell_outcome(name)
+            self.wake()
+
+    def _empty(self, name: str, slot: str) -> None:
+        """What stays, goes when the slot is filled with something else."""
+        try:
+            self.slots(name).empty(slot)
+        except StoreLocked:
+            return
+        except StorageError as error:
+            _log.warning("model %s: %s (%s)", name, error, error.hint)
 
     def tell_outcomes(self, outcome: Told) -> None:
         """From now on, ``outcome`` is told how it went with what was assigned; and of what it may not have been."""
@@ -117,7 +127,7 @@ class ModelKeeper(ModelReader):
             del self._notes[name]
         if note.state != SOAKING:
             self._counted.pop(name, None)
-        elif (before.state, before.active) != (SOAKING, note.active) or name not in self._counted:
+        elif (before.state, before.active) != (SOAKING, note.active):
             self._counted[name] = (self._clock.monotonic_ms(), 0, 0)
         if note.active != before.active:
             self.changed.notify_all()
@@ -148,14 +158,19 @@ class ModelKeeper(ModelReader):
                     found[version] = slots.problems(version.slot, slots.documents(version.digest), hashed=hashed)
                 except CorruptStore as error:
                     found[version] = [error.message]
-        if self._log.read_only:
-            pass
-        elif note.active is not None and found[note.active]:
-            spare = note.previous is not None and not found[note.previous]
-            _log.warning("model %s %d: %s", name, note.active.number, found[note.active][0])
-            self._happened(name, trial.Damaged(spare=spare))
-        elif note.previous is not None and found[note.previous]:
-            self._happened(name, trial.Spared())
+        with self.changed:
+            now = self.note(name)
+            is_so = (now.active, now.previous) == (note.active, note.previous)  # files take seconds to hash
+            if self._log.read_only or not is_so:
+                pass
+            elif note.active is not None and found[note.active]:
+                spare = note.previous is not None and not found[note.previous]
+                _log.warning("model %s %d: %s", name, note.active.number, found[note.active][0])
+                self._happened(name, trial.Damaged(spare=spare))
+            elif note.previous is not None and found[note.previous]:
+                self._happened(name, trial.Spared())
+        if not is_so:
+            return self._checked(name, hashed=hashed)
         return [
             f"model {name} {version.number}: {problem}" for version, problems in found.items() for problem in problems
         ]

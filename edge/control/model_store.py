@@ -141,8 +141,9 @@ class ModelStore(ModelKeeper):
             with self.slots(name).alone(slot):
                 pass
         self._happened(name, trial.Removed())
-        with self._trying, self._fetching:  # what was under way has seen it, and ends
-            remove_tree(self.slots(name).folder)
+        with self._trying, self._fetching, self.changed:  # what was under way has seen it, and ends
+            if self.note(name) == Note():  # else it was assigned again
+                remove_tree(self.slots(name).folder)
 
     def retry(self, name: str) -> None:
         """Try the version again that was returned last. Raises NotFound, CorruptStore, ReadOnly, StorageError."""
@@ -152,7 +153,10 @@ class ModelStore(ModelKeeper):
             raise NotFound(f"no version of {name!r} was returned", hint="agentdb-edge models list shows what is here")
         self.slots(name).documents(returned.digest)
         self.tables.forgive(name, returned.digest)
-        self._happened(name, trial.Assigned(returned))
+        with self.changed:
+            if (declined := self.declined.get(name)) is not None and declined.digest == returned.digest:
+                del self.declined[name]
+            self._happened(name, trial.Assigned(returned))
 
     def verify(self) -> list[str]:
         """Hash all files of versions in use, and of those beside them. What is damaged is given out no more, and is
@@ -264,7 +268,8 @@ class ModelStore(ModelKeeper):
                         if note.state == SOAKING or name in self._begun:
                             self._count(name)
                             self._stopped(name)
-                self._running.unlink(missing_ok=True)
+                with suppress(OSError):  # then files are looked at once more
+                    self._running.unlink(missing_ok=True)
         for name in list(self._held):
             self._let_go(name)
         self.ended()

@@ -1,0 +1,145 @@
+"""ModelStore where the disk fails, or another version comes, at the wrong moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge.control.model_care import Care
+from edge.control.model_slots import Documents, Slots
+from edge.storage.model_tables import ModelTables
+from sync.activation import COMMITTED, FETCHING, SOAKING
+from sync.errors import DiskFull, QuotaExceeded, StorageError
+from sync.models import Soak
+from tests.edge.control.care_world import FILES, World
+from tests.edge.control.model_world import assign, settle
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.models.close()
+    world.edge.close()
+
+
+def test_one_that_is_tried_again_on_demand_is_not_told_as_refused(world: World) -> None:
+    told: list[tuple[int, str]] = []
+    world.verdicts[1] = "bad"
+    world.install(1, Soak())
+    world.again()
+    world.models.tell_outcomes(lambda _name, number, _digest, how, _why: told.append((number, how)))
+    world.give(1, Soak())  # as what was assigned is told at each start
+    world.verdicts.clear()
+    told.clear()
+    world.models.retry("embed")
+    settle(world.models)
+    assert world.state == COMMITTED
+    assert told == [(1, "committed")]
+    assert world.models.status()[0].refused == []
+
+
+def test_a_soak_is_counted_though_the_disk_was_full_at_the_start(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.install(1)
+    world.models.close()
+
+    def full(*_: object, **__: object) -> None:
+        raise DiskFull("no space")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(ModelTables, "commit", full)
+        world.models = world.begin()
+    assert world.state == SOAKING
+    world.keep()
+
+
+def test_damage_that_was_found_in_what_is_not_in_use_any_more_takes_nothing_out_of_use(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.install(1)
+    world.keep()
+    world.install(2)
+    right = Slots.problems
+
+    def while_another_comes(slots: Slots, slot: str, documents: Documents, *, hashed: bool = True) -> list[str]:
+        if documents.manifest.number == 2:
+            monkeypatch.setattr(Slots, "problems", right)
+            world.give(3)  # its slot is that of 2, which is not in use from now on
+        return right(slots, slot, documents, hashed=hashed)
+
+    monkeypatch.setattr(Slots, "problems", while_another_comes)
+    assert world.models.verify() == []
+    assert (world.state, world.using()) == (FETCHING, 1)
+
+
+def test_what_cannot_be_emptied_keeps_nobody_from_hearing_of_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.install(1)
+    world.keep()
+    woken: list[int] = []
+
+    def stuck(*_: object) -> None:
+        raise StorageError("the disk")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Slots, "empty", stuck)
+        world.models.wake = lambda: woken.append(1)
+        world.give(2)
+    assert (world.state, woken) == (FETCHING, [1])
+    settle(world.models)
+    assert world.using() == 2
+
+
+def test_a_name_that_is_assigned_again_while_it_is_removed_is_fetched(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.install(1)
+    let_go = world.models._happened
+
+    def and_assigned(name: str, event: object) -> None:
+        let_go(name, event)  # type: ignore[arg-type]
+        monkeypatch.undo()
+        world.give(1)
+
+    monkeypatch.setattr(world.models, "_happened", and_assigned)
+    world.models.remove("embed")
+    assert world.state == FETCHING
+    settle(world.models)
+    assert world.using() == 1
+
+
+def test_a_fetch_for_which_there_is_no_room_is_tried_again_after_a_while(world: World) -> None:
+    """Making room is noted of the other models, which is no reason to try again at once."""
+    tried: list[int] = []
+
+    def room(size: int) -> None:
+        tried.append(size)
+        raise QuotaExceeded("no room")
+
+    world.install(1)
+    world.keep()
+    world.models._room = room  # type: ignore[assignment]
+    care = Care(world.models)
+    world.models.wake, world.models.ended = care.poke, care.join
+    assign(world.models, 3, world.shelf.publish(3, FILES[3], name="other"), "other")
+    time.sleep(0.8)
+    world.models.close()
+    assert 1 <= len(tried) <= 4
+
+
+def test_nothing_is_committed_for_what_does_not_change_the_note(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.give(1)
+    commits: list[str] = []
+    right = ModelTables.commit
+
+    def counted(tables: ModelTables, name: str, *rest: object) -> None:
+        commits.append(name)
+        right(tables, name, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ModelTables, "commit", counted)
+    world.again()
+    assert (world.state, commits) == (FETCHING, [])
+    settle(world.models)
+    assert commits != []
