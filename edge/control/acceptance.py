@@ -14,7 +14,7 @@ refused.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from edge.storage.control_tables import ASSIGNMENT, PIN, SIGNATURE, ControlNote, ControlTables, Document
@@ -84,8 +84,8 @@ class Acceptance:
         self._parts = parts
         self._now_ms = now_ms
 
-    def put_back(self, fetch: Callable[[Agreed], bytes]) -> list[str]:
-        """Fetch documents that are agreed and that the disk has changed or lost. Returns the places that can be read
+    def put_back(self, fetch: Callable[[Agreed], bytes]) -> Iterator[str]:
+        """Fetch documents that are agreed and that the disk has changed or lost. Yields the places that can be read
         again. One that nobody has any more stays as it is. Raises StorageError, and what ``fetch`` does of the network.
         """
         from hashlib import sha256
@@ -93,7 +93,6 @@ class Acceptance:
         from sync.assignments import Agreed
         from sync.targets import parse_path
 
-        places = []
         for place, named in self._tables.named().items():
             data = self._tables.target(named.sha256)
             if data is not None and sha256(data).digest() == named.sha256:
@@ -106,8 +105,7 @@ class Acceptance:
                 continue
             if sha256(data).digest() == named.sha256:
                 self._tables.put_back(named.path, named.sha256, data)
-                places.append(place)
-        return places
+                yield place
 
     def accept(self, control: Control, fetch: Callable[[Agreed], bytes]) -> Accepted:
         """Raises as ``TrustStore.accept``."""

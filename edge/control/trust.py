@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.control.acceptance import MODELS, POLICY, Acceptance, Accepted, Part, holds
 from edge.storage.control_tables import ASSIGNMENT, PIN, ControlNote, ControlTables, Document
 from sync.errors import (
     AgentDBError,
+    CorruptStore,
     DataError,
     InputError,
     InvalidConfig,
@@ -61,6 +62,7 @@ class TrustStore:
         self._log = log
         self._parts: dict[str, Part] = {}
         self._lock = threading.Lock()
+        self._telling = threading.Lock()
         self._untold: set[str] = set()
 
     # -- what others run by -------------------------------------------------------------------------------------------
@@ -164,7 +166,7 @@ class TrustStore:
         note = self.tables.note() or ControlNote()
         if not self.tables.pin():
             error = NotFound("this device does not know the root of what its fleet signs", hint=_PIN_HINT)
-            self._refuse(error)
+            self.note_refused(error)
             raise error
         have = [HeldRole(name, version) for name, version in note.versions.items() if name != "root"]
         return FetchControl(note.number, note.versions.get("root", 0), have)
@@ -188,22 +190,29 @@ class TrustStore:
         does, once the rest is taken. What ``fetch`` raises of the network, and StorageError, is not noted: try again.
         CorruptStore: what is kept was damaged; ask again.
         """
-        with self._lock:
-            back = self._acceptance.put_back(fetch)
-            try:
-                accepted = self._acceptance.accept(control, fetch)
-                if accepted.refused is not None:
-                    self._refuse(accepted.refused)
-            except (DataError, InputError, Refused) as error:
-                self._refuse(error)
-                raise
-        self._tell((*accepted.places, *back))
+        changed: list[str] = []
+        taken = False
+        try:
+            with self._lock:
+                changed.extend(self._acceptance.put_back(fetch))
+                try:
+                    accepted = self._acceptance.accept(control, fetch)
+                    if accepted.refused is not None:
+                        self._refuse(accepted.refused)
+                except (DataError, InputError, Refused) as error:
+                    self._refuse(error)
+                    raise
+            changed.extend(accepted.places)
+            taken = True
+        finally:
+            if taken or changed:  # what was put back can be run, whatever came of the rest
+                self._tell(changed)
         if accepted.refused is not None:
             raise accepted.refused
         return accepted
 
     def note_refused(self, error: AgentDBError) -> None:
-        """The control plane refused to say what is to run: for ``status``, and its operators. Raises StorageError."""
+        """It could not be asked, or did not say, what is to run: for ``status``, and operators. Raises StorageError."""
         with self._lock:
             self._refuse(error)
 
@@ -216,16 +225,24 @@ class TrustStore:
             _log.warning("trust: %s (%s)", error.message, error.hint)
         self.tables.keep(note._replace(refused=(error.code, error.message, error.hint, at_ms)))
 
-    def _tell(self, places: tuple[str, ...]) -> None:
+    def _tell(self, places: Sequence[str]) -> None:
         for prefix, part in self._parts.items():
             if prefix in self._untold or any(place.startswith(prefix) for place in places):
                 self._untold.discard(prefix)
                 try:
-                    part.activated(self.documents(prefix))
+                    with self._telling:  # nobody is told of what was agreed before, after what is agreed now
+                        part.activated(self._to_run(prefix))
                 except Exception as error:  # noqa: BLE001 - logged: it is durable, and told again at the next handshake
                     self._untold.add(prefix)
                     unknown = None if isinstance(error, AgentDBError) else error
                     _log.error("trust: what is to run in %s could not be begun: %s", prefix, error, exc_info=unknown)
+
+    def _to_run(self, places: str) -> list[Document]:
+        """Raises CorruptStore if something is agreed, and nothing of it can be read: that is not to run nothing."""
+        documents = self.sound(places)
+        if not documents and any(place.startswith(places) for place in self.tables.named()):
+            raise CorruptStore("its documents are damaged, or lost", hint="they are fetched again")
+        return documents
 
     @property
     def _acceptance(self) -> Acceptance:

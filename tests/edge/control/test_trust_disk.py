@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,9 @@ from edge.control.model_slots import Slots
 from edge.node import Edge
 from edge.storage import policy_row
 from edge.storage.log_schema import connect
-from sync.errors import CorruptStore, DiskFull, StorageError, Untrusted
+from sync.assignments import Agreed
+from sync.errors import CorruptStore, DataError, DiskFull, NotFound, StorageError, Untrusted
+from sync.messages import Control
 from tests.control_world import DOCUMENTS, MODEL, POLICY_2, ControlWorld
 from tests.control_world import POLICY as POLICY_1
 from tests.edge.control.trust_device import Device, everything
@@ -220,3 +224,34 @@ def test_a_damaged_note_of_it_is_a_damaged_store(device: Device, note: bytes) ->
     db.close()
     device.open()
     assert device.runs() == {"policy": DOCUMENTS[POLICY_1]}
+
+
+def test_a_document_that_is_lost_for_good_keeps_no_other_from_being_begun(device: Device) -> None:
+    device.world.plane.assign(device.world.fleet, "models/embed", MODEL)
+    device.update()
+    change(device, "UPDATE targets SET data = X'00' WHERE path LIKE 'policies/%'", "DELETE FROM policy")
+    told: list[list[str]] = []
+    part: Any = SimpleNamespace(wanted=tuple, activated=lambda given: told.append([one.path for one in given]))
+    device.trust.on_activated("", part)  # all places in one part
+
+    def gone(target: Agreed) -> bytes:
+        raise NotFound(f"{target.path} is nowhere")
+
+    device.trust.tell_again("")
+    device.trust.accept(device.ask(), gone)
+    assert told == [[MODEL]]
+    change(device, "DELETE FROM targets")
+    device.trust.tell_again("")
+    device.trust.accept(device.ask(), gone)
+    assert told == [[MODEL]], "that nothing is left to run is not what was agreed"
+
+
+def test_what_was_put_back_is_begun_though_nothing_new_is_taken(device: Device) -> None:
+    device.update()
+    change(device, "UPDATE targets SET data = X'00'", "DELETE FROM policy")
+    device.again()
+    assert device.edge.policy.describe() == {}
+    control = device.ask()
+    with pytest.raises(DataError):
+        device.trust.accept(Control(control.roots, b"{}", b"", [], b"", b""), device.fetch)
+    assert device.edge.policy.describe()["path"] == POLICY_1
