@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge.storage import twin_rows
 from edge.storage.control_tables import ASSIGNMENT, ControlTables
 from edge.storage.twin_rows import Row
 from sync import twins
-from sync.errors import InvalidValue, TooLarge
+from sync.errors import CorruptStore, InvalidValue, TooLarge
 from sync.twins import AGENTS, SYSTEM, Document
 
 if TYPE_CHECKING:
@@ -65,11 +66,12 @@ class Twin:
         self._tables = ControlTables(log)
         self._held = _NOTHING
         self._closed = allocate_lock()
+        self._ended = False
         self._closed.acquire()  # released by ``end``: what watchers wait for
 
     def desired(self, agent: str | None = None) -> Document:
         """What the fleet's operators want this device to be, or one agent of it; {} if nothing. Raises StorageError."""
-        return _part(self._told().state, agent)
+        return deepcopy(_part(self._told().state, agent))  # whoever asks may change it
 
     def reported(self, agent: str | None = None) -> Document:
         """What was reported up to now, sent or not. Raises StorageError."""
@@ -123,7 +125,8 @@ class Twin:
 
     def end(self) -> None:
         """End what watches. Idempotent."""
-        if self._closed.locked():
+        if not self._ended:  # those that watch take it, one after the other, and give it back
+            self._ended = True
             self._closed.release()
 
     def status(self) -> dict[str, Any]:
@@ -173,20 +176,26 @@ class Twin:
         if self._held.of != (held := (note.number, note.accepted_ms)):
             from sync import canonical  # with json and rfc8785: only where something was assigned
 
-            data = self._tables.kept().get(ASSIGNMENT, b"{}")
-            desired = canonical.read(data).get("desired") or {"version": 0, "state": {}}
+            try:
+                assigned = canonical.read(self._tables.kept().get(ASSIGNMENT, b"{}"))
+            except ValueError as error:
+                raise CorruptStore("the assignment that is kept is damaged", hint="it is fetched again") from error
+            desired = assigned.get("desired") or {"version": 0, "state": {}}
             self._held = _Told(held, desired["version"], desired["state"])
         return self._held
 
     def _report(self, patch: Document) -> None:
         self._log.check_writable()
         twins.check_patch(patch)
+        is_news = False
 
         def step(row: Row) -> Row:
+            nonlocal is_news
             before = twins.read_document(row.state)
             after = twins.merge(before, patch)
             if twins.same(before, after):
                 return row
+            is_news = True
             state = twins.check_document(after)
             unsent = twins.compact([twins.read_patch(row.unsent or b"{}"), patch])
             if "" in unsent:
@@ -197,7 +206,8 @@ class Twin:
                 return row._replace(state=state, unsent=_whole(state))
 
         twin_rows.change(self._log, step)
-        self.wake()
+        if is_news:
+            self.wake()
 
 
 class Changes:
@@ -213,7 +223,7 @@ class Changes:
         now = self._twin.desired(self._agent)
         if self._said is not None and twins.same(now, self._said):
             return None
-        self._said = now
+        self._said = deepcopy(now)  # whoever gets it may change it
         return now
 
 

@@ -255,3 +255,16 @@ def test_what_was_put_back_is_begun_though_nothing_new_is_taken(device: Device) 
     with pytest.raises(DataError):
         device.trust.accept(Control(control.roots, b"{}", b"", [], b"", b""), device.fetch)
     assert device.edge.policy.describe()["path"] == POLICY_1
+
+
+def test_an_assignment_that_the_disk_has_changed_is_fetched_again(device: Device) -> None:
+    device.update()
+    right = device.trust.tables.kept()
+    change(device, "UPDATE trust SET data = X'7B' WHERE name = '=assignment'")
+    device.again()
+    with pytest.raises(CorruptStore, match="assignment"):
+        device.edge.twin.desired()
+    device.update()
+    device.update()
+    assert device.trust.tables.kept() == right
+    assert device.edge.twin.desired() == {}

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge import AsyncEdge, Edge, InvalidValue, ReadOnly, TooLarge
+from edge import AsyncEdge, CorruptStore, Edge, InvalidValue, ReadOnly, TooLarge
 from edge.cli import main
-from edge.control.twin import Due, Twin
+from edge.control.twin import Changes, Due, Twin
 from edge.storage.control_tables import ASSIGNMENT, ControlNote, ControlTables
 from sync import canonical, twins
 from tests.sync.test_twins import PATCHES
@@ -214,6 +214,42 @@ def test_watch_yields_what_is_desired_now_and_each_change_until_the_store_closes
     thread.join(5)
     assert not thread.is_alive()
     assert seen == [{}, {"a": 1}]
+
+
+def test_whoever_is_told_what_is_desired_may_do_with_it_what_he_likes(tmp_path: Path) -> None:
+    state = {"net": {"port": 1}, "agents": {"guide": {"tone": "calm"}}}
+    with Edge.open(tmp_path / "s") as edge:
+        desire(edge, 1, state)
+        edge.twin.desired()["net"]["port"] = 2
+        edge.twin.desired("guide").clear()
+        assert (edge.twin.desired(), edge.twin.desired("guide")) == ({"net": {"port": 1}}, {"tone": "calm"})
+        changes = Changes(edge.twin, None)
+        first = changes.next()
+        assert first is not None
+        first["net"]["port"] = 2
+        assert changes.next() is None
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b'{"desired": 5}', b'{"desired": {"version": "x"}}'])
+def test_an_assignment_that_the_disk_has_changed_is_a_damaged_store(tmp_path: Path, data: bytes) -> None:
+    with Edge.open(tmp_path / "s") as edge:
+        desire(edge, 1, {"a": 1})
+        edge.twin.desired()
+        ControlTables(edge.log).keep(ControlNote(number=2), {ASSIGNMENT: data})
+        for ask in (edge.twin.desired, edge.twin.due, edge.twin.status):
+            with pytest.raises(CorruptStore, match="assignment"):
+                ask()
+        desire(edge, 3, {"b": 1})
+        assert edge.twin.desired() == {"b": 1}
+
+
+def test_only_news_wake_the_link(tmp_path: Path) -> None:
+    woken: list[int] = []
+    with Edge.open(tmp_path / "s") as edge:
+        edge.twin.wake = lambda: woken.append(1)
+        for count, value in ((1, 1), (1, 1), (2, 2)):
+            edge.twin.report({"a": value})
+            assert len(woken) == count
 
 
 def test_awaited(tmp_path: Path) -> None:
