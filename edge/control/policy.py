@@ -167,7 +167,7 @@ class Policies:
         self._log = log
         self._obeyed = obeyed
         self._active: ActivePolicy | None = None
-        self._lock = Lock()
+        self._lock, self._setting = Lock(), Lock()
         self.behind = False  # what was agreed could not be activated at the start
 
     def active(self) -> ActivePolicy:
@@ -176,7 +176,12 @@ class Policies:
         if found is None or self._log.read_only:  # another process may have activated one
             row = policy_row.load(self._log)
             if found is None or row != found.row:
-                found = self._active = ActivePolicy.of(self._log)
+                read = ActivePolicy.of(self._log)
+                with self._setting:
+                    if self._active is found:  # else one came to hold while this was read
+                        self._active = read
+                    found = self._active
+        assert found is not None
         return found
 
     def begin(self) -> None:
@@ -251,7 +256,8 @@ class Policies:
         )
 
     def _obey(self, active: ActivePolicy) -> None:
-        self._active = active
+        with self._setting:
+            self._active = active
         self._log.admits = partial(active.admit, self._log.schemas) if active.concerns_writes else None
         log_level.want(self._log.path, active.document.log.level if active.document is not None else "")
         self._obeyed(active.document)

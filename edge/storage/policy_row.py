@@ -9,10 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import apsw
-
-from edge.storage.log_schema import translate
-
 if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
 
@@ -71,14 +67,11 @@ def _change(log: DeltaLog, notes: Notes, sql: str, row: Sequence[object]) -> Non
         changed = notes()
         if not (sql or changed):
             return
-        try:
-            with log.transact() as db:
-                db.execute(_TABLE)
-                db.execute(sql, tuple(row))
-                for name, value in changed.items():
-                    log.writer.put_meta(name, value)
-        except apsw.Error as error:
-            raise translate(error, log.path) from error
+        with log.transact() as db:
+            db.execute(_TABLE)
+            db.execute(sql, tuple(row))
+            for name, value in changed.items():
+                log.writer.put_meta(name, value)
         log.rescoped += 1
     for listener in log.listeners:
         listener()

@@ -12,9 +12,10 @@ import pytest
 from cloud.fleet import publishing
 from cloud.fleet.policies import PolicyScopes, chosen_policy
 from cloud.fleet.trusting import Trusting
-from edge.control.policy import Policies
+from edge.control.policy import ActivePolicy, Policies
 from edge.linking import rules_of
 from edge.storage import policy_row
+from edge.storage.delta_log import DeltaLog
 from sync.errors import CorruptStore, InvalidPolicy, NotAllowed
 from sync.messages import Hello, Pull, PullPage, Welcome
 from sync.policy import Policy
@@ -197,3 +198,19 @@ def test_limits_of_links_change_with_the_policy_while_the_link_is_up(device: Dev
     assign(device, "")
     device.update()
     assert rules.current() is None
+
+
+def test_a_policy_that_comes_while_the_one_before_is_read_holds(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = ActivePolicy.of
+
+    def slowly(log: DeltaLog) -> ActivePolicy:
+        monkeypatch.undo()
+        before = read(log)
+        assign(device, "shut")
+        device.update()
+        return before
+
+    monkeypatch.setattr(ActivePolicy, "of", staticmethod(slowly))
+    assert device.edge.policy.name == "kiosk"
