@@ -53,7 +53,8 @@ class Installed(NamedTuple):
 
 class Filling(NamedTuple):
     """What a ``Fill`` is asked for: the manifest's files in ``folder``, each chunk checked before it is written. What
-    is there already may be right. ``stopped()``: give up, by returning; ``progress(done, total)``: chunks' bytes.
+    is there already may be right. ``stopped()``: give up, by returning; ``progress(done, total)``: chunks' bytes, told
+    once the files have their whole size.
     """
 
     folder: Path
@@ -290,9 +291,11 @@ class ModelStore(ModelKeeper):
         if slots.problems(version.slot, documents):
             if self._fill is None:
                 return "waits for a connection to its fleet"
-            with self._made_room(name, max(0, documents.manifest.disk_bytes - slots.size(version.slot))):
+            with ExitStack() as room:
+                needed = max(0, documents.manifest.disk_bytes - slots.size(version.slot))
+                room.enter_context(self._made_room(name, needed))
                 stopped = partial(self._is_cut_off, name, version)
-                told = partial(self._told, name)
+                told = partial(self._told, name, room)
                 try:
                     self._fill(Filling(folder, documents, tuple(self._installed(name)), stopped, told))
                 except OSError as error:  # such as of a slot that was emptied meanwhile
@@ -323,7 +326,8 @@ class ModelStore(ModelKeeper):
     def _is_cut_off(self, name: str, version: Version) -> bool:
         return self._fill is None or self._is_stopped(name, version)
 
-    def _told(self, name: str, done: int, total: int) -> None:
+    def _told(self, name: str, room: ExitStack, done: int, total: int) -> None:
+        room.close()  # the files have their whole size from the beginning: from now on they are counted themselves
         self.fetched[name] = (done, total)
 
     def _installed(self, name: str) -> Iterator[Installed]:

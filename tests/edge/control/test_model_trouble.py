@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from edge.control.model_care import Care
 from edge.control.model_slots import Documents, Slots
+from edge.control.model_store import Filling
 from edge.storage.model_tables import ModelTables
 from sync.activation import COMMITTED, FETCHING, SOAKING
 from sync.errors import DiskFull, QuotaExceeded, StorageError
@@ -127,6 +129,28 @@ def test_a_fetch_for_which_there_is_no_room_is_tried_again_after_a_while(world: 
     time.sleep(0.8)
     world.models.close()
     assert 1 <= len(tried) <= 4
+
+
+def test_room_is_kept_free_until_the_files_take_it_themselves(world: World) -> None:
+    """They have their whole size once progress is told: counted twice, they would drive out what agents have."""
+    reserved: list[int] = []
+
+    @contextmanager
+    def room(size: int) -> Iterator[None]:
+        reserved.append(size)
+        yield
+        reserved.clear()
+
+    def fill(filling: Filling) -> None:
+        assert reserved == [sum(map(len, FILES[1].values()))]
+        filling.progress(0, 1)
+        assert reserved == []
+        world.shelf.fill(filling)
+
+    world.models._room = room
+    world.models.connect(fill)
+    world.install(1)
+    assert world.using() == 1
 
 
 def test_nothing_is_committed_for_what_does_not_change_the_note(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
