@@ -18,7 +18,6 @@ _TABLE = (
     "WITHOUT ROWID"
 )
 _PLACE = "bodies.place"
-_IS_THERE = "SELECT 1 FROM sqlite_schema WHERE name = 'bodies'"
 
 
 class Note(NamedTuple):
@@ -90,5 +89,5 @@ class BodyNotes:
 
     def _is_made(self) -> bool:
         if not self._made:
-            self._made = self._log.reader.one(_IS_THERE) is not None
+            self._made = self._log.reader.has_table("bodies")
         return self._made

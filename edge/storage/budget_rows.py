@@ -19,7 +19,6 @@ _TABLE = (
     "CREATE TABLE IF NOT EXISTS budgets (class TEXT NOT NULL, day INTEGER NOT NULL, lane TEXT NOT NULL, "
     "bytes INTEGER NOT NULL, PRIMARY KEY (class, day, lane)) WITHOUT ROWID"
 )
-_IS_THERE = "SELECT 1 FROM sqlite_schema WHERE name = 'budgets'"
 _CLEAR = (
     "DELETE FROM budgets WHERE class = ?1 AND (day > ?2 OR day < "
     "(SELECT min(day) FROM (SELECT DISTINCT day FROM budgets WHERE class = ?1 ORDER BY day DESC LIMIT ?3)))"
@@ -36,7 +35,7 @@ class BudgetRows:
 
     def load(self, link_class: str) -> dict[int, dict[str, int]]:
         """Day (since 1970) -> lane -> bytes, as it was noted. Raises StorageError."""
-        if not self._made and self._log.reader.one(_IS_THERE) is None:
+        if not self._made and not self._log.reader.has_table("budgets"):
             return {}
         self._made = True
         noted: dict[int, dict[str, int]] = {}

@@ -100,6 +100,10 @@ class LogReader:
             except apsw.Error as error:
                 raise translate(error, self._path) from error
 
+    def has_table(self, name: str) -> bool:
+        """Whether it was made: some are with their first row. Raises StorageError."""
+        return self.one("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", name) is not None
+
     def image(self, collection: str, key: str) -> bytes | None:
         collection_id = self._collections.get(collection)
         if collection_id is None:

@@ -23,7 +23,6 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS model_refused (name TEXT NOT NULL, digest BLOB NOT NULL, number INTEGER NOT NULL,
     reason TEXT NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (name, digest)) WITHOUT ROWID""",
 )
-_IS_THERE = "SELECT 1 FROM sqlite_schema WHERE name = 'models'"
 _REFUSED_MAX = 1_000  # of a name; the oldest go
 
 
@@ -99,5 +98,5 @@ class ModelTables:
 
     def _is_made(self) -> bool:
         if not self._made:
-            self._made = self._log.reader.one(_IS_THERE) is not None
+            self._made = self._log.reader.has_table("models")
         return self._made

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 _TABLE = """CREATE TABLE IF NOT EXISTS policy (
     one INTEGER PRIMARY KEY CHECK (one = 1), path TEXT NOT NULL, number INTEGER NOT NULL, sha256 BLOB NOT NULL,
     since_ms INTEGER NOT NULL, assignment INTEGER NOT NULL, data BLOB NOT NULL)"""
-_IS_THERE = "SELECT 1 FROM sqlite_schema WHERE name = 'policy'"
 _READ = "SELECT path, number, sha256, since_ms, assignment, data FROM policy"
 
 Notes = Callable[[], Mapping[str, Any]]  # of the log, to store with a row; asked under the write lock
@@ -44,7 +43,7 @@ def load(log: DeltaLog) -> PolicyRow | None:
 
 def is_there(log: DeltaLog) -> bool:
     """Whether one was ever activated. Raises StorageError."""
-    return log.reader.one(_IS_THERE) is not None
+    return log.reader.has_table("policy")
 
 
 def drop(log: DeltaLog, notes: Notes = dict) -> None:

@@ -17,7 +17,6 @@ _TABLE = (
     "CREATE TABLE IF NOT EXISTS reported (name TEXT PRIMARY KEY, version INTEGER NOT NULL, state BLOB NOT NULL, "
     "unsent BLOB, told INTEGER NOT NULL) WITHOUT ROWID"
 )
-_IS_THERE = "SELECT 1 FROM sqlite_schema WHERE name = 'reported'"
 _NAME = "device"
 _PUT = "INSERT OR REPLACE INTO reported VALUES (?, ?, ?, ?, ?)"
 
@@ -35,7 +34,7 @@ class Row(NamedTuple):
 
 def load(log: DeltaLog) -> Row:
     """Raises StorageError."""
-    if log.reader.one(_IS_THERE) is None:
+    if not log.reader.has_table("reported"):
         return Row()
     found = log.reader.one("SELECT version, state, unsent, told FROM reported WHERE name = ?", _NAME)
     return Row() if found is None else Row(*found)
