@@ -79,7 +79,7 @@ class PolicyRounds:
         self._stale: list[str] = []
 
     def __call__(self) -> None:
-        """Raises the first error once everything was tried."""
+        """Raises the first error of what was to be forgotten once all of it was tried; StorageError."""
         active = self._policies.active()
         policy = active.document or Policy("")
         if policy.store.quota_mib != self._quota_mib:

@@ -1,4 +1,4 @@
-"""A control plane that has published what ``tests.control_world`` signs, and a device of its fleet."""
+"""A control plane that published what ``tests.control_world`` signs, a device of its fleet; a store with models."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.control_world import POLICY, ControlWorld
+from tests.edge.control.care_world import World
 from tests.edge.control.trust_device import Device
 
 
@@ -43,3 +44,12 @@ def device(world: ControlWorld, tmp_path: Path, options: dict[str, Any]) -> Iter
     device = Device(tmp_path / "device", world, **options)
     yield device
     device.edge.close()
+
+
+@pytest.fixture
+def cared(tmp_path: Path) -> Iterator[World]:
+    """A store whose models are cared for by hand."""
+    world = World(tmp_path)
+    yield world
+    world.models.close()
+    world.edge.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -27,11 +26,8 @@ from tests.edge.control.model_world import assign, contents, settle
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
-    yield world
-    world.models.close()
-    world.edge.close()
+def world(cared: World) -> World:
+    return cared
 
 
 def test_a_model_comes_is_tried_soaks_and_is_kept(world: World) -> None:

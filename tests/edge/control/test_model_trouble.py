@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -21,11 +20,8 @@ from tests.edge.control.model_world import assign, settle
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
-    yield world
-    world.models.close()
-    world.edge.close()
+def world(cared: World) -> World:
+    return cared
 
 
 def test_one_that_is_tried_again_on_demand_is_not_told_as_refused(world: World) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +20,8 @@ from tests.edge.control.model_world import Shelf, assign, contents, settle
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
-    yield world
-    world.models.close()
-    world.edge.close()
+def world(cared: World) -> World:
+    return cared
 
 
 def test_a_reader_beside_it_holds_its_slot(world: World) -> None:
