@@ -40,7 +40,7 @@ from sync.stamps import device_of
 
 PIECE_ROWS_MAX = 1000
 PIECE_BYTES_MAX = 8 << 20  # more only if one row is
-_ROWS_PER_READ = 100  # a conflict or a dead letter may have a quarter of a mebibyte or two
+_ROWS_PER_READ = 16  # a target may have 4 MiB, a model's manifest one
 
 
 class Nonce(NamedTuple):
@@ -165,6 +165,11 @@ _WHO: Final = (FLEET, DEVICES, BOUNDS, TOKENS, EPOCHS, AUDIT, NONCES)
 IDENTITY: Final = (*_WHO, TRUST, TARGETS, CHANNELS, ASSIGNED, MODELS, ALIASES, TOLD, ROLLOUTS, EXPOSURES)
 STREAM: Final = (REPLICAS, CONFLICTS, DEAD_LETTERS)
 TABLES: Final = {table.number: table for table in (*IDENTITY, *STREAM)}
+# Made here: two threads that decode a type for the first time at once can crash msgspec.
+_DECODERS: Final = {
+    number: msgspec.msgpack.Decoder(list[table.row])  # type: ignore[name-defined]
+    for number, table in TABLES.items()
+}
 
 
 def collect(view: Reading, fleet: bytes, tables: Sequence[Table], held: Sequence[SideRef]) -> Iterator[SideRef | Piece]:
@@ -194,7 +199,7 @@ def moved(pieces: Sequence[SideRef | Piece], held: Sequence[SideRef]) -> bool:
 def rows_of(table: Table, plain: bytes) -> list[Any]:
     """The rows of a piece. Raises Malformed."""
     try:
-        rows: list[Any] = msgspec.msgpack.decode(plain, type=list[table.row])  # type: ignore[name-defined]
+        rows: list[Any] = _DECODERS[table.number].decode(plain)
     except UNDECODABLE as error:
         raise Malformed(f"not rows of side table {table.number}: {error}") from error
     return rows
