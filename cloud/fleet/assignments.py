@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from cloud.control_rows import AssignmentRow
 from cloud.fleet import choices, exposing
-from cloud.fleet.publishing import AHEAD_MAX, KEY_HINT
+from cloud.fleet.publishing import KEY_HINT
 from cloud.ports import Reading, Transaction
 from cloud.rows import DeviceRow
 from sync import twins
-from sync.errors import Refused
+from sync.errors import Refused, TooLarge
+from sync.limits import AHEAD_MAX
 
 if TYPE_CHECKING:
     from cloud.fleet.signing import SigningKey
@@ -36,7 +37,10 @@ def newest(view: Reading, device: DeviceRow, held: int = 0) -> int:
         return _after(0, held)
     if held > row.number:
         return _after(row.number, held)
-    places, twin = choices.desired(view, device)
+    try:
+        places, twin = choices.desired(view, device)
+    except TooLarge:  # when it asks it is refused, and operators hear of it; until then all else goes on
+        return row.number + 1
     return row.number + (row.chosen != choices.digest_of(places, twin.desired_version))
 
 
@@ -45,7 +49,7 @@ def assign(
 ) -> AssignmentRow:
     """The newest for this device; signed now if what it is to run has changed, the snapshot, or its key, if half of its
     time is over, or if the device holds a later one. Raises Refused for what is below its floor, and for a key that
-    is not the root's; NotFound for what is not listed.
+    is not the root's; NotFound for what is not listed; TooLarge as ``choices.desired``.
     """
     exposing.expose(tx, device, now_ms)
     places, twin = choices.desired(tx, device)

@@ -35,16 +35,18 @@ class Choice(NamedTuple):
 
 def desired_places(view: Reading, device: DeviceRow) -> dict[str, Choice]:
     """Place → what this device is to run there. It decides by what the transaction sees, and changes nothing."""
-    return desired(view, device)[0]
+    return _places(view, device, exposing.given(view, device))
 
 
 def desired(view: Reading, device: DeviceRow) -> tuple[dict[str, Choice], TwinRow]:
-    """The same, and its twin with what it is to be told."""
-    places = {row.place: Choice(row.path) for row in view.channels(device.fleet)}
+    """The same, and its twin with what it is to be told. Raises TooLarge as ``exposing.desired``."""
     rolled, twin = exposing.decide(view, device)
-    for place, given in rolled.items():
-        places[place] = Choice(given.path, given.rollout, given.stage)
-    return places, twin
+    return _places(view, device, rolled), twin
+
+
+def _places(view: Reading, device: DeviceRow, rolled: Mapping[str, exposing.Given]) -> dict[str, Choice]:
+    places = {row.place: Choice(row.path) for row in view.channels(device.fleet)}
+    return places | {place: Choice(given.path, given.rollout, given.stage) for place, given in rolled.items()}
 
 
 def named_paths(view: Reading, fleet: bytes) -> set[str]:

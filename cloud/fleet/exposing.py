@@ -38,31 +38,28 @@ class _Hit(NamedTuple):
 
 
 def decide(view: ReadingTwins, device: DeviceRow) -> tuple[dict[str, Given], TwinRow]:
-    """Place → what rollouts give to this device, exposed or to be exposed when it asks; the last rollout of a place
-    counts. And its twin with what it is to be told now: ``desired`` and ``desired_version``.
-    """
+    """``given`` and ``desired``, by one look. Raises TooLarge."""
     hits = list(_hits(view, device))
-    found: dict[str, Given] = {}
-    for hit in hits:
-        if hit.row.place != DESIRED:
-            stage = hit.row.stage if hit.exposure is None else hit.exposure.stage
-            found[hit.row.place] = Given(hit.row.place, spec_of(hit.row.spec).path, hit.row.id, stage)
-    return found, _told(twin_of(view, device.fleet, device.device), hits)
+    return _given(hits), _told(twin_of(view, device.fleet, device.device), hits)
 
 
 def given(view: ReadingTwins, device: DeviceRow) -> dict[str, Given]:
-    """The first of what ``decide`` says."""
-    return decide(view, device)[0]
+    """Place → what rollouts give to this device, exposed or to be exposed when it asks; the last rollout of a place
+    counts.
+    """
+    return _given(list(_hits(view, device)))
 
 
 def desired(view: ReadingTwins, device: DeviceRow) -> TwinRow:
-    """The second of what ``decide`` says."""
+    """Its twin with what it is to be told now: ``desired`` and ``desired_version``. Raises TooLarge if that is more
+    than a twin may have: what is desired of it alone, and what rollouts add.
+    """
     return decide(view, device)[1]
 
 
 def expose(tx: WritingTwins, device: DeviceRow, now_ms: int) -> None:
     """Note all that the device is about to be given for the first time. Call it where its assignment is signed, before
-    ``decide`` is asked there.
+    ``decide`` is asked there. Raises TooLarge.
     """
     fleet = device.fleet
     new = [hit.row.id for hit in _hits(tx, device) if hit.exposure is None]
@@ -86,10 +83,10 @@ def heard(tx: WritingTwins, fleet: bytes, twin: TwinRow, now_ms: int) -> list[st
     reported = documents_of(twin)["reported"].get(SYSTEM, {})
     outcomes = reported.get("outcomes", {}) if isinstance(reported, dict) else {}
     changed = []
-    for exposure in tx.exposed_to(fleet, twin.device):
-        row = tx.rollout(fleet, exposure.rollout)
-        if row is None:
-            continue
+    exposures = tx.exposed_to(fleet, twin.device)
+    rows = {row.id: row for row in tx.rollouts(fleet)} if exposures else {}
+    for exposure in exposures:
+        row = rows[exposure.rollout]
         outcome, reason = _outcome(row, exposure, twin, outcomes if isinstance(outcomes, dict) else {})
         if outcome and (outcome, reason) != (exposure.outcome, exposure.reason):
             tx.lock_rollout(fleet, row.id)
@@ -140,6 +137,15 @@ def _is_in(view: ReadingTwins, device: DeviceRow, row: RolloutRow, documents: Do
     if not spec.spread or row.state != RUNNING:
         return False
     return view.exposed_of_kind(device.fleet, row.id, kind, CLASS_MIN) < CLASS_MIN
+
+
+def _given(hits: list[_Hit]) -> dict[str, Given]:
+    found: dict[str, Given] = {}
+    for hit in hits:
+        if hit.row.place != DESIRED:
+            stage = hit.row.stage if hit.exposure is None else hit.exposure.stage
+            found[hit.row.place] = Given(hit.row.place, spec_of(hit.row.spec).path, hit.row.id, stage)
+    return found
 
 
 def _told(twin: TwinRow, hits: list[_Hit]) -> TwinRow:

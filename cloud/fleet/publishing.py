@@ -18,7 +18,7 @@ from cloud.fleet.documents import check_document
 from cloud.fleet.trusting import ROOT, SNAPSHOT, TIMESTAMP, newest
 from cloud.ports import Reading, Transaction
 from sync.errors import InvalidValue, NotFound, Refused, TooLarge
-from sync.limits import ROLES_BYTES_MAX, TARGET_BYTES_MAX
+from sync.limits import AHEAD_MAX, ROLES_BYTES_MAX, TARGET_BYTES_MAX
 from sync.models import Manifest
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 TIMESTAMP_MS = 7 * 86_400_000
 SNAPSHOT_MS = 365 * 86_400_000
-# A device that has seen later versions than a restored control plane: so far ahead they are believed.
-AHEAD_MAX = 1_000_000
 # More than may have been signed after the manifest that was restored from: none of those versions is given out twice.
 _LOST_MAX = 10_000
 KEY_HINT = "agentdb-cloud publish DIR TRUST --online-key FILE puts the key there that the root names"

@@ -57,10 +57,14 @@ class TwinDesk:
         agent: str | None = None,
         expected: int | None = None,
     ) -> TwinRow:
-        """What the device is told with its next assignment. Raises InvalidValue, TooLarge, StaleWrite."""
+        """What the device is told with its next assignment. Raises InvalidValue, TooLarge; StaleWrite if ``expected``
+        is not the version that ``twin`` shows.
+        """
         with self._store.writing() as tx:
-            twins.set_desired(tx, fleet, device, patch, agent=agent, expected=expected)
             known = tx.device(device)
+            if expected is not None and known is not None:
+                tx.put_twins(fleet, [exposing.desired(tx, known)])
+            twins.set_desired(tx, fleet, device, patch, agent=agent, expected=expected)
             row = exposing.desired(tx, known) if known is not None else twins.twin_of(tx, fleet, device)
             tx.put_twins(fleet, [row])
             tx.touch_control(fleet)

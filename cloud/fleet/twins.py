@@ -18,6 +18,7 @@ from cloud.twin_rows import ReadingTwins, TwinRow, WritingTwins
 from sync import twins
 from sync.errors import InvalidValue, StaleWrite, TooLarge
 from sync.groups import Documents, Group
+from sync.limits import AHEAD_MAX
 from sync.twins import AGENTS, SYSTEM, Document
 
 LABELS_MAX: Final = 64
@@ -138,7 +139,8 @@ def take_report(
     reported = twins.check_document(twins.merge(_loaded(row.reported), change))
     row = row._replace(reported=reported, reported_version=version, acked=acks, at_ms=now_ms)
     if acks > row.desired_version:  # it was told of versions that a restored cloud does not know: they stay its own
-        row = row._replace(acked=0, desired_version=acks + 1)
+        told = acks if acks <= row.desired_version + AHEAD_MAX else row.desired_version
+        row = row._replace(acked=0, desired_version=told + 1)
     tx.put_twins(fleet, [row])
     return Taken(version, _delta(row), row)
 

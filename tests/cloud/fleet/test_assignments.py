@@ -12,11 +12,12 @@ import pytest
 from cloud.control_rows import AssignmentRow
 from cloud.fleet import control_desk
 from cloud.fleet.assignments import LIFE_MS
-from cloud.fleet.publishing import AHEAD_MAX, Repository
+from cloud.fleet.publishing import Repository
+from cloud.fleet.rollouts import Spec, Stage
 from cloud.fleet.signing import SigningKey
 from sync.assignments import Assignment, Signed, agreed, open_assignment
-from sync.errors import NotFound, Refused
-from sync.limits import ROOTS_MAX
+from sync.errors import NotFound, Refused, StaleWrite, TooLarge
+from sync.limits import AHEAD_MAX, ROOTS_MAX
 from sync.manifests import Offer, TrustedSet, pinned
 from sync.messages import Control, Hello, Pull, PullPage, Welcome
 from tests.control_world import DOCUMENTS, MODEL, POLICY, POLICY_2, ControlWorld
@@ -92,6 +93,33 @@ def test_a_number_is_announced_before_it_is_signed(world: ControlWorld) -> None:
     world.plane.assign(world.fleet, "policy", "")
     assert announced(world) == 3
     assert "policy" not in json.loads(world.fetch(2, 1).assignment)
+
+
+def test_what_is_too_large_to_be_told_holds_up_nothing_else(world: ControlWorld) -> None:
+    """Of a rollout's patch and of what is desired of the device alone, each is within the bound."""
+    world.fetch()
+    device = world.device.device_id
+    world.plane.twins.set_desired(world.fleet, device, {"own": "x" * 40_000})
+    world.fetch(1)
+    everybody = Spec({"desired": {"all": "x" * 40_000}}, [Stage(100)])
+    world.plane.rollouts.create(world.fleet, everybody)
+    assert announced(world) == 3
+    with pytest.raises(TooLarge):
+        world.fetch(2)
+    world.plane.twins.set_desired(world.fleet, device, {"own": None})
+    assert json.loads(world.fetch(2).assignment)["number"] == 3
+    assert announced(world) == 3
+
+
+def test_desired_is_set_for_who_has_seen_what_is_shown(world: ControlWorld) -> None:
+    device = world.device.device_id
+    world.plane.rollouts.create(world.fleet, Spec({"desired": {"all": 1}}, [Stage(100)]))
+    shown = world.plane.twins.twin(world.fleet, device)
+    assert shown.desired_version == 1, "not asked for yet"
+    row = world.plane.twins.set_desired(world.fleet, device, {"own": 1}, expected=1)
+    assert (row.desired_version, row.desired) == (2, b'{"all":1,"own":1}')
+    with pytest.raises(StaleWrite):
+        world.plane.twins.set_desired(world.fleet, device, {"own": 2}, expected=1)
 
 
 def test_a_fleet_without_trust_hears_of_nothing(tmp_path: Path) -> None:

@@ -82,6 +82,11 @@ def test_versions_of_desired_that_a_restored_cloud_forgot_are_not_given_again(fl
     assert told.desired_version == 42
 
 
+def test_a_device_does_not_push_its_versions_up_without_end(fleet: Fleet) -> None:
+    report(fleet, 1, b"{}", acks=(1 << 63) - 1)
+    assert (row(fleet).acked, row(fleet).desired_version) == (0, 1)
+
+
 def test_desired_is_set_for_who_has_seen_the_newest(fleet: Fleet) -> None:
     with fleet.store.writing() as tx:
         one = twins.told(
