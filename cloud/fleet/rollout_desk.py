@@ -90,7 +90,10 @@ class RolloutDesk:
             tx.lock_head(fleet)
             rows = tx.rollouts(fleet)
             if sum(row.state in OPEN for row in rows) >= OPEN_MAX:
-                raise Refused(f"{OPEN_MAX} rollouts say what devices run", hint="abort those that are past: --keep")
+                raise Refused(
+                    f"{OPEN_MAX} rollouts say what devices run",
+                    hint="take some back: rollouts abort --revert",
+                )
             _check_alone(tx, fleet, place, spec, rows)
             number = max((row.number for row in rows), default=0) + 1
             goal = self._goal(tx, fleet, spec.path) if spec.path else ""

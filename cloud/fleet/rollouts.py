@@ -258,6 +258,10 @@ def check(spec: Spec) -> None:
         if spec.what.keys() != {DESIRED} or not isinstance(spec.what[DESIRED], dict):
             raise InvalidValue("what is a target's path, or a patch of desired", hint='{"desired": {"level": "debug"}}')
         twins.check_patch(spec.what[DESIRED])
+        if twins.SYSTEM in spec.what[DESIRED]:
+            raise InvalidValue(f"{twins.SYSTEM!r} is what devices say of themselves", hint="name it otherwise")
+    elif not spec.what:
+        raise InvalidValue("what does it roll out?", hint='a path as models/embed/13.json, or {"desired": {…}}')
     group_of(spec.group)
     if spec.spread:
         path_of(spec.spread)

@@ -153,6 +153,8 @@ def test_blame(failures: list[tuple[str, int]], said: str) -> None:
         ({"gate": {"faild_max": 1}}, InvalidValue),
         ({"on_halt": "panic"}, InvalidValue),
         ({"what": {"policy": 1}}, InvalidValue),
+        ({"what": ""}, InvalidValue),
+        ({"what": {"desired": {"agentdb": {}}}}, InvalidValue),
         ({"what": {"desired": {"a": 1 << 53}}}, InvalidValue),
         ({"group": "labels.site is north"}, InvalidFilter),
         ({"spread": "hardware"}, InvalidFilter),
