@@ -69,11 +69,10 @@ def publish(
     details = _details(details_file, metrics, lineage)
     with Home.open(directory) as home, home.holding_models() as registry, progress_bar("bytes", quiet=as_json) as bar:
         made = registry.publish(
-            path, name, version, details, allow_pickle=allow_pickle, plain_sha256=plain_sha256, progress=bar
-        )
-        manifest = _write_out(out or directory / TO_SIGN, made)
-        for alias in aliases:
-            registry.set_alias(name, alias, str(made.number))
+            *(path, name, version, details),
+            aliases=aliases, allow_pickle=allow_pickle, plain_sha256=plain_sha256, progress=bar,
+        )  # fmt: skip
+        manifest = _write_files(out or directory / TO_SIGN, name, made.number, made.manifest, made.chunk_list)
     if as_json:
         show_json({**_published(made), "manifest": manifest, "chunk_list": manifest.with_suffix(".chunks")})
         return
@@ -253,10 +252,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals or not name:
         raise InvalidValue(f"{text!r} is not NAME=VALUE")
     return name, value
-
-
-def _write_out(out: Path, made: Published) -> Path:
-    return _write_files(out, made.name, made.number, made.manifest, made.chunk_list)
 
 
 def _write_files(out: Path, name: str, number: int, manifest: bytes, chunk_list: bytes) -> Path:

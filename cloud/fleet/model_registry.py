@@ -5,6 +5,8 @@ version with its manifest, which is what is signed afterwards (``agentdb-cloud t
 always holds: the version is noted last, in one transaction, so whatever fails before leaves at most packs that nothing
 names (``gc`` takes them after a week); a number is given out once; a listed version's packs are never deleted.
 
+What changes what may be given to devices is in the audit trail, by the transaction that changes it.
+
 Publishing and collecting must not overlap: the caller holds the fleet's lock for both (``Home.holding_models``).
 """
 
@@ -13,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,8 +23,9 @@ from cloud.control_rows import TargetRow
 from cloud.fleet import choices
 from cloud.fleet.packs import PackWriter
 from cloud.fleet.publication import Progress, Publication, sources_of, why_refused
+from cloud.fleet.rollout_desk import Record
 from cloud.model_rows import AliasRow, ChunkRow, ModelRow
-from cloud.ports import ObjectStore, Store
+from cloud.ports import ObjectStore, Reading, Store, Transaction
 from cloud.storage.archive.names import Names
 from sync import groups
 from sync.chunks import ChunkList
@@ -82,16 +85,23 @@ class Collected(NamedTuple):
 
 
 class ModelRegistry:
-    """Of one fleet. ``ring`` gives its keys: new chunks are sealed under the newest."""
+    """Of one fleet. ``ring`` has its keys: new chunks are sealed under the newest; ``record`` is the audit trail's."""
 
     def __init__(
-        self, store: Store, objects: Callable[[], ObjectStore], ring: Callable[[], KeyRing], fleet: bytes, clock: Clock
+        self,
+        store: Store,
+        objects: Callable[[], ObjectStore],
+        ring: Callable[[], KeyRing],
+        fleet: bytes,
+        clock: Clock,
+        record: Record,
     ) -> None:
         self._store = store
         self._objects = objects
         self._ring = ring
         self._fleet = fleet
         self._clock = clock
+        self._record = record
         self._names = Names(fleet)
 
     # -- publishing ---------------------------------------------------------------------------------------------------
@@ -103,16 +113,19 @@ class ModelRegistry:
         version: str,
         details: Details = Details(),  # noqa: B008 - frozen
         *,
+        aliases: Sequence[str] = (),
         allow_pickle: bool = False,
         plain_sha256: bool = False,
         progress: Progress | None = None,
     ) -> Published:
-        """A file or a folder as the next number of ``name``. ``progress`` counts bytes read.
+        """A file or a folder as the next number of ``name``, with these aliases. ``progress`` counts bytes read.
 
         Raises InvalidValue (a name, a path, a version that is there already; a file that runs code when it is loaded),
         InvalidFilter (what it needs of a device), TooLarge, StorageError, and what the object store raises.
         """
         _check_name(name)
+        for alias in aliases:
+            _check_alias(alias)
         if not 0 < len(version) <= 64:
             raise InvalidValue("a version has 1 to 64 characters", hint="such as 1.3.0")
         groups.parse_needs(details.needs.hardware)
@@ -156,6 +169,9 @@ class ModelRegistry:
             listed = TargetRow(0, sha256(chunk_list).digest(), list_path(name, number), chunk_list)
             tx.add_targets(self._fleet, [listed])
             tx.put_models(self._fleet, [row])
+            tx.put_aliases(self._fleet, [AliasRow(name, alias, number) for alias in aliases])
+            said = {"version": version, "sha256": row.sha256.hex(), "aliases": list(aliases)}
+            self._note(tx, "model.published", f"{name} {number}", runs_code=manifest.runs_code, **said)
         return Published(
             name,
             number,
@@ -194,15 +210,8 @@ class ModelRegistry:
 
     def find(self, name: str, which: str) -> ModelRow:
         """By number, alias or version, in this order; "" is the newest. Raises NotFound."""
-        rows = {row.number: row for row in self.versions(name)}
-        named = {alias.alias: alias.number for alias in self.aliases(name)}
-        if not which and rows:
-            return rows[max(rows)]
-        number = int(which) if which.isdecimal() and len(which) < 10 else named.get(which, 0)
-        for row in (rows.get(number), *(row for row in rows.values() if row.version == which)):
-            if row is not None:
-                return row
-        raise NotFound(f"no model {name} {which}".rstrip(), hint="agentdb-cloud models list shows what there is")
+        with self._store.reading() as view:
+            return self._find(view, name, which)
 
     def chunk_list(self, row: ModelRow) -> bytes:
         """As the version's manifest names it. Raises NotFound."""
@@ -215,19 +224,19 @@ class ModelRegistry:
 
     def set_alias(self, name: str, alias: str, which: str) -> ModelRow:
         """Raises InvalidValue, NotFound."""
-        _check_name(alias)
-        if alias.isdecimal():
-            raise InvalidValue(f"an alias is not a number: {alias}", hint="such as champion or canary")
-        row = self.find(name, which)
+        _check_alias(alias)
         with self._store.writing() as tx:
+            row = self._find(tx, name, which)
             tx.put_aliases(self._fleet, [AliasRow(name, alias, row.number)])
+            self._note(tx, "model.named", f"{name} {row.number}", alias=alias)
         return row
 
     def drop_alias(self, name: str, alias: str) -> None:
         """Raises NotFound."""
         with self._store.writing() as tx:
             if not tx.drop_alias(self._fleet, name, alias):
-                raise NotFound(f"{name} has no alias {alias}")
+                raise NotFound(f"{name} has no alias {alias}", hint="agentdb-cloud models list shows them")
+            self._note(tx, "model.unnamed", name, alias=alias)
 
     # -- removing -----------------------------------------------------------------------------------------------------
 
@@ -235,15 +244,18 @@ class ModelRegistry:
         """No longer list a version; its packs go with ``gc``, as far as no other version has them. Raises NotFound,
         InvalidValue while an alias points at it, Refused while devices may be given it.
         """
-        row = self.find(name, which)
-        pointing = [alias.alias for alias in self.aliases(name) if alias.number == row.number]
-        if pointing:
-            raise InvalidValue(f"{name} {row.number} is {', '.join(pointing)}", hint="point the alias elsewhere first")
         with self._store.writing() as tx:
+            row = self._find(tx, name, which)
+            pointing = [alias.alias for alias in tx.aliases(self._fleet, name) if alias.number == row.number]
+            if pointing:
+                raise InvalidValue(
+                    f"{name} {row.number} is {', '.join(pointing)}", hint="point the alias elsewhere first"
+                )
             path = target_path(name, row.number)
             if path in choices.named_paths(tx, self._fleet):
                 raise Refused(f"{path} is assigned: who has not all of it could not fetch it", hint=_INSTEAD)
             tx.put_models(self._fleet, [row._replace(manifest=b"")])
+            self._note(tx, "model.removed", f"{name} {row.number}", version=row.version)
         return row
 
     def gc(self, *, after_ms: int = GC_AFTER_MS, progress: Progress | None = None) -> Collected:
@@ -253,6 +265,9 @@ class ModelRegistry:
         listed = ((info.name.removeprefix(self._names.packs), info) for info in self._objects().list(self._names.packs))
         found = [info for pack, info in listed if pack not in named and len(pack) == 64]
         old = [info for info in found if info.modified_ms <= before_ms]
+        if old:
+            with self._store.writing() as tx:
+                self._note(tx, "models.collected", "packs", packs=len(old), bytes=sum(info.size for info in old))
         for done, info in enumerate(old, 1):
             with self._store.writing() as tx:  # first: nothing may be published that relies on it
                 tx.drop_pack(self._fleet, bytes.fromhex(info.name.removeprefix(self._names.packs)))
@@ -262,6 +277,20 @@ class ModelRegistry:
         return Collected(len(old), sum(info.size for info in old), len(found) - len(old))
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _find(self, view: Reading, name: str, which: str) -> ModelRow:
+        rows = {row.number: row for row in view.models(self._fleet, name) if row.manifest}
+        named = {alias.alias: alias.number for alias in view.aliases(self._fleet, name)}
+        if not which and rows:
+            return rows[max(rows)]
+        number = int(which) if which.isdecimal() and len(which) < 10 else named.get(which, 0)
+        for row in (rows.get(number), *(row for row in rows.values() if row.version == which)):
+            if row is not None:
+                return row
+        raise NotFound(f"no model {name} {which}".rstrip(), hint="agentdb-cloud models list shows what there is")
+
+    def _note(self, tx: Transaction, action: str, subject: str, **details: Any) -> None:
+        self._record(tx, self._fleet, self._clock.wall_ms(), "operator", action, subject, **details)
 
     def _known(self, digests: Sequence[bytes]) -> dict[bytes, ChunkRow]:
         with self._store.reading() as view:
@@ -283,6 +312,12 @@ class ModelRegistry:
     def _writer(self) -> PackWriter:
         ring = self._ring()
         return PackWriter(self._objects(), self._names.pack, ring.current, ring.key(ring.current))
+
+
+def _check_alias(alias: str) -> None:
+    _check_name(alias)
+    if alias.isdecimal():
+        raise InvalidValue(f"an alias is not a number: {alias}", hint="such as champion or canary")
 
 
 def _check_name(name: str) -> None:

@@ -34,6 +34,7 @@ from cloud.control_plane import ControlPlane
 from cloud.fleet.control_key import ControlKeyFile
 from cloud.fleet.policies import PolicyScopes, chosen_policy
 from cloud.fleet.trusting import Trusting
+from cloud.identity import audit
 from cloud.identity.key_service import FileKeyService
 from cloud.ports import ObjectStore, SystemClock, SystemRandom
 from cloud.rows import FleetRow
@@ -190,7 +191,9 @@ class Home:
         from cloud.fleet.model_registry import ModelRegistry
 
         fleet = self.fleet.fleet
-        return ModelRegistry(self.store, lambda: self.objects, lambda: self.keys.ring(fleet), fleet, self.clock)
+        return ModelRegistry(
+            self.store, lambda: self.objects, lambda: self.keys.ring(fleet), fleet, self.clock, audit.record
+        )
 
     @contextmanager
     def holding_models(self) -> Iterator[ModelRegistry]:

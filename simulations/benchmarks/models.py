@@ -25,6 +25,7 @@ import rfc8785
 
 from cloud.control_rows import AssignmentRow
 from cloud.fleet.model_registry import ModelRegistry
+from cloud.identity import audit
 from cloud.ports import SystemClock
 from cloud.rows import FleetRow, Head
 from cloud.server.home import Home
@@ -220,7 +221,7 @@ class _Bench:
         with store.writing() as tx:
             tx.create_fleet(FleetRow(_FLEET, "f", 0), Head(0, bytes(16), 1, 0, 0, 0, 0))
         objects = open_objects(str(bucket))
-        registry = ModelRegistry(store, lambda: objects, lambda: self._ring, _FLEET, SystemClock())
+        registry = ModelRegistry(store, lambda: objects, lambda: self._ring, _FLEET, SystemClock(), audit.record)
         made = registry.publish(self._source, "model", "1")
         store.close()
         manifest = Manifest.parse(made.manifest)

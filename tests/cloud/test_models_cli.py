@@ -69,6 +69,13 @@ def test_what_was_published_is_listed_named_and_shown(fleet: Path, tmp_path: Pat
     assert run("models", "remove", fleet, "embed", "1").exit_code == 2
     assert ok("models", "alias", fleet, "embed", "champion", "--drop")["number"] == 0
     assert ok("models", "remove", fleet, "embed", "1")["number"] == 1
+    assert [(row["action"], row["subject"]) for row in ok("audit", fleet)["rows"] if "model" in row["action"]] == [
+        ("model.published", "embed 1"),
+        ("model.published", "embed 2"),
+        ("model.named", "embed 1"),
+        ("model.unnamed", "embed"),
+        ("model.removed", "embed 1"),
+    ]
     assert ok("models", "gc", fleet) == {"packs": 0, "bytes": 0, "kept": 0}
     assert "Deleted 0 packs" in run("models", "gc", fleet).stdout
 
@@ -79,6 +86,7 @@ def test_what_was_published_is_listed_named_and_shown(fleet: Path, tmp_path: Pat
         (("publish", "m", "--name", "embed", "--version", "1"), "--allow-pickle-that-runs-code"),
         (("publish", "none", "--name", "embed", "--version", "1"), "nothing was published"),
         (("publish", "m", "--name", "Embed", "--version", "1"), "a-z"),
+        (("publish", "n", "--name", "embed", "--version", "1", "--alias", "7"), "canary"),
         (("publish", "m", "--name", "embed", "--version", "1", "--metric", "recall"), ""),
         (("publish", "m", "--name", "embed", "--version", "1", "--metric", "recall=high"), "recall=0.93"),
         (("publish", "m", "--name", "embed", "--version", "1", "--details", "bad.toml"), "configs/model.toml"),
@@ -92,6 +100,7 @@ def test_a_mistake_is_one_line_and_a_hint(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (folder(tmp_path / "m") / "weights.pt").write_bytes(b"x")
+    folder(tmp_path / "n")
     (tmp_path / "bad.toml").write_text("[needs]\ngpus = 1\n")
     result = run("models", arguments[0], fleet, *arguments[1:])
     assert result.exit_code in (1, 2)

@@ -6,6 +6,7 @@ from pathlib import Path
 from random import Random
 
 from cloud.fleet.model_registry import ModelRegistry, Published
+from cloud.identity import audit
 from cloud.ports import ObjectStore
 from cloud.rows import FleetRow, Head
 from cloud.storage.objects import open_objects
@@ -44,7 +45,9 @@ class ModelWorld:
         self.objects = objects or open_objects(str(directory / "bucket"))
         self.ring = KeyRing({1: b"k" * 32})
         self.clock = Time()
-        self.registry = ModelRegistry(self.store, lambda: self.objects, lambda: self.ring, FLEET, self.clock)
+        self.registry = ModelRegistry(
+            self.store, lambda: self.objects, lambda: self.ring, FLEET, self.clock, audit.record
+        )
 
     def folder(self, name: str, files: dict[str, bytes]) -> Path:
         root = self.directory / name

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cloud.fleet.model_registry import ModelRegistry, Published
+from cloud.identity import audit
 from cloud.ports import ObjectStore
 from cloud.rows import ObjectInfo
 from cloud.server.models import Packs
@@ -92,6 +93,7 @@ class FetchWorld:
             lambda: self.ring,
             self.world.fleet,
             self.world.clock,
+            audit.record,
         )
         self.assigned: set[str] = set()
         packs = Packs(lambda: self.objects, lambda _fleet, _device: self.assigned)
