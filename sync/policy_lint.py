@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from sync.budgets import BYTES_PER_DAY_MIN
+from sync.errors import InvalidPolicy
 from sync.patterns import Patterns, one_of
 from sync.policy import Policy
 from sync.policy_tables import SyncRule
@@ -49,6 +50,22 @@ def not_carried_out(policy: Policy) -> list[Finding]:
                 message = "is not carried out yet: devices look past it"
                 found.append(Finding(WARNING, f"{where}: {key}", message, "leave it out until they do"))
     return found
+
+
+def program(policy: Policy) -> list[Finding]:
+    """Whether Cedar takes the policy's text; that it was not asked, where cedarpy is not installed."""
+    if policy.cedar is None:
+        return []
+    from sync import cedar
+
+    if not cedar.is_here():
+        hint = "the extra `cedar`; devices refuse the policy if Cedar does not take it"
+        return [Finding(WARNING, "[cedar]", "was not checked: cedarpy is not installed here", hint)]
+    try:
+        cedar.Cedar(policy.cedar.text)
+    except InvalidPolicy as error:
+        return [Finding(ERROR, "[cedar]", error.message.removeprefix("[cedar]: "), error.hint)]
+    return []
 
 
 def differing(policy: Policy, fleets: Policy, path: str) -> list[Finding]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cloud.cli.output import count, json_option, show_json, show_table
-from sync.errors import InvalidPolicy
+from sync.errors import InvalidPolicy, StorageError
 
 if TYPE_CHECKING:
     from cloud.fleet.policies import FleetPolicy
@@ -42,7 +42,10 @@ def lint(file: Path, directory: Path | None, target: Path | None, as_json: bool)
     found = checked(told, directory)
     data = told.to_json()
     if target is not None:
-        target.write_bytes(data)
+        try:
+            target.write_bytes(data)
+        except OSError as error:
+            raise StorageError(f"{target}: {error.strerror}", hint="--write another place") from error
     digest = sha256(data).hexdigest()
     if as_json:
         show_json(
@@ -126,10 +129,10 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
 
 def checked(policy: Policy, directory: Path | None) -> list[Finding]:
     """What lint finds, also against what the fleet in this directory has declared and runs."""
-    from sync.policy_lint import differing, not_carried_out
+    from sync.policy_lint import differing, not_carried_out, program
     from sync.policy_lint import lint as find
 
-    found = find(policy, _schemas(directory) if directory else None) + not_carried_out(policy)
+    found = find(policy, _schemas(directory) if directory else None) + not_carried_out(policy) + program(policy)
     held = _of_the_fleet(directory) if directory else None
     return found if held is None else found + differing(policy, held.document, held.path)
 

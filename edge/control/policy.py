@@ -110,7 +110,7 @@ class ActivePolicy:
     def prepare(self) -> None:
         """What is made late otherwise. Raises InvalidPolicy for a text that Cedar does not take, or without cedarpy."""
         if self.document is not None and self.document.cedar is not None and self._cedar is None:
-            from edge.control.cedar import Cedar
+            from sync.cedar import Cedar
 
             self._cedar = Cedar(self.document.cedar.text).decide
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
-from edge.control.cedar import Cedar
 from simulations.benchmarks.measure import Goal, Measurement, alternate, timed
+from sync.cedar import Cedar
 from sync.permissions import Permissions
 from sync.policy import Policy
 from sync.scope import ScopeTable

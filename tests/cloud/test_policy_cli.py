@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,8 @@ def test_what_is_no_policy_is_one_line_that_names_the_file(tmp_path: Path) -> No
         "hint: choose one of both, up, down, local, absent",
     ]
     assert "cannot be read" in run("policy", "lint", tmp_path / "none").stderr
+    path.write_text('schema = 1\nname = "a"\n')
+    assert "hint: --write another" in run("policy", "lint", path, "--write", tmp_path / "no" / "a.json").stderr
 
 
 def test_a_diff_is_a_table_for_people_and_json_for_machines(tmp_path: Path) -> None:
@@ -203,6 +206,23 @@ def test_what_would_not_do_what_it_says_is_not_written(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "writes-local" in result.stdout
     assert not (directory / "to-sign").exists()
+
+
+def test_what_cedar_does_not_take_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, path = tmp_path / "cloud", tmp_path / "a.toml"
+    ok("init", directory)
+    path.write_text('schema = 1\nname = "a"\n[cedar]\ntext = "permit(everything)"\n')
+    for command in (("lint", path), ("publish", directory, path)):
+        result = run("policy", *command)
+        assert result.exit_code == 1
+        assert "text is not Cedar" in " ".join(result.stdout.split())
+    assert not (directory / "to-sign").exists()
+    monkeypatch.setitem(sys.modules, "cedarpy", None)
+    (finding,) = [one for one in ok("policy", "publish", directory, path)["findings"] if "checked" in one["message"]]
+    assert (finding["level"], finding["where"]) == ("warning", "[cedar]")
+    monkeypatch.undo()
+    path.write_text(path.read_text().replace("everything", "principal, action, resource"))
+    assert not [one for one in ok("policy", "lint", path)["findings"] if one["level"] == "error"]
 
 
 def _declare(home: Home) -> None:

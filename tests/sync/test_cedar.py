@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.control.cedar import Cedar
+from sync.cedar import Cedar
 from sync.errors import InvalidPolicy
 from sync.permissions import Permissions
 from sync.policy import Policy

@@ -1,6 +1,7 @@
 """Cedar: the text in a policy's [cedar], which may deny agents more than its [[agent]] tables do (ADR 24).
 
-The only import of cedarpy, an optional extra; 16 MB installed, some 40 ms. It decides over ``Agent::"name"``,
+Devices decide by it; where a policy is made, it is only read, to find what no device would take. The only import of
+cedarpy, an optional extra; 16 MB installed, some 40 ms. It decides over ``Agent::"name"``,
 ``Action::"read"`` or ``"write"`` and ``Collection::"name"``, without entities or context: never over keys. A question
 takes it some 100 us, so whoever asks keeps the answer until the policy changes (``sync.permissions``).
 
@@ -39,3 +40,12 @@ class Cedar:
         }
         answer = self._ask(request, self._policies, self._entities)
         return bool(answer.allowed) and not answer.diagnostics.errors
+
+
+def is_here() -> bool:
+    """Whether cedarpy is installed."""
+    try:
+        import cedarpy  # noqa: F401
+    except ImportError:
+        return False
+    return True
