@@ -19,7 +19,7 @@ class Cedar:
 
     def __init__(self, text: str) -> None:
         try:
-            import cedarpy
+            import cedarpy  # noqa: PLC0415 - an optional extra
         except ImportError as error:
             raise InvalidPolicy(
                 "the policy has a [cedar] text, and cedarpy is not installed here", hint="the extra `cedar`, on devices"
@@ -45,7 +45,7 @@ class Cedar:
 def is_here() -> bool:
     """Whether cedarpy is installed."""
     try:
-        import cedarpy  # noqa: F401
+        import cedarpy  # noqa: F401, PLC0415
     except ImportError:
         return False
     return True

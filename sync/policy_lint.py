@@ -56,7 +56,7 @@ def program(policy: Policy) -> list[Finding]:
     """Whether Cedar takes the policy's text; that it was not asked, where cedarpy is not installed."""
     if policy.cedar is None:
         return []
-    from sync import cedar
+    from sync import cedar  # noqa: PLC0415 - few policies have one
 
     if not cedar.is_here():
         hint = "the extra `cedar`; devices refuse the policy if Cedar does not take it"

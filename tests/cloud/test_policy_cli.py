@@ -221,7 +221,7 @@ def test_what_cedar_does_not_take_is_not_written(tmp_path: Path, monkeypatch: py
     (finding,) = [one for one in ok("policy", "publish", directory, path)["findings"] if "checked" in one["message"]]
     assert (finding["level"], finding["where"]) == ("warning", "[cedar]")
     monkeypatch.undo()
-    path.write_text(path.read_text().replace("everything", "principal, action, resource"))
+    path.write_text(path.read_text().replace("(everything)", "(principal, action, resource);"))
     assert not [one for one in ok("policy", "lint", path)["findings"] if one["level"] == "error"]
 
 
