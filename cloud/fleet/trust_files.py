@@ -199,12 +199,17 @@ class TrustFiles:
             if not _PATTERN.fullmatch(pattern):
                 raise InvalidValue(f"{pattern!r} is no pattern of targets", hint="such as models/vision-*/*")
         with self._alone(keys) as hands:
+            known = any(one.name == delegate.name for one in signing.delegates(self.role(TARGETS)))
+            path = self.metadata / f"{delegate.name}.json"
+            whole = known and path.exists() and self._signing(delegate.name).complete
             done = self._change(
                 TARGETS, now_ms, days, hands, lambda old, n, end: signing.with_delegate(old, delegate, n, end)
             )
-            if not (self.metadata / f"{delegate.name}.json").exists():
-                _write(self.metadata / f"{delegate.name}.json", signing.make_targets(1, now_ms + days * DAY_MS))
+            if not path.exists():
+                _write(path, signing.make_targets(1, now_ms + days * DAY_MS))
                 self._signed_here(delegate.name, hands)
+            elif not self._signing(delegate.name).complete:
+                self._under_new_keys(delegate.name, whole, now_ms + days * DAY_MS, hands)
             return done
 
     def rotate(self, role: str, by: Keys, now_ms: int, *, days: int = 365, keys: Sequence[SigningKey] = ()) -> Signing:
@@ -227,10 +232,7 @@ class TrustFiles:
                     TARGETS, now_ms, days, hands, lambda old, n, end: signing.with_delegate(old, changed, n, end)
                 )
             if role not in (ROOT, ONLINE) and (whole or not self._signing(role).complete):
-                end_ms = now_ms + days * DAY_MS
-                data = self.role(role)
-                _write(self.path(role), signing.renewed(data, signing.version_of(data) + whole, end_ms))
-                self._signed_here(role, hands)
+                self._under_new_keys(role, whole, now_ms + days * DAY_MS, hands)
             return done
 
     def renew(self, role: str, now_ms: int, *, days: int = 365, keys: Sequence[SigningKey] = ()) -> Signing:
@@ -294,6 +296,12 @@ class TrustFiles:
             raise TooLarge(f"{role}: metadata of {len(changed)} bytes", hint="agentdb-cloud trust prune")
         _write(path, changed)
         return self._signed_here(role, keys)
+
+    def _under_new_keys(self, role: str, whole: bool, expires_ms: int, keys: Sequence[SigningKey]) -> None:
+        """A role's file, whose keys were replaced: if it was ``whole`` it may be published, and its version rises."""
+        data = self.role(role)
+        _write(self.path(role), signing.renewed(data, signing.version_of(data) + whole, expires_ms))
+        self._signed_here(role, keys)
 
     def _signed_here(self, role: str, keys: Sequence[SigningKey]) -> Signing:
         """With each of these that may still sign it."""
