@@ -13,13 +13,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from aiohttp import web
 
-from cloud.ports import Caller
-from cloud.server.requests import SERVER, respond
+from cloud.server.requests import SERVER, Signed, respond
 from cloud.storage.bodies import Bodies
 from sync.bodies import PART_SEALED_BYTES_MAX
 from sync.errors import Malformed, Refused, Unreachable
@@ -33,14 +31,10 @@ UNDER_WAY_MAX = 256  # half of all requests that the server takes
 _FIND_BYTES_MAX = 64 * BODY_NAMES_MAX
 
 T = TypeVar("T")
-Signed = Callable[[web.Request, str, int], AbstractAsyncContextManager[tuple[Caller, bytes]]]
 
 
 class BodyRoutes:
-    """``signed`` admits a request to a path with so many bytes at most, and yields who sent it, and its body.
-
-    Without ``bodies`` every request is refused: a control plane that keeps none.
-    """
+    """Without ``bodies`` every request is refused: a control plane that keeps none."""
 
     def __init__(self, bodies: Bodies | None, signed: Signed) -> None:
         self._bodies = bodies

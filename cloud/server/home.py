@@ -169,11 +169,7 @@ class Home:
     @contextmanager
     def archiving(self) -> Iterator[Archive]:
         """The archive, while no other process writes it; waits for one that does. InvalidConfig in a rehearsal."""
-        if self.is_rehearsal:
-            raise InvalidConfig(
-                f"{self.directory} is a rehearsal: it does not write to the archive that it was restored from",
-                hint=f"to keep it, give it an archive of its own: agentdb-cloud archive move {self.directory} URL",
-            )
+        self._check_writes()
         with self.holding_archive():
             yield self.archive
 
@@ -182,6 +178,13 @@ class Home:
         """While no other process writes the archive; waits for one that does."""
         with _locked(self.directory / ARCHIVE_LOCK, attempts=None):
             yield
+
+    def _check_writes(self) -> None:
+        if self.is_rehearsal:
+            raise InvalidConfig(
+                f"{self.directory} is a rehearsal: it does not write to the archive that it was restored from",
+                hint=f"to keep it, give it an archive of its own: agentdb-cloud archive move {self.directory} URL",
+            )
 
     # -- models -----------------------------------------------------------------------------------------------------
 
@@ -200,11 +203,7 @@ class Home:
         """While no other process publishes or collects models; waits for one that does. InvalidConfig in a
         rehearsal.
         """
-        if self.is_rehearsal:
-            raise InvalidConfig(
-                f"{self.directory} is a rehearsal: it does not write to the archive that it was restored from",
-                hint=f"to keep it, give it an archive of its own: agentdb-cloud archive move {self.directory} URL",
-            )
+        self._check_writes()
         with _locked(self.directory / MODELS_LOCK, attempts=None):
             yield self.models
 

@@ -12,12 +12,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
 
 from aiohttp import web
 
 from cloud.ports import Caller, ObjectStore
-from cloud.server.requests import SERVER
+from cloud.server.requests import SERVER, Signed
 from cloud.storage.archive.names import Names
 from sync.chunks import PACK_BYTES_MAX, RANGE_BYTES_MAX
 from sync.errors import InvalidValue, NotFound, Refused, Unreachable
@@ -28,7 +27,6 @@ WORKERS = 8
 UNDER_WAY_MAX = 64
 SEND_S_MAX = 120.0
 
-Signed = Callable[[web.Request, str, int], AbstractAsyncContextManager[tuple[Caller, bytes]]]
 Assigned = Callable[[bytes, bytes], Container[str]]
 
 
@@ -49,7 +47,7 @@ class Packs:
 
 
 class PackRoutes:
-    """``signed`` as of ``cloud.server.bodies``. Without ``packs`` every request is refused."""
+    """``signed`` as of ``cloud.server.requests``. Without ``packs`` every request is refused."""
 
     def __init__(self, packs: Packs | None, signed: Signed) -> None:
         self._packs = packs

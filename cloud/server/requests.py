@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
 from aiohttp import web
 
 from cloud.identity.auth import CONTENT_TYPE
+from cloud.ports import Caller
 from sync.errors import Malformed, TooLarge
 from sync.messages import Message, encode
 
+Signed = Callable[[web.Request, str, int], AbstractAsyncContextManager[tuple[Caller, bytes]]]
+"""Admits a request to a path with so many bytes at most, and yields who sent it, and its body."""
 SERVER = "agentdb"  # not which versions run here
 
 

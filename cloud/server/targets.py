@@ -6,24 +6,20 @@ GET /v1/targets/{sha256}  → the bytes, as application/octet-stream
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager
 
 from aiohttp import web
 
-from cloud.ports import Caller, Store
-from cloud.server.requests import SERVER
+from cloud.ports import Store
+from cloud.server.requests import SERVER, Signed
 from sync.errors import NotFound
 
 TARGETS_PATH = "/v1/targets"
 _ROUTE = TARGETS_PATH + "/{sha256:[0-9a-f]{64}}"
 
-Signed = Callable[[web.Request, str, int], AbstractAsyncContextManager[tuple[Caller, bytes]]]
-
 
 class TargetRoutes:
-    """``signed`` as of ``cloud.server.bodies``; the store is read on one of the ``readers``."""
+    """``signed`` as of ``cloud.server.requests``; the store is read on one of the ``readers``."""
 
     def __init__(self, store: Store, readers: Executor, signed: Signed) -> None:
         self._store = store
