@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cloud.server.home import Home
     from cloud.server.jobs import Job
 
-JOBS = ("archive", "retention", "snapshot", "timestamp")
+JOBS = ("archive", "retention", "rollouts", "snapshot", "timestamp")
 _TIMESTAMP_S = 60.0
 _WATCH_S = 2.0
 _ROLLOUTS_S = 5.0

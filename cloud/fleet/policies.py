@@ -99,7 +99,7 @@ class PolicyScopes:
         except InvalidPolicy as error:
             raise Refused(
                 f"no policy of this fleet is {digest.hex()[:16]}…",
-                hint="publish it again: agentdb-cloud; the device goes on with what it has",
+                hint="agentdb-cloud publish, again; the device goes on with what it has",
             ) from error
         with self._lock:
             self._tables[place] = table

@@ -29,7 +29,7 @@ from cloud.storage.archive.restore import Restored
 from cloud.storage.archive.restore_file import restore_file
 from cloud.storage.files import write_private
 from cloud.storage.objects import open_objects
-from sync.errors import DataError, InvalidConfig, InvalidValue, NotFound, Refused
+from sync.errors import AgentDBError, InvalidConfig, InvalidValue
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def _go_past_what_was_lost(target: Path) -> None:
     with Home.open(target) as home:
         try:
             home.plane.control.was_restored(home.fleet.fleet)
-        except (DataError, NotFound, Refused) as error:
+        except AgentDBError as error:  # whatever it is, the fleet is restored
             logger.warning(
                 "what devices run cannot be signed anew: %s (%s). After that is mended, publish twice, or devices that"
                 " hold what was lost refuse what comes",

@@ -124,3 +124,16 @@ def test_status_says_who_is_active(fleet: Path) -> None:
     join(fleet, "bert", 2)
     ok("devices", fleet, "--revoke", first.device_id.hex())
     assert "1 active, 1 revoked" in run("status", fleet).stdout
+
+
+def test_a_restore_is_one_although_nothing_can_be_signed(
+    fleet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trust = tmp_path / "trust"
+    ok("trust", "init", trust, "--fleet", ok("status", fleet)["fleet"])
+    ok("publish", fleet, trust, "--online-key", trust / "keys" / "online.pem")
+    ok("archive", "run", fleet)
+    (fleet / "keys" / "control.key").write_text("damaged")
+    ok("restore", tmp_path / "r", "--archive", fleet / "archive", "--keys", fleet / "keys")
+    assert "cannot be signed anew" in caplog.text
+    assert ok("status", tmp_path / "r")["fleet"]
