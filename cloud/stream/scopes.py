@@ -7,6 +7,7 @@ by it that it is not assigned.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from cloud.ports import Caller, Reading
@@ -63,10 +64,16 @@ def filtered(scopes: Scopes | None, view: Reading, caller: Caller, named: bytes)
     if not named:
         if assigned is None:
             return Filtered(None, narrowed=False)
-        return Filtered(assigned[1], narrowed=bool(changed(EVERYTHING, assigned[1]).loses))
+        return Filtered(assigned[1], narrowed=_loses(EVERYTHING, assigned[1]))
     if assigned is not None and named == assigned[0]:
         return Filtered(assigned[1], narrowed=False)
     table = scopes.named(view, caller, named)
     if assigned is None:
         return Filtered(table, narrowed=False)
-    return Filtered(Both(table, assigned[1]), narrowed=bool(changed(table, assigned[1]).loses))
+    return Filtered(Both(table, assigned[1]), narrowed=_loses(table, assigned[1]))
+
+
+@lru_cache(maxsize=256)
+def _loses(old: ScopeTable, new: ScopeTable) -> bool:
+    """Of 60 rules it takes 35 ms, and every page of a device that has not gone over asks it."""
+    return bool(changed(old, new).loses)
