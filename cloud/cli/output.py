@@ -39,7 +39,7 @@ def show_json(value: Any) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """Values are text and never markup: names come from devices."""
+    """Values are text and never markup, nor what a terminal would obey: some come from devices."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -48,7 +48,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: 
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row))
+        table.add_row(*(Text(_printable(str(value))) for value in row))
     if table.row_count:
         width = None if sys.stdout.isatty() else _PIPED_COLUMNS  # what is piped is not folded
         Console(highlight=False, width=width).print(table)
@@ -69,6 +69,11 @@ def progress_bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], Non
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _printable(text: str) -> str:
+    """What was not said by us, without what a terminal would obey."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def count(number: int, one: str) -> str:

@@ -144,12 +144,7 @@ def _told(documents: Mapping[str, Any]) -> dict[str, Any]:
     trust = told.get("trust", {}) if isinstance(told, dict) else {}
     held, refused = (trust.get("assignment"), trust.get("refused")) if isinstance(trust, dict) else (None, None)
     reason = refused.get("reason") if isinstance(refused, dict) else None
-    return {"has": held if type(held) is int else 0, "refused": _printable(str(reason or "")[:200])}
-
-
-def _printable(text: str) -> str:
-    """A device's words, without what a terminal would obey."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    return {"has": held if type(held) is int else 0, "refused": str(reason or "")[:200]}
 
 
 def _pin(home: Home) -> str:

@@ -234,9 +234,10 @@ def draws(rollout: RolloutRow, device: bytes, documents: Documents) -> bool:
 
 
 def kind_of(spec: Spec, documents: Documents) -> str:
-    """The device's class, as ``spread`` says, or else its hardware: for who reads of failures."""
+    """The device's class, as ``spread`` says, or else its hardware: for who reads of failures, on a terminal too."""
     found = look_up(documents, path_of(spec.spread or "reported.hardware"))
-    return "" if found is None or isinstance(found, dict | list) else str(found)[:64]
+    text = "" if found is None or isinstance(found, dict | list) else str(found)[:64]
+    return "".join(character for character in text if character.isprintable())
 
 
 # -- what an operator writes ------------------------------------------------------------------------------------------

@@ -56,7 +56,9 @@ def ask(directory: Path, device: bytes) -> None:
 
 def outcome(said: str) -> dict[str, Any]:
     return {
-        "agentdb": {"outcomes": {"models/embed": {"path": MODEL, "sha256": GOAL, "outcome": said, "reason": "slow"}}}
+        "agentdb": {
+            "outcomes": {"models/embed": {"path": MODEL, "sha256": GOAL, "outcome": said, "reason": "slow\x1b[2J"}}
+        }
     }
 
 
@@ -105,7 +107,7 @@ def test_a_rollout_that_fails_says_who(fleet: Path, tmp_path: Path) -> None:
         desk = RolloutDesk(home.store, home.clock, audit.record, lambda _: None, lambda *_: GOAL)
         assert desk.create(home.fleet.fleet, read_spec(file)).id == "r1"
     for number, device in enumerate(keys):
-        report(fleet, device, 1, {"hardware": "rev2" if number < 4 else "rev1"})
+        report(fleet, device, 1, {"hardware": "rev2\x1b" if number < 4 else "rev1"})
         ask(fleet, device)
         report(fleet, device, 2, outcome("returned" if number < 4 else "committed"))
     shown = ok("rollouts", "show", fleet, "r1")
@@ -116,6 +118,7 @@ def test_a_rollout_that_fails_says_who(fleet: Path, tmp_path: Path) -> None:
     text = run("rollouts", "show", fleet, "r1").output
     assert "all 4 failures: rev2" in text
     assert text.count("slow") == 4
+    assert "\x1b" not in text
     assert ok("rollouts", "list", fleet)[0]["state"] == "reverted"
     assert "reverted" in run("rollouts", "list", fleet).output
     rows = [(row["actor"], row["action"]) for row in ok("audit", fleet)["rows"] if "rollout" in row["action"]]
