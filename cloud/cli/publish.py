@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cloud.cli.output import directory_argument, json_option, show_json, show_table, when
+from cloud.cli.output import count, directory_argument, json_option, show_json, show_table, when
 
 if TYPE_CHECKING:
     from cloud.server.home import Home
@@ -82,7 +82,7 @@ def assign(directory: Path, place: str, path: str | None, nothing: bool, as_json
     if as_json:
         show_json({"place": place, "path": path or "", "devices": devices})
     else:
-        click.echo(f"{place}: {path or 'nothing'}, for {devices} devices")
+        click.echo(f"{place}: {path or 'nothing'}, for {count(devices, 'device')}")
 
 
 @click.command()

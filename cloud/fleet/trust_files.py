@@ -261,6 +261,20 @@ class TrustFiles:
                 role, now_ms, days, hands, lambda old, n, end: signing.without_targets(old, gone, n, end)
             )
 
+    def sign(self, path: Path, role: str, keys: Sequence[SigningKey]) -> Signing:
+        """With these keys alone. Raises InvalidValue for another file than the role's newest, or another's key."""
+        with _locked(self.directory):
+            if path.absolute() != self.path(role).absolute():
+                raise InvalidValue(f"{path.name} is not the newest file of its role", hint=f"sign {self.path(role)}")
+            may = self.may_sign(role)
+            for key in keys:
+                if key.public.id not in may:
+                    said = f"{role} is not signed by the key {key.public.id[:16]}"
+                    raise InvalidValue(said, hint="status names who may")
+            done = self._signing(role)
+            # One more would make other bytes of the same version.
+            return done if done.complete else self._signed_here(role, keys)
+
     def check_role(self, role: str) -> None:
         """Raises NotFound for what is no role whose keys can be replaced."""
         names = [ROOT, TARGETS, ONLINE, *(one.name for one in signing.delegates(self.role(TARGETS)))]
@@ -324,12 +338,8 @@ class TrustFiles:
     @contextmanager
     def _alone(self, keys: Sequence[SigningKey]) -> Iterator[list[SigningKey]]:
         """Gives all keys at hand: read before anything is changed."""
-        handle = os.open(self.directory, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with _locked(self.directory):
             yield [*keys, *self.held().values()]
-        finally:
-            os.close(handle)  # and with it the lock
 
 
 def sign_file(path: Path, keys: Sequence[SigningKey]) -> Signing | None:
@@ -341,24 +351,24 @@ def sign_file(path: Path, keys: Sequence[SigningKey]) -> Signing | None:
     data = _read(path)
     kind = signing.role_of(data)
     try:
-        files: TrustFiles | None = TrustFiles(path.absolute().parent.parent)
+        files = TrustFiles(path.absolute().parent.parent)
     except InvalidConfig:
-        files = None
-    role = ROOT if kind == ROOT else path.stem
-    if files is not None:
-        if path.absolute() != files.path(role).absolute():
-            raise InvalidValue(f"{path.name} is not the newest file of its role", hint=f"sign {files.path(role)}")
-        may = files.may_sign(role)
         for key in keys:
-            if key.public.id not in may:
-                raise InvalidValue(f"{role} is not signed by the key {key.public.id[:16]}", hint="status names who may")
-        done = next(found for found in files.signing() if found.role == role)
-        if done.complete:  # one more would make other bytes of the same version
-            return done
-    for key in keys:
-        data = signing.signed_with(data, key)
-    _write(path, data)
-    return None if files is None else next(found for found in files.signing() if found.role == role)
+            data = signing.signed_with(data, key)
+        _write(path, data)
+        return None
+    return files.sign(path, ROOT if kind == ROOT else path.stem, keys)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """While no other process changes what is there."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # and with it the lock
 
 
 def read_key_file(path: Path) -> SigningKey | PublicKey:

@@ -255,23 +255,6 @@ def test_a_team_has_targets_of_its_own(trust: Path, tmp_path: Path) -> None:
     assert device.take().target("models/vision-eyes/2.json").number == 2
 
 
-def test_a_team_that_is_given_other_keys_signs_a_new_version(trust: Path, tmp_path: Path) -> None:
-    """The one that was published would be other bytes under its version, which nobody takes."""
-    for name in ("old", "new"):
-        ok("key", tmp_path / f"{name}.pem")
-    delegated = ("delegate", trust, "vision", "--path", "models/vision-*/*", "--key")
-    ok(*delegated, tmp_path / "old.pem.pub", "--sign-with", tmp_path / "old.pem")
-    device = Device(trust)
-    assert device.take().versions()["vision"] == 1
-    ok(*delegated, tmp_path / "new.pem.pub")
-    with pytest.raises(Untrusted, match="vision: version 2 has 0 of 1"):
-        TrustFiles(trust).complete()
-    ok("sign", trust / "metadata" / "vision.json", "--key", tmp_path / "new.pem")
-    assert device.take().versions()["vision"] == 2
-    ok(*delegated, tmp_path / "new.pem.pub", "--path", "models/eyes/*")
-    assert device.take().versions()["vision"] == 2, "its keys are the same"
-
-
 def test_numbers_rise_and_floors_never_fall(trust: Path) -> None:
     ok("add-target", trust, document(trust), "--as", "policies/kiosk/7.json", "--floor", "5")
     before = files_of(trust)
