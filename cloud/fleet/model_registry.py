@@ -28,10 +28,12 @@ from cloud.model_rows import AliasRow, ChunkRow, ModelRow
 from cloud.ports import ObjectStore, Reading, Store, Transaction
 from cloud.storage.archive.names import Names
 from sync import groups
-from sync.chunks import ChunkList
-from sync.errors import InvalidValue, NotFound, Refused, StorageError
+from sync.chunks import ChunkList, file_digest
+from sync.errors import InvalidValue, Malformed, NotFound, Refused, StorageError
 from sync.keys import KeyRing
 from sync.models import (
+    SCHEMA,
+    FileRef,
     ListRef,
     Manifest,
     ModelName,
@@ -126,9 +128,10 @@ class ModelRegistry:
         _check_name(name)
         for alias in aliases:
             _check_alias(alias)
-        if not 0 < len(version) <= 64:
-            raise InvalidValue("a version has 1 to 64 characters", hint="such as 1.3.0")
+        if not 0 < len(version) <= 64 or not version.isprintable():
+            raise InvalidValue("a version has 1 to 64 printable characters", hint="such as 1.3.0")
         groups.parse_needs(details.needs.hardware)
+        _check_details(details)
         sources = sources_of(path)
         reasons = [(source.path, why) for source in sources if (why := why_refused(source))]
         if reasons and not allow_pickle:
@@ -143,7 +146,7 @@ class ModelRegistry:
         files = work.store(sources, self._writer())
         chunk_list = ChunkList(work.placed()).encode()
         manifest = Manifest(
-            schema=1,
+            schema=SCHEMA,
             name=name,
             number=number,
             version=version,
@@ -312,6 +315,17 @@ class ModelRegistry:
     def _writer(self) -> PackWriter:
         ring = self._ring()
         return PackWriter(self._objects(), self._names.pack, ring.current, ring.key(ring.current))
+
+
+def _check_details(details: Details) -> None:
+    """As a device will, before anything is stored: by a manifest of one file without a byte. Raises InvalidValue."""
+    file = FileRef("empty", 0, (0, 0), file_digest([]).hex())
+    listed = ListRef(sha256(ChunkList(()).encode()).hexdigest(), 0)
+    said = {name: getattr(details, name) for name in details.__struct_fields__}
+    try:
+        Manifest.parse(Manifest(SCHEMA, "a", 1, "1", 0, listed, [], [file], **said).encode())
+    except (Malformed, ValueError) as error:
+        raise InvalidValue(f"not for a manifest: {error}", hint="configs/model.toml shows all that there is") from error
 
 
 def _check_alias(alias: str) -> None:

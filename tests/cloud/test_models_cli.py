@@ -87,6 +87,12 @@ def test_what_was_published_is_listed_named_and_shown(fleet: Path, tmp_path: Pat
         (("publish", "none", "--name", "embed", "--version", "1"), "nothing was published"),
         (("publish", "m", "--name", "Embed", "--version", "1"), "a-z"),
         (("publish", "n", "--name", "embed", "--version", "1", "--alias", "7"), "canary"),
+        (("publish", "n", "--name", "embed", "--version", "1", "--metric", "recall=nan"), "configs/model.toml"),
+        (
+            ("publish", "n", "--name", "embed", "--version", "1", "--lineage", "data=" + "x" * 1025),
+            "configs/model.toml",
+        ),
+        (("publish", "n", "--name", "embed", "--version", "\x1b[2J"), "1.3.0"),
         (("publish", "m", "--name", "embed", "--version", "1", "--metric", "recall"), ""),
         (("publish", "m", "--name", "embed", "--version", "1", "--metric", "recall=high"), "recall=0.93"),
         (("publish", "m", "--name", "embed", "--version", "1", "--details", "bad.toml"), "configs/model.toml"),
@@ -108,6 +114,7 @@ def test_a_mistake_is_one_line_and_a_hint(
     assert hint in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 2
     assert ok("models", "list", fleet) == []
+    assert not list((fleet / "archive").rglob("pack/*"))
 
 
 def test_pickles_are_published_in_words_only_and_said_so(fleet: Path, tmp_path: Path) -> None:
