@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,8 +174,9 @@ def read_spec(file: Path) -> Spec:
     if file.suffix != ".toml":
         return parse_spec(data)
     try:
-        return parse_spec(msgspec.json.encode(tomllib.loads(data.decode())))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
+        # Not msgspec's: it makes null of nan, which deletes.
+        return parse_spec(json.dumps(tomllib.loads(data.decode()), allow_nan=False, default=str).encode())
+    except ValueError as error:
         raise InvalidValue(f"{file} is not TOML: {error}", hint="configs/rollouts has some to copy from") from error
 
 

@@ -32,7 +32,6 @@ from sync.chunks import ChunkList, file_digest
 from sync.errors import InvalidValue, Malformed, NotFound, Refused, StorageError
 from sync.keys import KeyRing
 from sync.models import (
-    SCHEMA,
     FileRef,
     ListRef,
     Manifest,
@@ -146,7 +145,7 @@ class ModelRegistry:
         files = work.store(sources, self._writer())
         chunk_list = ChunkList(work.placed()).encode()
         manifest = Manifest(
-            schema=SCHEMA,
+            schema=1,
             name=name,
             number=number,
             version=version,
@@ -323,7 +322,7 @@ def _check_details(details: Details) -> None:
     listed = ListRef(sha256(ChunkList(()).encode()).hexdigest(), 0)
     said = {name: getattr(details, name) for name in details.__struct_fields__}
     try:
-        Manifest.parse(Manifest(SCHEMA, "a", 1, "1", 0, listed, [], [file], **said).encode())
+        Manifest.parse(Manifest(1, "a", 1, "1", 0, listed, [], [file], **said).encode())
     except (Malformed, ValueError) as error:
         raise InvalidValue(f"not for a manifest: {error}", hint="configs/model.toml shows all that there is") from error
 

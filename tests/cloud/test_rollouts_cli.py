@@ -145,6 +145,7 @@ def test_pause_resume_abort(fleet: Path) -> None:
     [
         ("what = 1", "not a rollout"),
         ("what", "not TOML"),
+        ("what = {desired = {level = nan}}\nstages = [{percent = 1}]", "not JSON"),
         ('what = "models/a/1.json"\nstages = [{percent = 1}]\ngroup = "x"', "labels.NAME"),
         ('what = "models/a/1.json"\nstages = [{percent = 1}]', "has no root"),
     ],
