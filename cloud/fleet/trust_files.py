@@ -13,8 +13,6 @@ signatures is a draft: it goes from hand to hand (``sign``), is changed without 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from typing import NamedTuple
 
 from cloud.fleet import signing
 from cloud.fleet.signing import ONLINE, ROOT, TARGETS, Delegate, Keys, PublicKey, Signing, SigningKey
-from cloud.storage.files import replace_private, write_private
+from cloud.storage.files import alone, replace_private, write_private
 from sync.errors import InvalidConfig, InvalidValue, Malformed, NotFound, StaleWrite, StorageError, TooLarge, Untrusted
 from sync.limits import ROLE_BYTES_MAX, TARGET_BYTES_MAX
 from sync.ports import RandomSource
@@ -263,7 +261,7 @@ class TrustFiles:
 
     def sign(self, path: Path, role: str, keys: Sequence[SigningKey]) -> Signing:
         """With these keys alone. Raises InvalidValue for another file than the role's newest, or another's key."""
-        with _locked(self.directory):
+        with alone(self.directory):
             if path.absolute() != self.path(role).absolute():
                 raise InvalidValue(f"{path.name} is not the newest file of its role", hint=f"sign {self.path(role)}")
             may = self.may_sign(role)
@@ -338,7 +336,7 @@ class TrustFiles:
     @contextmanager
     def _alone(self, keys: Sequence[SigningKey]) -> Iterator[list[SigningKey]]:
         """Gives all keys at hand: read before anything is changed."""
-        with _locked(self.directory):
+        with alone(self.directory):
             yield [*keys, *self.held().values()]
 
 
@@ -358,17 +356,6 @@ def sign_file(path: Path, keys: Sequence[SigningKey]) -> Signing | None:
         _write(path, data)
         return None
     return files.sign(path, ROOT if kind == ROOT else path.stem, keys)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """While no other process changes what is there."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)  # and with it the lock
 
 
 def read_key_file(path: Path) -> SigningKey | PublicKey:

@@ -14,10 +14,6 @@ Who is given which epoch key is ``cloud.identity.enrollment``'s business.
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Literal, Protocol
@@ -25,7 +21,7 @@ from typing import Annotated, Literal, Protocol
 import msgspec
 
 from cloud.ports import KeyService
-from cloud.storage.files import replace_private
+from cloud.storage.files import alone, replace_private
 from sync.errors import CorruptStore, InvalidConfig, Malformed, StorageError
 from sync.keys import EPOCH_KEY_BYTES, DeviceKey, KeyRing
 from sync.messages import UNDECODABLE, Id16, Key32
@@ -88,7 +84,8 @@ class FileKeyService:
             return sorted(self._rings)
 
     def create_epoch(self, fleet: bytes) -> int:
-        with self._lock, _alone(self._directory):
+        # Two processes that made the same epoch would each seal with a key, and one key would be lost.
+        with self._lock, alone(self._directory):
             self._refresh()
             ring = KeyRing(dict(self._rings.get(fleet, KeyRing()).items()))
             epoch = ring.current + 1 if ring.epochs() else 1
@@ -159,17 +156,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InvalidConfig(f"{path}: {error.strerror}", hint=_RESTORE) from error
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Against another process: two that made the same epoch would each seal with a key, and one key would be lost."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)  # and with it the lock
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -6,7 +6,10 @@ before. All of it raises OSError; what was there is then as it was.
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -30,6 +33,17 @@ def replace_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     write_private(beside, data, mode=mode)
     beside.replace(path)
     sync_path(path.parent)
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """While no other process, or thread, is in here for the same directory."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # and with it the lock
 
 
 def sync_path(path: Path) -> None:
