@@ -27,6 +27,7 @@ from simulations.mutants.catalogue import MUTANTS
 from simulations.rolling import run as rolling
 from sync.errors import NotFound
 
+_FIGURES = (metered.SCENARIO, rolling.SCENARIO)
 _SEEDS = "a seed, or a range A..B"
 
 
@@ -58,10 +59,12 @@ def run(seed: int, scenario: str, devices: int | None, hours: float | None, as_j
     `rollout` a bad model and a good one to two thousand devices.
     """
     if scenario == metered.SCENARIO:
+        _check_size(scenario, hours, metered.HOURS_MIN)
         told = metered.report(seed, devices or 3, (hours or 168) / 24)
         click.echo(json.dumps(told) if as_json else "\n".join(metered.table(told) + told["problems"]))
         sys.exit(1 if told["problems"] else 0)
     if scenario == rolling.SCENARIO:
+        _check_size(scenario, hours, rolling.HOURS_MIN, devices, rolling.DEVICES_MIN)
         told = rolling.report(seed, devices or rolling.DEVICES, hours or rolling.HOURS)
         click.echo(json.dumps(told) if as_json else "\n".join(rolling.lines(told)))
         sys.exit(1 if told["violation"] else 0)
@@ -257,8 +260,23 @@ def _run(
 
 
 def _check_scenario(scenario: str) -> None:
+    if scenario in _FIGURES:
+        raise click.UsageError(f"{scenario} is only for `run`")
     if scenario and scenario not in names(hidden=True):
-        raise click.UsageError(f"there is no scenario {scenario!r}; there are {', '.join(names(hidden=True))}")
+        known = ", ".join(names(hidden=True))
+        raise click.UsageError(
+            f"there is no scenario {scenario!r}; there are {known}; and for `run` {', '.join(_FIGURES)}"
+        )
+
+
+def _check_size(
+    scenario: str, hours: float | None, hours_min: float, devices: int | None = None, devices_min: int = 1
+) -> None:
+    """What is smaller would tell of violations that are none."""
+    if hours is not None and hours < hours_min:
+        raise click.UsageError(f"{scenario} takes {hours_min:g} hours at least")
+    if devices is not None and devices < devices_min:
+        raise click.UsageError(f"{scenario} takes {devices_min} devices at least")
 
 
 def _range(text: str) -> range:

@@ -81,6 +81,7 @@ class MeteredDevice:
         self._pacing = Pacing(self.session, self.gate, edge.log, self.clock)
         self._carrier = Carrier(edge.log, edge.path, self.session)
         self._backoff = Backoff(self.random)
+        self._wake_at = -1  # a timer of the process before is none of this one's
         self.pump()
         self.bulk.start(self._life)
 

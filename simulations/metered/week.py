@@ -29,6 +29,7 @@ ALARMS, READINGS = "alarms", "readings"
 LIMITS = LinkLimits("metered", 4_000_000, 50_000, 262_144, 0.2, (URGENT, NORMAL, BULK))
 BYTES_PER_S, TRIP_MS = 60_000, 120
 URGENT_MS_MAX = 1_000  # of 99 in a hundred
+HOURS_MIN = 24.0  # in less there may be no urgent record at all
 _LAST_MS = 60_000  # for what was written at the very end
 
 
@@ -74,7 +75,9 @@ class Outcome(NamedTuple):
         }
 
 
-class _Fleet:
+class Fleet:
+    """Its life is in the world's events from the beginning; ``written`` has what is not committed yet."""
+
     def __init__(self, world: World, root: Path, devices: int, plan: Plan, *, lanes: bool) -> None:
         self.world = world
         self.plan = plan
@@ -113,6 +116,12 @@ class _Fleet:
             at_ms, cut, down_ms = dice.randrange(self.end_ms), dice.random() < 0.5, dice.randrange(500, 60_000)
             self.world.at(at_ms, partial(device.kill, power_cut=cut, down_ms=down_ms))
 
+    def drop(self) -> None:
+        for device in self.devices:
+            device.stop()
+        self.cloud.drop()
+        self.cloud.disk.forget()
+
     def _write(self, device: MeteredDevice, collection: str, key: str, body: str) -> None:
         if device.edge is not None:
             device.edge.collection(collection).put(key, {"body": body})
@@ -134,10 +143,10 @@ def run(seed: int, plan: Plan = WEEK, *, devices: int = 3, lanes: bool = True) -
     """One run; the same seed is the same run."""
     world = World(seed)
     root = Path(tempfile.mkdtemp(prefix="metered-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))  # noqa: S108
-    fleet: _Fleet | None = None
+    fleet: Fleet | None = None
     try:
         with mounted():
-            fleet = _Fleet(world, root, devices, plan, lanes=lanes)
+            fleet = Fleet(world, root, devices, plan, lanes=lanes)
             world.run_until(fleet.end_ms + _LAST_MS)
             missing = dict.fromkeys(fleet.waits, 0)
             for (collection, _), since_ms in fleet.written.items():
@@ -152,10 +161,7 @@ def run(seed: int, plan: Plan = WEEK, *, devices: int = 3, lanes: bool = True) -
             )
     finally:
         if fleet is not None:
-            for device in fleet.devices:
-                device.stop()
-            fleet.cloud.drop()
-            fleet.cloud.disk.forget()
+            fleet.drop()
         shutil.rmtree(root, ignore_errors=True)
 
 

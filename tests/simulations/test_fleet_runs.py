@@ -98,6 +98,10 @@ def _broken(_: object) -> None:
         ["sweep", "--seeds", "9..1"],
         ["sweep", "--seeds", "many"],
         ["mutants", "--only", "no-such"],
+        ["run", "--scenario", "metered", "--hours", "0.2"],
+        ["run", "--scenario", "rollout", "--hours", "1"],
+        ["run", "--scenario", "rollout", "--devices", "1"],
+        ["replay", "--seed", "1", "--scenario", "rollout"],
     ],
 )
 def test_a_mistake_of_the_users_is_a_line(arguments: list[str]) -> None:

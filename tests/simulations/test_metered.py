@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from edge.storage.budget_rows import BudgetRows
-from simulations.metered.week import ALARMS, HOUR, LIMITS, WEEK, problems, run
-from sync.budgets import Note
+from simulations.fleet.disk import mounted
+from simulations.fleet.world import World
+from simulations.metered.week import ALARMS, HOUR, LIMITS, WEEK, Fleet, problems, run
+from sync.budgets import DAY_MS, Note
 
 BAD_DAY = WEEK._replace(days=1.0, kills=150)
 
@@ -37,6 +41,20 @@ def test_in_a_busy_hour_urgent_records_do_not_wait_behind_bulk() -> None:
 def test_a_day_of_many_deaths_is_within_its_budget() -> None:
     outcome = run(3, BAD_DAY, devices=1)
     assert max(outcome.days) <= LIMITS.bytes_per_day
+
+
+def test_a_device_that_was_killed_on_a_used_up_day_wakes_on_the_next(tmp_path: Path) -> None:
+    """Nothing is written any more: only its own timer can wake it."""
+    world = World(1)
+    plan = WEEK._replace(days=0.01, limits=LIMITS._replace(bytes_per_day=60_000), reading_s=10, bulk_per_day=0, kills=0)
+    with mounted():
+        fleet = Fleet(world, tmp_path, 1, plan, lanes=True)
+        world.run_until(fleet.end_ms + 60_000)
+        assert fleet.written, "the day is used up"
+        fleet.devices[0].kill(power_cut=False, down_ms=1_000)
+        world.run_until(DAY_MS)
+        assert not fleet.written
+        fleet.drop()
 
 
 def test_a_lease_that_is_not_noted_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
