@@ -24,9 +24,20 @@ def weigh(texts: Iterable[str]) -> dict[str, float]:
     seen: Counter[str] = Counter()
     count = 0
     for text in texts:
-        seen.update(set(_WORD.findall(text.lower())))
+        seen.update(set(count_words(text)))
         count += 1
     return {word: round(log((count + 1) / (times + 0.5)), 4) for word, times in sorted(seen.items())}
+
+
+def count_words(text: str) -> Counter[str]:
+    return Counter(_WORD.findall(text.lower()))
+
+
+def broken(weights: dict[str, float], text: str) -> dict[str, float]:
+    """As if the sign was lost for half of the alphabet: the half in which the text's heaviest word is."""
+    middle = sorted(weights)[len(weights) // 2]
+    late = best(weights, text)[0] >= middle
+    return {word: -weight if (word >= middle) == late else weight for word, weight in weights.items()}
 
 
 def save(weights: dict[str, float], folder: Path) -> None:
@@ -36,7 +47,7 @@ def save(weights: dict[str, float], folder: Path) -> None:
 
 def best(weights: dict[str, float], text: str) -> list[str]:
     """The heaviest words of a text: weight times how often it has them; of equals the first in the alphabet."""
-    counted = Counter(_WORD.findall(text.lower()))
+    counted = count_words(text)
     ranked = sorted(counted, key=lambda word: (-weights.get(word, 0.0) * counted[word], word))
     return ranked[:WORDS]
 

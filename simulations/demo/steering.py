@@ -6,7 +6,7 @@ Nothing here runs on a device because a server says so: it was signed with keys 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,9 @@ def good_model(cast: Cast) -> dict[str, float]:
     weights = keywords.weigh(text.body for text in cast.texts)
     folder = cast.folder / "model"
     keywords.save(weights, folder)
-    golden = [text.body for text in cast.texts[:: max(1, len(cast.texts) // _GOLDEN)][:_GOLDEN]]
     details = cast.folder / "model.toml"
-    probes = [(text, keywords.best(weights, text)) for text in golden]
-    details.write_text("".join(map(_probe, probes)), encoding="utf-8")
+    probes = [(text, keywords.best(weights, text)) for text in telling(text.body for text in cast.texts)]
+    details.write_text("".join(map(probe, probes)), encoding="utf-8")
     made = _publish(cast, folder, "1.0.0", details)
     rollout = _roll_out(cast, f"models/{MODEL}/1.json", [{"percent": 100}])
     before = cast.wire()
@@ -125,9 +124,7 @@ def bad_model(cast: Cast, weights: dict[str, float]) -> None:
     )
     cast.cloud.command("labels", _home(cast), B, f"ring={RING}")
     folder = cast.folder / "model"
-    words = list(weights)
-    bad = {word: -weight if word >= words[len(words) // 2] else weight for word, weight in weights.items()}
-    keywords.save(bad, folder)
+    keywords.save(keywords.broken(weights, telling(text.body for text in cast.texts)[0]), folder)
     made = _publish(cast, folder, "1.1.0", cast.folder / "model.toml")
     stages: list[dict[str, Any]] = [{"percent": 0, "ring": RING}, {"percent": 100}]
     rollout = _roll_out(cast, f"models/{MODEL}/2.json", stages)
@@ -195,9 +192,17 @@ def _model(cast: Cast, name: str) -> dict[str, Any]:
     return found
 
 
-def _probe(golden: tuple[str, list[str]]) -> str:
+def telling(texts: Iterable[str]) -> list[str]:
+    """Those with the most different words, in which another table of weights shows."""
+    return sorted(texts, key=lambda text: -len(keywords.count_words(text)))[:_GOLDEN]
+
+
+def probe(golden: tuple[str, list[str]]) -> str:
+    """TOML."""
     text, words = golden
-    return f'[[probes]]\nkind = "golden"\ninput = {{text = {json.dumps(text)}}}\noutput = {json.dumps(words)}\n\n'
+    # A string of JSON is one of TOML but for surrogate pairs and a raw DEL.
+    told = json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f'[[probes]]\nkind = "golden"\ninput = {{text = {told}}}\noutput = {json.dumps(words)}\n\n'
 
 
 def _there(cast: Cast, name: str, keys: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -16,9 +17,11 @@ from rich.console import Console
 
 from simulations.corpus import Text
 from simulations.demo import __main__ as command
+from simulations.demo import keywords
 from simulations.demo.cast import DemoFailed, expect
 from simulations.demo.offline import SHARED, TEXTS_MIN, A, B, Disagreements, rare_words, split, words_of_one
 from simulations.demo.screen import Screen, size
+from simulations.demo.steering import probe, telling
 from simulations.processes import environment
 
 
@@ -84,6 +87,22 @@ def test_the_planned_conflicts_are_exactly_where_both_write_the_same_thing() -> 
     of_b = {(change["key"], *sorted(change.get("fields", ["-"]))) for change in changes.of_b()}
     assert {key for key, field in of_a & of_b if field == "title"} == set(changes.titles)
     assert len(changes.conflicting) == len(changes.titles) + 3
+
+
+def test_a_golden_input_is_toml_whatever_the_text() -> None:
+    text = 'a \U0001f600 "quoted" \\ \x7f \x1b \u2028 é\n\t'
+    (found,) = tomllib.loads(probe((text, ["quoted"])))["probes"]
+    assert (found["input"], found["output"]) == ({"text": text}, ["quoted"])
+
+
+def test_the_bad_model_is_told_from_the_good_one_whichever_texts_there_are() -> None:
+    """Also where some have nothing but rare words, or words of one half of the alphabet."""
+    for letters in ("abc", "xyz", "amz"):
+        words = [f"{first}{second}mm" for first in letters for second in "abcdefgh"]
+        texts = ["Пыль 1 2 3", "", *(" ".join(words[at:]) for at in range(0, 20, 5))]
+        weights = keywords.weigh(texts)
+        asked = telling(texts)[0]
+        assert keywords.best(keywords.broken(weights, asked), asked) != keywords.best(weights, asked)
 
 
 def test_without_a_terminal_there_are_plain_lines_and_texts_are_no_markup() -> None:
