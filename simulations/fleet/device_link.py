@@ -110,6 +110,7 @@ class DeviceLink:
             self._gate = Gate(log, self.rules, node.clock)
             self._pacing = Pacing(self.session, self._gate, log, node.clock, self._limits, live=live)
             self._backoff = Backoff(node.random)
+            self._wake_at = -1  # a timer of the session before is none of this one's
             self._nonces = None
             if self._signed:
                 self._nonces = Nonces(log.meta_get("nonce") or 0, lambda last: log.meta_set("nonce", last))
