@@ -17,9 +17,10 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from io import FileIO
 from pathlib import Path
 from random import Random
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import rfc8785
 
@@ -34,13 +35,15 @@ from cloud.storage.objects import open_objects
 from cloud.storage.sqlite_store import SqliteStore
 from edge import Edge
 from edge.control.model_fetch import ModelFetch
+from edge.control.model_slots import Documents, Slots
+from edge.control.model_store import Filling, Installed
 from edge.link.membership import session_keys
 from edge.link.model_client import ModelClient
 from edge.link.signing import Nonces
+from edge.storage.durable import digest_of, fsync_path, remove_tree
 from simulations.benchmarks.measure import Goal, Measurement, alternate, scratch, timed
 from simulations.control_plane import ControlPlane, Proxy
 from simulations.processes import Children
-from sync.chunks import ChunkList
 from sync.keys import KeyRing
 from sync.models import Manifest
 
@@ -62,24 +65,6 @@ def run(wanted: frozenset[str]) -> Iterator[Measurement]:
 
 
 # -- bytes ------------------------------------------------------------------------------------------------------------
-
-
-class _Documents(NamedTuple):
-    manifest: Manifest
-    chunks: ChunkList
-
-
-class _Installed(NamedTuple):
-    folder: Path
-    documents: _Documents
-
-
-class _Filling(NamedTuple):
-    folder: Path
-    documents: _Documents
-    installed: tuple[_Installed, ...] = ()
-    stopped: Callable[[], bool] = lambda: False
-    progress: Callable[[int, int], None] = lambda _done, _total: None
 
 
 def _received() -> Iterator[Measurement]:
@@ -111,7 +96,7 @@ def _received() -> Iterator[Measurement]:
 
 
 class _Got(NamedTuple):
-    installed: _Installed
+    installed: Installed
     received: int
     manifest_bytes: int
     list_bytes: int
@@ -134,7 +119,7 @@ class _Fleet:
             self._keys = session_keys(edge.log, edge.path)
         self._nonces = Nonces(0, lambda _: None)
 
-    def update(self, name: str, data: bytes | bytearray, installed: tuple[_Installed, ...]) -> _Got:
+    def update(self, name: str, data: bytes | bytearray, installed: tuple[Installed, ...]) -> _Got:
         """Publish the bytes as a model, and fetch it."""
         source = self._folder / "model.safetensors"
         source.write_bytes(data)
@@ -143,18 +128,18 @@ class _Fleet:
         manifest, chunks = (Path(made[which]).read_bytes() for which in ("manifest", "chunk_list"))
         self._assign(manifest)
         parsed = Manifest.parse(manifest)
-        found = _Documents(parsed, parsed.chunk_list(chunks))
+        found = Documents(parsed, parsed.chunk_list(chunks))
         slot = self._folder / "device" / name
         slot.mkdir()
         before = self._proxy.counts()
         keys = self._keys
         fetch = ModelFetch(lambda: ModelClient(self._proxy.url, keys.device, self._nonces), lambda: keys.ring)
-        fetch(_Filling(slot, found, installed))
+        fetch(_filling(slot, found, installed))
         after = self._proxy.counts()
         if sha256((slot / source.name).read_bytes()).digest() != sha256(data).digest():
             raise AssertionError("the device has another model than was published")
         return _Got(
-            _Installed(slot, found),
+            Installed(slot, found),
             after["down"] - before["down"],
             len(manifest),
             len(chunks),
@@ -178,13 +163,12 @@ def _speed() -> Iterator[Measurement]:
         source = folder / "model.safetensors"
         source.write_bytes(_random(SPEED_BYTES, 1))
         bench = _Bench(folder, source)
-        megabytes = SPEED_BYTES / 1e6
         publishing, writing, again, copying = alternate(
             ROUNDS,
-            lambda: megabytes / timed(bench.publish),
-            lambda: megabytes / timed(bench.write),
-            lambda: megabytes / timed(bench.write_and_hash),
-            lambda: megabytes / timed(bench.copy),
+            lambda: bench.mb_s(bench.publish),
+            lambda: bench.mb_s(bench.write),
+            lambda: bench.mb_s(bench.write_and_seal),
+            lambda: bench.mb_s(bench.copy),
         )
         bench.check()
     goal = (Goal("ratio", ">=", 0.4),)
@@ -208,16 +192,30 @@ class _Bench:
         self._folder = folder
         self._source = source
         self._round = 0
+        self._made: dict[str, list[Path]] = {}
         self._ring = KeyRing({1: bytes(range(32))})
-        self._bucket = folder / "bucket-0"
-        self._slot = folder / "slot-0"
+        self._slots = Slots(str(folder), "model")
+        self._slots.folder.mkdir(parents=True)
         self._found = self.publish()
 
-    def publish(self) -> _Documents:
-        """Into a new fleet."""
+    def mb_s(self, action: Callable[[], object]) -> float:
+        """Only what is newest stays: the disk is not to fill up."""
+        speed = SPEED_BYTES / 1e6 / timed(action)
+        for made in self._made.values():
+            while len(made) > 1:
+                remove_tree(made.pop(0))
+        return speed
+
+    def _new(self, folder: Path, kind: str) -> Path:
         self._round += 1
-        bucket, database = self._folder / f"bucket-{self._round}", self._folder / f"cloud-{self._round}.db"
-        store = SqliteStore.open(database)
+        path = folder / f"{kind}-{self._round}"
+        self._made.setdefault(kind, []).append(path)
+        return path
+
+    def publish(self) -> Documents:
+        """Into a new fleet."""
+        bucket = self._new(self._folder, "bucket")
+        store = SqliteStore.open(self._folder / f"{bucket.name}.db")
         with store.writing() as tx:
             tx.create_fleet(FleetRow(_FLEET, "f", 0), Head(0, bytes(16), 1, 0, 0, 0, 0))
         objects = open_objects(str(bucket))
@@ -225,34 +223,40 @@ class _Bench:
         made = registry.publish(self._source, "model", "1")
         store.close()
         manifest = Manifest.parse(made.manifest)
-        self._bucket, self._found = bucket, _Documents(manifest, manifest.chunk_list(made.chunk_list))
+        self._found = Documents(manifest, manifest.chunk_list(made.chunk_list))
         return self._found
 
     def write(self) -> None:
-        self._round += 1
-        self._slot = self._folder / f"slot-{self._round}"
-        self._slot.mkdir()
-        ModelFetch(lambda: _Bucket(self._bucket), lambda: self._ring)(_Filling(self._slot, self._found))
-        _sync(self._slot / self._source.name)
+        fsync_path(self._write() / self._source.name)
 
-    def write_and_hash(self) -> None:
-        self.write()
-        _digest(self._slot / self._source.name)
+    def write_and_seal(self) -> None:
+        self._slots.seal(self._write().name, self._found)
+
+    def _write(self) -> Path:
+        slot = self._new(self._slots.folder, "slot")
+        slot.mkdir()
+        bucket = self._made["bucket"][-1]
+        ModelFetch(lambda: _Bucket(bucket), lambda: self._ring)(_filling(slot, self._found))
+        return slot
 
     def copy(self) -> None:
-        self._round += 1
         buffer = bytearray(MIB)
         view, hasher = memoryview(buffer), sha256()
-        target = self._folder / f"copy-{self._round}"
-        with self._source.open("rb", buffering=0) as read, target.open("wb", buffering=0) as write:
+        target = self._new(self._folder, "copy")
+        target.mkdir()
+        with self._source.open("rb", buffering=0) as read, (target / "file").open("wb", buffering=0) as write:
             while size := read.readinto(buffer):
                 hasher.update(view[:size])
                 write.write(view[:size])
             os.fsync(write.fileno())
 
     def check(self) -> None:
-        if _digest(self._slot / self._source.name) != _digest(self._source):
+        if digest_of(self._made["slot"][-1] / self._source.name) != digest_of(self._source):
             raise AssertionError("what was written is not what was published")
+
+
+def _filling(folder: Path, documents: Documents, installed: tuple[Installed, ...] = ()) -> Filling:
+    return Filling(folder, documents, installed, lambda: False, lambda _done, _total: None)
 
 
 class _Bucket:
@@ -273,28 +277,18 @@ class _Bucket:
 
 
 class _File:
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: FileIO) -> None:
         self._file = file
 
     def read_into(self, buffer: memoryview) -> None:
         at = 0
         while at < len(buffer):
-            at += self._file.readinto(buffer[at:])  # type: ignore[attr-defined]
+            read = self._file.readinto(buffer[at:])
+            if not read:
+                raise EOFError(f"{self._file.name} has no more than {at} of {len(buffer)} bytes")
+            at += read
 
 
 def _random(size: int, seed: int) -> bytes:
     dice = Random(seed)
     return b"".join(dice.randbytes(min(MIB, size - at)) for at in range(0, size, MIB))
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _digest(path: Path) -> bytes:
-    hasher = sha256()
-    with path.open("rb", buffering=0) as file:
-        while data := file.read(MIB):
-            hasher.update(data)
-    return hasher.digest()
