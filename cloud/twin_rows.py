@@ -1,5 +1,5 @@
 """The rows of twins and rollouts, and what a store does with them: a part of ``cloud.ports.Store``'s contract
-(``tests/contracts/test_twins.py``, ``tests/contracts/test_rollouts.py``).
+(``tests/contracts/test_store_contract_twins.py``, ``tests/contracts/test_store_contract_rollouts.py``).
 
 As all rows they carry no behaviour. JSON documents are bytes as ``sync.twins.check_document`` makes them.
 """

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from cloud.stream import baseline
 from edge.storage import link_state
 from sync.effects import Growth
+from tests.contracts.fleet_world import Device
 from tests.contracts.scope_world import KEYS, PLACES, RULES, ScopeWorld
 
 NAMES = ("office", "kiosk", "van")
@@ -119,17 +120,24 @@ def test_another_policy_comes_during_a_growth(world: ScopeWorld, then: str) -> N
     kiosk.sync(steps=8)
     kiosk.before = {"PullBaseline": lambda: world.give("kiosk", then)}
     kiosk.sync()
+    assert world.assigned["kiosk"] == then, "it came in the middle"
     world.heal()
     world.check()
 
 
-def test_there_and_back_before_the_device_heard_of_it(world: ScopeWorld) -> None:
-    """What it was not sent meanwhile it is owed; nobody else knows."""
+def fill_while_narrowed(world: ScopeWorld) -> Device:
+    """The kiosk, which has not heard that the cloud sends it less."""
     kiosk = world.devices["kiosk"]
     world.heal()
     world.assigned["kiosk"] = "south"
     fill(world)
     kiosk.sync()
+    return kiosk
+
+
+def test_there_and_back_before_the_device_heard_of_it(world: ScopeWorld) -> None:
+    """What it was not sent meanwhile it is owed; nobody else knows."""
+    kiosk = fill_while_narrowed(world)
     assert held(world, "kiosk") == {("notes", key) for key in KEYS if key.startswith("south")}
     assert note(world, "kiosk") == (b"", None, True)
     kiosk.crash()
@@ -142,11 +150,7 @@ def test_there_and_back_before_the_device_heard_of_it(world: ScopeWorld) -> None
 
 def test_what_is_owed_is_fetched_under_whatever_policy_comes(world: ScopeWorld) -> None:
     """Neither gains anything over everything, of which some was left out."""
-    kiosk = world.devices["kiosk"]
-    world.heal()
-    world.assigned["kiosk"] = "south"
-    fill(world)
-    kiosk.sync()
+    fill_while_narrowed(world)
     world.give("kiosk", "notes")
     grow_a_little(world, "kiosk")
     world.give("kiosk", "north only")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
             tx.create_fleet(FleetRow(fleet, fleet[:1].decode(), 5), HEAD)
     yield opened
     opened.close()
+
+
+def four_at_once(action: Callable[[], None]) -> None:
+    """On threads; raises what one of them raised."""
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(action) for _ in range(4)]:
+            done.result()
 
 
 def image(text: str, ts: int = 1 << 20) -> bytes:
@@ -154,11 +162,7 @@ def test_writers_come_one_after_the_other(store: Store) -> None:
                 head = tx.lock_head(FLEET)
                 tx.set_head(FLEET, head._replace(position=head.position + 1))
 
-    threads = [threading.Thread(target=count) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    four_at_once(count)
     with store.reading() as view:
         assert view.head(FLEET).position == 80
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from cloud.ports import Store
 from cloud.twin_rows import ExposureCount, ExposureRow, RolloutRow
 from sync.errors import NotFound
-from tests.contracts.test_store_contract import FLEET, OTHER, store
+from tests.contracts.test_store_contract import FLEET, OTHER, four_at_once, store
 
 __all__ = ["store"]
 
@@ -62,7 +60,7 @@ def test_exposures_are_counted_by_kind_and_outcome(store: Store) -> None:
 
 
 def test_the_lock_of_a_row_keeps_other_writers_away(store: Store) -> None:
-    """Whoever exposes reads the row under it: ten at once count to ten."""
+    """Whoever exposes reads the row under it: four that count to ten at once count to forty."""
     with store.writing() as tx:
         tx.put_rollouts(FLEET, [_rollout("a", 1, stage=0)])
 
@@ -72,11 +70,7 @@ def test_the_lock_of_a_row_keeps_other_writers_away(store: Store) -> None:
                 row = tx.lock_rollout(FLEET, "a")
                 tx.put_rollouts(FLEET, [row._replace(stage=row.stage + 1)])
 
-    threads = [threading.Thread(target=count) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    four_at_once(count)
     with store.reading() as view:
         row = view.rollout(FLEET, "a")
     assert row is not None
