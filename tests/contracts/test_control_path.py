@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-import pytest
 from click.testing import CliRunner
 
 from cloud.cli import main as cloud
@@ -19,71 +16,18 @@ from cloud.server.home import Home
 from edge.cli import main as device_cli
 from edge.control.trust import POLICY
 from edge.node import Edge
-from simulations.control_plane import ControlPlane
-from simulations.processes import Children
 from sync.assignments import Agreed
 from tests.conftest import CI
+from tests.contracts.operated_fleet import PATIENCE_S, Fleet, eventually, fleet, policy, run
 from tests.control_world import DOCUMENTS, MODEL
 
-PATIENCE_S = 20.0
+__all__ = ["fleet"]
+
 LATENCY_MS_MAX = 150
-
-
-def run(command: Any, *args: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(command, [*map(str, args), "--json"])
-    assert result.exit_code == code, (result.output, result.stderr, result.exception)
-    return json.loads(result.stdout)
-
-
-class Fleet:
-    """A control plane's directory and server, and its operators' directory."""
-
-    def __init__(self, folder: Path, children: Children) -> None:
-        self.folder = folder
-        self.plane = ControlPlane(children, folder / "cloud")
-        fleet = self.plane.init("")["fleet"]
-        self.directory, self.trust = folder / "cloud", folder / "trust"
-        run(cloud, "trust", "init", self.trust, "--fleet", fleet)
-        self.port = self.plane.serve()
-
-    def document(self, path: str, content: str) -> None:
-        file = self.folder / "document.json"
-        file.write_text(content)
-        run(cloud, "trust", "add-target", self.trust, file, "--as", path)
-
-    def publish(self, *options: object) -> Any:
-        return run(cloud, "publish", self.directory, self.trust, *options)
-
-    def assign(self, place: str, path: str) -> None:
-        run(cloud, "assign", self.directory, place, path)
-
-    def device(self, name: str) -> Edge:
-        edge = Edge.open(self.folder / name)
-        edge.join(self.plane.token(1), name=name, url=f"http://127.0.0.1:{self.port}")
-        return edge
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with Children(tmp_path) as children:
-        yield Fleet(tmp_path, children)
-
-
-def eventually(holds: Callable[[], bool], within_s: float = PATIENCE_S) -> bool:
-    end = time.monotonic() + within_s
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.002)
-    return True
 
 
 def runs(edge: Edge) -> dict[str, bytes]:
     return {one.place: one.data for one in edge.trust.documents("")}
-
-
-def policy(number: int) -> str:
-    return f"policies/kiosk/{number}.json"
 
 
 def policy_text(number: int) -> str:
@@ -97,8 +41,7 @@ def test_from_the_operators_keys_to_the_device(fleet: Fleet) -> None:
     assert early.status()["trust"] is None
     fleet.document(policy(1), policy_text(1))
     fleet.document(MODEL, DOCUMENTS[MODEL].decode())
-    online = fleet.trust / "keys" / "online.pem"
-    done = fleet.publish("--online-key", online)
+    done = fleet.publish()
     assert (done["root"], done["targets"]) == (1, 2)
     fleet.assign("policy", policy(1))
     fleet.assign("models/embed", MODEL)
@@ -146,7 +89,7 @@ def test_a_connected_device_has_a_change_in_a_moment(fleet: Fleet) -> None:
     changes = 20 if CI else 8
     for number in range(1, changes + 2):
         fleet.document(policy(number), policy_text(number))
-    fleet.publish("--online-key", fleet.trust / "keys" / "online.pem")
+    fleet.publish()
     with fleet.device("live") as edge:
         runner = Runner()
         edge.trust.on_activated(POLICY, runner)
@@ -166,7 +109,7 @@ def test_a_connected_device_has_a_change_in_a_moment(fleet: Fleet) -> None:
 
 def test_a_server_that_was_killed_and_a_device_that_was_off(fleet: Fleet) -> None:
     fleet.document(policy(1), policy_text(1))
-    fleet.publish("--online-key", fleet.trust / "keys" / "online.pem")
+    fleet.publish()
     fleet.assign("policy", policy(1))
     edge = fleet.device("kiosk")
     edge.sync(timeout_s=PATIENCE_S)
@@ -206,7 +149,7 @@ def test_what_a_device_is_like_is_told_also_in_a_fleet_that_signs_nothing(fleet:
 
 def test_what_the_control_plane_cannot_say_is_shown_on_both_sides_and_stops_no_records(fleet: Fleet) -> None:
     fleet.document(policy(1), policy_text(1))
-    fleet.publish("--online-key", fleet.trust / "keys" / "online.pem")
+    fleet.publish()
     fleet.assign("policy", policy(1))
     with fleet.device("kiosk") as edge:
         edge.sync(timeout_s=PATIENCE_S)
@@ -228,7 +171,7 @@ def test_what_the_control_plane_cannot_say_is_shown_on_both_sides_and_stops_no_r
 def test_what_it_holds_and_what_it_refused_are_told(fleet: Fleet) -> None:
     fleet.document(policy(1), policy_text(1))
     fleet.document(policy(2), '{"cedar":{"text":"not Cedar"},"name":"kiosk","schema":1}')
-    fleet.publish("--online-key", fleet.trust / "keys" / "online.pem")
+    fleet.publish()
     fleet.assign("policy", policy(1))
     with fleet.device("kiosk") as edge:
         edge.sync(timeout_s=PATIENCE_S)

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-
-import pytest
 
 from edge.node import Edge
-from simulations.processes import Children
 from sync.policy import Policy
-from tests.contracts.test_control_path import PATIENCE_S, Fleet, eventually, policy
+from tests.contracts.operated_fleet import PATIENCE_S, Fleet, eventually, fleet, policy
+
+__all__ = ["fleet"]
+
 
 QUIET_S = 1.0  # what would be sent at once has been sent by then
 RARE = {"collections": ["logs"], "interval_s": 3600, "urgent_when": {"field": "level", "at_least": 8}}
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with Children(tmp_path) as children:
-        yield Fleet(tmp_path, children)
 
 
 def steered(fleet: Fleet, *rules: dict[str, object]) -> Edge:
     """A device that has a policy of these rules; nothing else is on its way."""
     document = {"name": "kiosk", "schema": 1, "sync": list(rules)}
     fleet.document(policy(1), Policy.from_document(document).to_json().decode())
-    fleet.publish("--online-key", fleet.trust / "keys" / "online.pem")
+    fleet.publish()
     fleet.assign("policy", policy(1))
     edge = fleet.device("writer")
     for name in ("logs", "notes"):
@@ -86,6 +78,6 @@ def test_without_the_rule_what_gathered_goes(fleet: Fleet) -> None:
         edge.collection("logs").put("k", {"n": 1})
         assert not eventually(lambda: unsent(edge) == 0, QUIET_S)
         fleet.document(policy(2), '{"name":"kiosk","schema":1}')
-        fleet.publish("--online-key", fleet.trust / "keys" / "online.pem")
+        fleet.publish()
         fleet.assign("policy", policy(2))
         assert eventually(lambda: unsent(edge) == 0)

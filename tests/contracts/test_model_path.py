@@ -17,26 +17,12 @@ from simulations.processes import Children
 from sync.errors import NotFound
 from sync.models import Manifest
 from tests.cloud.fleet.model_world import some_bytes
-from tests.contracts.test_control_path import PATIENCE_S, Fleet, fleet, run
+from tests.contracts.operated_fleet import PATIENCE_S, Fleet, fleet, run
 from tests.edge.control.fetch_world import Documents, Filling, Installed, contents, digests
 
 __all__ = ["fleet"]
 
 FILES = {"model.safetensors": some_bytes(3_000_000), "tokenizer/words.txt": b"a b c"}
-
-
-def publish(fleet: Fleet, version: str, files: dict[str, bytes]) -> str:
-    """The path of the target, signed and at the control plane."""
-    source = fleet.folder / "sources" / version
-    for path, data in files.items():
-        (source / path).parent.mkdir(parents=True, exist_ok=True)
-        (source / path).write_bytes(data)
-    made = run(cloud, "models", "publish", fleet.directory, source, "--name", "embed", "--version", version)
-    path = f"models/embed/{made['number']}.json"
-    run(cloud, "trust", "add-target", fleet.trust, made["manifest"], "--as", path)
-    first = made["number"] == 1
-    fleet.publish(*(("--online-key", fleet.trust / "keys" / "online.pem") if first else ()))
-    return path
 
 
 def agreed(edge: Edge) -> Documents:
@@ -58,7 +44,7 @@ def slot(folder: Path, name: str) -> Path:
 
 @pytest.mark.slow
 def test_a_model_reaches_the_device_that_it_is_assigned_to(fleet: Fleet, tmp_path: Path) -> None:
-    first = publish(fleet, "1.0", FILES)
+    first = fleet.model("1.0", FILES)
     with fleet.device("a") as edge:
         fleet.assign("models/embed", first)
         fetch = ModelFetch(edge._link.packs, edge._link.ring)
@@ -68,7 +54,7 @@ def test_a_model_reaches_the_device_that_it_is_assigned_to(fleet: Fleet, tmp_pat
         assert contents(installed.folder) == digests(FILES)
 
         changed = {**FILES, "model.safetensors": b"before" + FILES["model.safetensors"]}
-        second = publish(fleet, "1.1", changed)
+        second = fleet.model("1.1", changed)
         manifest = Manifest.parse((fleet.directory / "to-sign" / second).read_bytes())
         client = edge._link.packs()
         for pack in manifest.packs:
@@ -90,7 +76,7 @@ def test_a_model_reaches_the_device_that_it_is_assigned_to(fleet: Fleet, tmp_pat
 def test_a_restored_control_plane_still_gives_out_its_models(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
         fleet = Fleet(tmp_path, children)
-        path = publish(fleet, "1.0", FILES)
+        path = fleet.model("1.0", FILES)
         fleet.assign("models/embed", path)
         with fleet.device("a") as edge:
             agreed(edge)

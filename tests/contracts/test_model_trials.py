@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from cloud.cli import main as cloud
 from edge.cli import main as device_cli
 from edge.node import Edge
 from edge.storage import twin_rows
-from simulations.control_plane import ControlPlane
-from simulations.processes import Children
 from sync.activation import COMMITTED, RETURNED, SOAKING
 from sync.twins import read_document
-from tests.contracts.test_control_path import PATIENCE_S, eventually, run
+from tests.contracts.operated_fleet import PATIENCE_S, Fleet, eventually, fleet, run
 from tests.edge.control.model_world import contents, model
+
+__all__ = ["fleet"]
 
 DETAILS = """
 [needs]
@@ -37,45 +35,11 @@ BAD = model([[9.0, 1.0], [1.0, 1.0]], note="x" * 300_000)
 BETTER = model([[1.51, 1.0], [1.0, 1.0]], note="x" * 300_000)
 
 
-class Fleet:
-    """A control plane with an archive, its operators, and what they publish."""
-
-    def __init__(self, folder: Path, children: Children) -> None:
-        self.folder = folder
-        self.plane = ControlPlane(children, folder / "cloud")
-        fleet = self.plane.init(str(folder / "archive"))["fleet"]
-        self.directory, self.trust = folder / "cloud", folder / "trust"
-        run(cloud, "trust", "init", self.trust, "--fleet", fleet)
-        self.port = self.plane.serve()
-        self._online: tuple[object, ...] = ("--online-key", self.trust / "keys" / "online.pem")
-
-    def publish(self, files: Mapping[str, bytes], version: str, uses: int = 0) -> Any:
-        source, details = self.folder / version, self.folder / f"{version}.toml"
-        for path, data in files.items():
-            (source / path).parent.mkdir(parents=True, exist_ok=True)
-            (source / path).write_bytes(data)
-        details.write_text(DETAILS.format(uses=uses))
-        words = ("models", "publish", self.directory, source, "--name", "embed", "--version", version)
-        made = run(cloud, *words, "--details", details)
-        target = f"models/embed/{made['number']}.json"
-        run(cloud, "trust", "add-target", self.trust, made["manifest"], "--as", target)
-        run(cloud, "publish", self.directory, self.trust, *self._online)
-        self._online = ()
-        run(cloud, "assign", self.directory, "models/embed", target)
-
-    def device(self) -> Edge:
-        edge = Edge.open(self.folder / "device")
-        edge.close()
-        (self.folder / "device" / "edge.toml").write_text(TOML)
-        edge = Edge.open(self.folder / "device")
-        edge.join(self.plane.token(1), name="device", url=f"http://127.0.0.1:{self.port}")
-        return edge
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with Children(tmp_path) as children:
-        yield Fleet(tmp_path, children)
+def publish(fleet: Fleet, version: str, files: Mapping[str, bytes], uses: int = 0) -> None:
+    """And assign it."""
+    details = fleet.folder / f"{version}.toml"
+    details.write_text(DETAILS.format(uses=uses))
+    fleet.assign("models/embed", fleet.model(version, files, "--details", details))
 
 
 def reported(edge: Edge) -> Any:
@@ -90,14 +54,14 @@ def state(edge: Edge) -> tuple[str, int]:
 
 
 def test_from_the_publishers_folder_to_the_agent_and_back_when_it_is_bad(fleet: Fleet) -> None:
-    fleet.publish(GOOD, "1.0")
-    with fleet.device() as edge:
+    publish(fleet, "1.0", GOOD)
+    with fleet.device("device", TOML) as edge:
         edge.sync(timeout_s=PATIENCE_S)
         assert state(edge) == (COMMITTED, 1), edge.models.status()
         assert contents(edge.models.path("embed")) == GOOD
 
         edge.start_sync()
-        fleet.publish(BAD, "2.0")
+        publish(fleet, "2.0", BAD)
         assert eventually(lambda: state(edge)[0] == RETURNED), edge.models.status()
         assert edge.models.status()[0].why.startswith("golden: output[0] is 19 instead of 4")
         assert contents(edge.models.path("embed")) == GOOD
@@ -105,7 +69,7 @@ def test_from_the_publishers_folder_to_the_agent_and_back_when_it_is_bad(fleet: 
         assert reported(edge)["path"] == "models/embed/2.json"
         assert reported(edge)["reason"].startswith("golden: ")
 
-        fleet.publish(BETTER, "3.0", uses=2)
+        publish(fleet, "3.0", BETTER, uses=2)
         for path in edge.models.watch("embed", timeout_s=PATIENCE_S):
             assert path is not None
             if contents(path) == BETTER:
@@ -127,8 +91,8 @@ def test_a_sync_that_ends_in_the_middle_goes_on_with_the_next(fleet: Fleet, monk
         model_source.ModelSource.end(self)
         admit(self, _bytes)
 
-    fleet.publish(GOOD, "1.0")
-    with fleet.device() as edge:
+    publish(fleet, "1.0", GOOD)
+    with fleet.device("device", TOML) as edge:
         admit = model_source.ModelSource.admit
         with monkeypatch.context() as patched:
             patched.setattr(model_source.ModelSource, "admit", ended)
