@@ -48,10 +48,18 @@ def test_the_tables_of_a_device_s_log_are_described_as_they_are() -> None:
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_links_and_files_that_are_named_exist(path: Path) -> None:
     text = path.read_text()
-    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
-        assert (path.parent / target).exists(), f"{path.name} links to {target}"
+    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]*))?\)", text):
+        linked = path.parent / target if target else path
+        assert linked.exists(), f"{path.name} links to {target}"
+        assert not anchor or anchor in _anchors(linked), f"{path.name} links to {target}#{anchor}"
     for name in re.findall(r"`((?:sync|edge|cloud|tests|simulations|configs)/[\w./]*\w/?)`", text):
         assert (ROOT / name).exists(), f"{path.name} names {name}"
+
+
+def _anchors(path: Path) -> set[str]:
+    """Of its headings, as they are shown on the web."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_example_of_the_readme_runs(
