@@ -24,6 +24,9 @@ trace hash, on any machine and with any `PYTHONHASHSEED`.
     python -m simulations replay --seed 7 --trace         # the transcript
     python -m simulations sweep --seeds 0..999 --jobs 2   # many; each violation with the command that replays it
     python -m simulations sweep --random 100              # seeds that nobody chose (they are printed)
+    python -m simulations sweep --scenario budgets        # links with limits; `erasures`, `growth` go by name only, too
+    python -m simulations run --scenario metered          # a week over metered links, with figures
+    python -m simulations run --scenario rollout          # a bad model and a good one to 2,000 devices, with figures
     python -m simulations mutants                         # bugs planted one by one: how many seeds until each is caught
     python -m simulations scale                           # 10, 100 and 1,000 devices
     python -m simulations report                          # this page, from the last results of those three

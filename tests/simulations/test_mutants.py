@@ -11,7 +11,15 @@ from simulations.mutants import Mutant
 from simulations.mutants.catalogue import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
-AREAS = ("sync/", "edge/", "cloud/stream/", "cloud/storage/", "cloud/storage/archive/", "cloud/identity/")
+AREAS = (
+    "sync/",
+    "edge/",
+    "cloud/stream/",
+    "cloud/storage/",
+    "cloud/storage/archive/",
+    "cloud/identity/",
+    "cloud/fleet/",
+)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
