@@ -106,7 +106,8 @@ def sweep(seeds: str, extra: int, scenario: str, jobs: int, as_json: bool) -> No
         tally = sweeping.sweep(chosen, jobs=jobs, scenario=scenario, on_outcome=lambda _: bar.update(1))
     seconds = perf_counter() - started
     result = tally.as_json() | {"seconds": round(seconds, 1), "range": seeds, "jobs": jobs}
-    reporting.keep(reporting.SWEEP, result)
+    if not scenario:  # the report is of a sweep over all of them
+        reporting.keep(reporting.SWEEP, result)
     if as_json:
         click.echo(json.dumps(result))
     else:

@@ -36,3 +36,10 @@ def test_it_says_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
     assert "Planted bugs: 1 of 2 caught" in text
     assert "| one | `sync/x.py` | 3 | calm | a |" in text
     assert "not in 3" in text
+
+
+def test_a_sweep_of_one_scenario_is_not_what_the_page_is_made_from(tmp_path: Path) -> None:
+    runner = CliRunner()
+    assert runner.invoke(main, ["sweep", "--scenario", "calm", "--seeds", "3..3", "--jobs", "1"]).exit_code == 0
+    assert runner.invoke(main, ["report"]).exit_code == 2
+    assert not (tmp_path / "SIMULATION.md").exists()
