@@ -16,13 +16,12 @@ import msgspec
 
 from cloud.control_plane import ControlPlane
 from cloud.fleet import rollouts
-from cloud.fleet.rollouts import Advance, Halt
 from cloud.identity.key_service import MemoryKeyService
 from cloud.ports import Caller
 from cloud.rows import DeviceRow
 from cloud.storage.sqlite_store import SqliteStore
 from simulations.fleet.violation import Violation
-from simulations.fleet.world import START_MS, World
+from simulations.fleet.world import START_MS, MachineClock, SeededRandom, World
 from simulations.rolling.device import Device, digest_of
 from simulations.rolling.operators import Operators
 from sync.activation import COMMITTED
@@ -57,30 +56,6 @@ GATE = {"reporting_share": 0.5, "failed_share_max": 0.1, "failed_max": 3, "soak_
 _numbers = count()
 
 
-class _Clock:
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def wall_ms(self) -> int:
-        return START_MS + self._world.now_ms
-
-    def monotonic_ms(self) -> int:
-        return self._world.now_ms
-
-
-class _Random:
-    """For the service key: nothing that a run depends on."""
-
-    def __init__(self, world: World) -> None:
-        self._dice = world.dice("cloud")
-
-    def token(self, size: int) -> bytes:
-        return self._dice.randbytes(size)
-
-    def uniform(self) -> float:
-        return self._dice.random()
-
-
 class _Switch:
     """The network of a device goes, or comes back."""
 
@@ -97,7 +72,7 @@ class Rolling:
     def __init__(self, seed: int, devices: int, *, bad: bool) -> None:
         self.world = World(seed)
         self.bad = bad
-        clock, random = _Clock(self.world), _Random(self.world)
+        clock, random = MachineClock(self.world), SeededRandom(self.world.dice("cloud"))
         self.store = SqliteStore.open(f"/rolling-{next(_numbers)}", vfs="memdb")
         self.online_key: Any = None
         self.plane = ControlPlane(
@@ -194,7 +169,6 @@ class Rolling:
             self.world.at(JOB_MS, self._job)
         for _, action in self.plane.rollouts.run(self.fleet):
             self.world.counts[f"rollout: {type(action).__name__.lower()}"] += 1
-            assert isinstance(action, rollouts.Met | Advance | Halt | rollouts.Finish | rollouts.Pause)
         self._look()
 
     def _look(self) -> None:
@@ -251,6 +225,7 @@ class Rolling:
         for until_ms in range(600_000, end_ms + 1, 600_000):
             self.world.run_until(until_ms)
             self._check_numbers()
+        self._look()
         self._check_end()
         reached = [device for device in self.devices if device.online]
         with self.store.reading() as view:
