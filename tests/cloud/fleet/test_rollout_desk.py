@@ -133,8 +133,10 @@ def test_a_bad_one_is_halted_and_taken_back_and_exposes_nobody_after(world: Worl
 
 
 def test_keep_leaves_it_to_those_who_have_it(world: World) -> None:
-    world.desk.create(world.id, spec(on_halt="keep", gate=GATE | {"failed_max": 1}))
-    exposed = world.all_ask()
+    everybody = [{"percent": 100}]
+    world.desk.create(world.id, spec(on_halt="keep", stages=everybody, gate=GATE | {"failed_max": 1}))
+    exposed = world.rows[:5]  # the others have not asked yet, and would have been given it
+    assert all(map(world.ask, exposed))
     world.tell(exposed[0], "failed")
     world.desk.run(world.id)
     assert world.row().state == "kept"
