@@ -149,7 +149,7 @@ def mutants(only: str, seeds: str, jobs: int, as_json: bool) -> None:
             click.echo(
                 f"{result['mutant']:<40} {result.get('seeds', ''):>5}  {result.get('scenario', ''):<11} {verdict}"
             )
-        by_test = sum("test" in result for result in results)
+        by_test = sum("test" in result and result["caught"] for result in results)
         click.echo(
             f"{len(results) - len(missed)} of {len(results)} planted bugs were caught, {by_test} of them by their tests"
         )
