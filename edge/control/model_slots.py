@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -85,6 +85,21 @@ class Slots:
             return Documents(manifest, manifest.chunk_list(_read(path, CHUNK_LIST_BYTES_MAX)))
         except (Malformed, TooLarge) as error:
             raise CorruptStore(f"{path}: {error}", hint=_AGAIN) from error
+
+    def documents_with(self, digest: bytes, target: Callable[[str], bytes] | None) -> Documents:
+        """The same; a chunk list that is not here is brought by ``target``. Raises as ``documents``, and what
+        ``target`` does.
+        """
+        try:
+            return self.documents(digest)
+        except CorruptStore:
+            if target is None:
+                raise
+            manifest = self.manifest(digest)
+            chunks = target(manifest.chunks.sha256)
+            manifest.chunk_list(chunks)
+            self.keep(digest, None, chunks)  # of the manifest, the bytes that were signed stay
+            return self.documents(digest)
 
     def manifest(self, digest: bytes) -> Manifest:
         """Raises CorruptStore if it is not there, or not that of this digest; StorageError."""

@@ -285,7 +285,7 @@ class ModelStore(ModelKeeper):
     def _stage(self, name: str, version: Version) -> str:
         """Fill the candidate's slot, hash it, make it durable. Returns why it was not, or "". Raises AgentDBError."""
         slots = self.slots(name)
-        documents = self._documents(name, version)
+        documents = slots.documents_with(version.digest, self._target)
         with slots.alone(version.slot):
             folder = slots.make(version.slot, documents.manifest)
         if slots.problems(version.slot, documents):
@@ -305,20 +305,6 @@ class ModelStore(ModelKeeper):
         slots.seal(version.slot, documents)
         self._happened(name, trial.Filled(version.digest))
         return ""
-
-    def _documents(self, name: str, version: Version) -> Documents:
-        """With the chunk list, if it has to be fetched."""
-        slots = self.slots(name)
-        try:
-            return slots.documents(version.digest)
-        except CorruptStore:
-            manifest, target = slots.manifest(version.digest), self._target
-            if target is None:
-                raise
-            chunks = target(manifest.chunks.sha256)
-            manifest.chunk_list(chunks)
-            slots.keep(version.digest, None, chunks)  # of the manifest, the bytes that were signed stay
-            return slots.documents(version.digest)
 
     def _is_stopped(self, name: str, version: Version) -> bool:
         return self.closed or self.note(name).candidate != version
