@@ -15,6 +15,7 @@ from simulations.fleet.agent import CANARY, TALLIES
 from simulations.fleet.erasing import told_places
 from simulations.fleet.oracle import Oracle, Place, Written, contains
 from simulations.fleet.violation import Violation
+from simulations.steered import ending
 from sync.digest import living_image
 from sync.errors import AgentDBError, TooLarge
 from sync.limits import FUTURE_MS_MAX
@@ -43,7 +44,10 @@ def difference(fleet: Fleet) -> str:
             if not device.link.settled:
                 error = device.link.session.error if device.link.session else None
                 return f"{device.name} is not done: {error}"
-            if device.edge.digest() != wanted and not _differs_by_refusals(fleet, device):
+            if fleet.steering is not None:
+                if why := ending.difference(fleet, fleet.steering, device):
+                    return why
+            elif device.edge.digest() != wanted and not _differs_by_refusals(fleet, device):
                 return f"{device.name} differs from the cloud"
     return ""
 
@@ -89,13 +93,17 @@ def check_all(fleet: Fleet) -> None:
         check_oracle(fleet, oracle, images)
         check_isolation(owner, fleet, images)
         if not any(fleet.world.counts[name] for name in _DISASTERS):
-            check_conflicts(fleet, owner, oracle, images)
+            if fleet.steering is None:  # whoever was not in its scope had not seen what its cursor passed
+                check_conflicts(fleet, owner, oracle, images)
             check_dead_letters(fleet, owner)
         every = -(-len(fleet.devices) // THOROUGH_MAX)
         for number, device in enumerate(fleet.devices):
             if device.fleet == owner and not device.revoked:
                 fleet.world.counts["deletes forgotten by devices"] += forgotten(device, images)
-                check_device(device, images, thorough=number % every == 0, spared=spared)
+                seen = images if device.steered is None else ending.in_scope(device.steered, images)
+                check_device(device, seen, thorough=number % every == 0, spared=spared)
+        if fleet.steering is not None:
+            fleet.steering.check_evicted(owner)
     check_cloud(fleet)
     check_archive(fleet)
 

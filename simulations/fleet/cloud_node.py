@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import apsw
 import msgpack
 
 from cloud.control_plane import ControlPlane
+from cloud.fleet.policies import PolicyScopes, chosen_policy
+from cloud.fleet.trusting import Trusting
 from cloud.identity.key_service import MemoryKeyService
 from cloud.ports import Caller
 from cloud.rows import Claim, Head
@@ -31,6 +33,9 @@ from sync.operations import Operation
 from sync.segment import parse_header, unpack
 from sync.stamps import device_of
 
+if TYPE_CHECKING:
+    from cloud.fleet.signing import SigningKey
+
 Reply = Callable[[bytes], None]
 CLOUD = "cloud"
 
@@ -48,7 +53,8 @@ class _Poll(NamedTuple):
 class CloudNode:
     """One machine with the control plane of some fleets. ``on_commit(fleet, operations)`` is told of every operation
     that entered a feed, ``on_stable(fleet, position)`` when deletes up to another position may be forgotten,
-    ``wire_check`` sees every message.
+    ``wire_check`` sees every message. ``steered``: policies say what of the feed devices may have; ``on_answer`` is
+    told of what they are answered, before it leaves.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class CloudNode:
         on_commit: Callable[[bytes, list[Operation]], None],
         on_stable: Callable[[bytes, int], None],
         wire_check: Callable[[str, bytes], None],
+        steered: bool = False,
     ) -> None:
         self.world = world
         self.dice = world.dice("cloud")
@@ -80,6 +87,9 @@ class CloudNode:
         self._on_commit = on_commit
         self._on_stable = on_stable
         self._wire_check = wire_check
+        self._steered = steered
+        self.online_key: SigningKey | None = None
+        self.on_answer: Callable[[AnyMessage, Caller, object], None] = _nothing
         self._stable: dict[tuple[bytes, bytes], int] = {}  # by life: up to where deletes are forgotten
         self._polls: list[_Poll] = []
         self._promised: dict[tuple[bytes, bytes], int] = {}  # fleet, replica -> what was acknowledged
@@ -109,7 +119,9 @@ class CloudNode:
             self.clock,
             self.random,
             resolvers={"join": join_texts, "broken": broken},
+            scopes=PolicyScopes(chosen_policy(Trusting())) if self._steered else None,
             lease_ms=self._lease_ms,
+            online_key=lambda: self.online_key,
         )
         self._archives = {}
         for fleet in self.fleets:
@@ -189,6 +201,8 @@ class CloudNode:
             self._polls.append(poll)
             self.world.at(message.wait_ms, lambda: self._release(poll))
             return
+        if self._steered and message is not None and caller is not None:
+            self.on_answer(message, caller, decode(msgpack.unpackb(data)[0]))
         answer(data)
 
     def _remember(self, push: Push, caller: Caller, data: bytes) -> None:
@@ -230,6 +244,8 @@ class CloudNode:
             except StorageError as error:
                 data = pack_failure(error)
             if not self.check_death():
+                if self._steered:
+                    self.on_answer(poll.message, poll.caller, None)
                 poll.reply(data)
 
     def follow(self) -> None:
@@ -337,6 +353,10 @@ def join_texts(_c: str, _k: str, field: str, left: Claim, right: Claim, _context
     if field == "":
         return (right if left.delete else left).value
     return " | ".join(sorted({str(left.value), str(right.value)}))[:200]
+
+
+def _nothing(*_: object) -> None:
+    """Nobody steers this fleet."""
 
 
 def broken(*_: object) -> object:

@@ -16,6 +16,7 @@ from edge.link.gate import ASK_AGAIN_MS, Gate, LinkRules, Ticket, deferred
 from edge.link.membership import find_membership, session_keys
 from edge.link.pacing import LONG, Pacing
 from edge.link.signing import Nonces
+from edge.linking import rules_of
 from edge.storage import link_state
 from edge.storage.delta_log import DeltaLog
 from simulations.fleet.agent import RIVAL
@@ -23,7 +24,7 @@ from simulations.fleet.envelope import unpack_answer, wrap
 from simulations.fleet.network import Wire
 from simulations.fleet.violation import Violation
 from sync.budgets import REQUEST_OVERHEAD_BYTES, LinkLimits
-from sync.effects import Apply, Learn, Mend, NewIncarnation, Persist, Send, SessionLimits
+from sync.effects import Apply, Effect, Growth, Learn, Leave, Mend, NewIncarnation, Persist, Send, SessionLimits
 from sync.errors import (
     AgentDBError,
     CorruptStore,
@@ -71,7 +72,7 @@ class DeviceLink:
         self._limits = limits
         self._signed = signed
         self._versions = versions
-        self._nonces: Nonces | None = None
+        self.nonces: Nonces | None = None  # of requests that are signed
         self.rules = LinkRules()
         self._wake_at = -1
         self.seen: tuple[bytes, bytes, int] = (b"", b"", 0)  # replica, incarnation, cursor at the last look
@@ -111,9 +112,11 @@ class DeviceLink:
             self._pacing = Pacing(self.session, self._gate, log, node.clock, self._limits, live=live)
             self._backoff = Backoff(node.random)
             self._wake_at = -1  # a timer of the session before is none of this one's
-            self._nonces = None
+            self.nonces = None
+            if node.steered is not None:
+                self._gate.rules = rules_of(node.edge)
             if self._signed:
-                self._nonces = Nonces(log.meta_get("nonce") or 0, lambda last: log.meta_set("nonce", last))
+                self.nonces = Nonces(log.meta_get("nonce") or 0, lambda last: log.meta_set("nonce", last))
         except AgentDBError as error:
             node.trouble(error, "connecting")
             return
@@ -139,13 +142,14 @@ class DeviceLink:
             session.written(node.edge.log.head_seq)
             paced_ms = None
             try:
+                self._carrier.follow()
                 paced_ms = self._pacing.before()
                 effects = session.ready()
                 for effect in effects:
                     if isinstance(effect, Send):
                         self._pass(session, effect)
                         continue
-                    self._carrier.carry_out(effect)
+                    self._carry_out(effect)
                     self._observe(effect)
                     self._check_durable(session)
                     if node.check_death():
@@ -159,10 +163,25 @@ class DeviceLink:
                     return
                 self._begin_again(session, error)
                 effects = []
+            if node.steered is not None:
+                node.steered.hear(self._carrier.handshakes, session.assignment, session.version)
             if not effects:
                 self._sleep(session, paced_ms)
                 return
         raise Violation("bounded", f"{node.name}: the session is busy without end")
+
+    def _carry_out(self, effect: Effect) -> None:
+        steered = self._node.steered
+        if steered is None:
+            self._carrier.carry_out(effect)
+            return
+        if isinstance(effect, Apply):
+            steered.arrived(effect.operations)
+        if isinstance(effect, Leave):
+            steered.leaving()
+        self._carrier.carry_out(effect)
+        if isinstance(effect, Leave):
+            steered.left()
 
     def _begin_again(self, session: SyncSession, error: AgentDBError) -> None:
         try:
@@ -192,7 +211,7 @@ class DeviceLink:
         assert self.session is not None
         position = self.session.position
         self.seen = (position.replica, position.incarnation, position.cursor)
-        self.took_baseline |= isinstance(effect, Apply) and position.baseline is not None
+        self.took_baseline |= isinstance(effect, Apply) and (position.baseline is not None or effect.growth is not None)
         if isinstance(effect, NewIncarnation):
             node.oracle.copied_devices.add(node.opened.device)
         if isinstance(effect, (Learn, Mend, NewIncarnation)):
@@ -203,7 +222,11 @@ class DeviceLink:
         if self._node.disk.dead:
             return
         durable = link_state.load_position(self._node.opened.log)
-        believed = session.position._replace(head_seq=durable.head_seq, swept=durable.swept)
+        believed = session.position._replace(
+            head_seq=durable.head_seq, swept=durable.swept, assignment=durable.assignment
+        )
+        if believed.owed and durable.growth is None and believed.growth == Growth(believed.scope):
+            believed = believed._replace(growth=None)  # begun because something is owed, which is durable
         if believed != durable:
             raise Violation("durable", f"{self._node.name}: the session is at {believed}, its log at {durable}")
 
@@ -253,7 +276,7 @@ class DeviceLink:
         label = type(message).__name__
         wait_ms = message.wait_ms if isinstance(message, Pull) else 0
         was_revoked = node.revoked
-        request = wrap(message, node.key, self._nonces)
+        request = wrap(message, node.key, self.nonces)
 
         def answered(data: bytes | None) -> None:
             if self.session is not session:
@@ -288,7 +311,7 @@ class DeviceLink:
     def _again(self, session: PacedSession, effect: Send, used: int, tries: int, ticket: Ticket) -> bool:
         """With a nonce that was not used; where they go on is durable first. False: it is of no use."""
         try:
-            if self._nonces is None or not self._nonces.skip(used):
+            if self.nonces is None or not self.nonces.skip(used):
                 return False
             self._send(session, effect, tries, ticket._replace(of=None))
         except StorageError as error:

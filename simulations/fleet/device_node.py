@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge.link.membership import accept, enroll_request, find_membership
 from edge.node import Edge
@@ -25,6 +25,7 @@ from sync.errors import (
     AgentDBError,
     CorruptStore,
     FutureStamp,
+    NotAllowed,
     NotFound,
     SchemaMismatch,
     StorageError,
@@ -33,8 +34,9 @@ from sync.errors import (
 from sync.keys import DeviceKey
 from sync.operations import Operation
 
-NONCE_TRIES_MAX = 3
-TIMEOUT_MS = 10_000
+if TYPE_CHECKING:
+    from simulations.steered.device import Steered
+
 _ALL = 1 << 30
 
 
@@ -78,6 +80,8 @@ class DeviceNode:
         self.declares = True  # its collections, before it writes
         self.rotten = False
         self.lives = 0
+        self.steered_dice = world.dice(f"steering {name}")
+        self.steered: Steered | None = None
 
     # -- life and death -----------------------------------------------------------------------------------------------
 
@@ -97,9 +101,13 @@ class DeviceNode:
             return
         self.edge = edge
         self.lives += 1
+        if self.steered is not None:
+            self.steered.opened()
         try:
             self.join()
             self._look()
+            if self.steered is not None:
+                self.steered.look()
         except AgentDBError as error:
             self.trouble(error, "starting")
 
@@ -223,8 +231,14 @@ class DeviceNode:
         self.disk.reload()
         self.rotten = False
         self.lives = 0
-        self.link.forget()
+        self.forget()
         self.world.at(1000, self.boot)
+
+    def forget(self) -> None:
+        """The store was replaced: what was seen of the old one says nothing of it."""
+        self.link.forget()
+        if self.steered is not None:
+            self.steered.forget()
 
     # -- the agent ----------------------------------------------------------------------------------------------------
 
@@ -245,7 +259,17 @@ class DeviceNode:
                     edge.collection(name, **DECLARED[name])
             head = log.head_seq
             self.oracle.ask(self.name, [change.asked for change in changes])
-            carry_out(edge, changes)
+            may = self.steered is None or self.steered.lets_through(changes)
+            try:
+                carry_out(edge, changes)
+            except NotAllowed as error:
+                if may or self.steered is None or log.head_seq != head:
+                    raise Violation("policy", f"{self.name}: {error}") from error
+                self.oracle.asked.pop(self.name, None)
+                self.world.counts["writes not allowed"] += 1
+                return
+            if not may:
+                raise Violation("policy", f"{self.name} wrote {[change.place for change in changes]}")
             if self.disk.dead:  # it died after the commit, in a checkpoint that nobody waits for
                 self.owed = True
                 self.check_death()
@@ -279,6 +303,9 @@ class DeviceNode:
                 edge.collection(name).patch("no such record", {"top": 1})
         except NotFound:
             pass
+        except NotAllowed:
+            if self.steered is None:
+                raise
         else:
             raise Violation("all or nothing", f"{self.name}: a batch with an impossible write was taken")
         if edge.log.head_seq != head:

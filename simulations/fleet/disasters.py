@@ -93,7 +93,7 @@ class Disasters:
         shutil.rmtree(device.store)
         shutil.copytree(str(copy), device.store)
         device.disk.reload()
-        device.link.forget()
+        device.forget()
         self._world.note(
             device.name,
             f"its store is set back to an older copy; {gone} operations are nowhere else",
@@ -150,6 +150,8 @@ class Disasters:
         self._fleet.look_at_logs()
         cloud.follow()
         cloud.restore(target)
+        if self._fleet.steering is not None:
+            self._fleet.steering.restored(earlier=bool(target))
         self._fleet.check_revocations()
         cloud.follow()
         for fleet in cloud.fleets:

@@ -272,6 +272,37 @@ class Faults(Disasters):
         """A runtime's round of care."""
         attend(self._device())
 
+    # -- operators, of a fleet that is steered ------------------------------------------------------------------------
+
+    def policy_signed(self) -> None:
+        if self._fleet.steering is not None:
+            self._fleet.steering.publish_policy()
+
+    def policy_assigned(self) -> None:
+        if self._fleet.steering is not None:
+            self._fleet.steering.assign_policy()
+
+    def policy_rolled_out(self) -> None:
+        if self._fleet.steering is not None:
+            self._fleet.steering.roll_out_policy()
+
+    def rollout_moved(self) -> None:
+        if self._fleet.steering is not None:
+            self._fleet.steering.move_rollout()
+
+    def server_hostile(self) -> None:
+        """Old, mixed, foreign, cut and forged metadata, assignments and targets."""
+        if self._fleet.steering is not None:
+            self._fleet.steering.serve_badly(self._dice.randrange(10 * MINUTE_MS, 6 * HOUR_MS))
+
+    def guide_remembers(self) -> None:
+        """An agent whose permissions change writes a memory."""
+        device = self._device()
+        if device.steered is not None:
+            device.steered.remember()
+
+    # -- schemas ------------------------------------------------------------------------------------------------------
+
     def schema_change(self) -> None:
         self._device().redeclare("memories", CHANGED["memories"])
 

@@ -28,6 +28,8 @@ from simulations.fleet.scenario import Plan
 from simulations.fleet.small import small_bounds
 from simulations.fleet.violation import Violation
 from simulations.fleet.world import World
+from simulations.steered.device import Steered
+from simulations.steered.steering import Steering
 from sync.effects import SessionLimits
 from sync.messages import PROTOCOL_VERSIONS
 from sync.operations import Operation
@@ -78,13 +80,19 @@ class Fleet:
             on_commit=self._committed,
             on_stable=self._check_stable,
             wire_check=self._check_wire,
+            steered=plan.steered,
         )
         for number in range(plan.fleets):
             self.oracles[self.cloud.create_fleet(f"fleet-{number}")] = Oracle()
+        self.steering = Steering(self) if plan.steered else None
         for number in range(plan.devices):
             for place, fleet in enumerate(self.cloud.fleets):
                 device = self._add(f"{chr(ord('a') + place)}{number}", fleet)
                 device.declares = number < _DECLARING  # the others are given what is declared
+
+    def prefix(self, owner: bytes) -> str:
+        """What the keys of a fleet's records begin with."""
+        return f"{chr(ord('a') + self.cloud.fleets.index(owner))}/"
 
     def oracle(self, device: DeviceNode) -> Oracle:
         return self.oracles[device.fleet]
@@ -120,8 +128,10 @@ class Fleet:
             limits=SessionLimits(push_operations=plan.push_operations, pull_operations=plan.pull_operations),
             signed=plan.signed,
             large=plan.large and (SMALL_LARGE if plan.small else LARGE),
-            versions=(1,) if self._dice.random() < plan.old_share else PROTOCOL_VERSIONS,
+            versions=(1,) if self._dice.random() < plan.old_share and not plan.steered else PROTOCOL_VERSIONS,
         )
+        if self.steering is not None:
+            device.steered = Steered(device, self.steering)
         device.link.wire.weather = Weather(**vars(plan.weather))
         if plan.metered:
             device.link.rules = device_link.drawn(self.world.dice(f"limits of {name}"))
@@ -135,6 +145,8 @@ class Fleet:
             device.boot()
             self._live(device)
         Faults(self).schedule(self.plan.faults, self._end_ms)
+        if self.steering is not None:
+            self.steering.schedule()
 
     @property
     def _end_ms(self) -> int:
@@ -169,6 +181,9 @@ class Fleet:
                 erasing.attend(device)
                 device.link.connect(live=False)
             world.run_until(world.now_ms + HEAL_ROUND_MS)
+            if self.steering is not None:
+                for owner in self.cloud.fleets:  # what is to leave a device leaves it once it is archived
+                    self.cloud.archive(owner, snapshot=False, trim=False)
             self.cloud.follow()
             unequal = checks.difference(self) or erasing.unattended(self)
             if not unequal:
@@ -190,6 +205,8 @@ class Fleet:
         self.cloud.boot()
         for device in self.devices:
             device.boot()
+        if self.steering is not None:
+            self.steering.heal()
 
     def check_revocations(self) -> None:
         """After a restore: going back in time takes back no decision, and what the archive had not heard of yet is

@@ -337,6 +337,12 @@ class Oracle:
                 wanted = f"{low}..{high} and a top of {top}..{most}"
                 raise Violation("counted once", f"{place} has {count} and a top of {best}, not {wanted}")
 
+    def covers(self, image: bytes, other: bytes) -> bool:
+        """Whether a record's image has all that another has, but for what copies counted."""
+        record, alone = self._judged(Record.decode(image)), self._judged(Record.decode(image)).encode()
+        record.join(self._judged(Record.decode(other)))
+        return record.encode() == alone
+
     def _survives(self, held: Written, survivors: Sequence[Mapping[Place, bytes]]) -> bool:
         """Whether somebody has it. Of a count that two copies made under one name, a later total says nothing."""
         operation = held.operation

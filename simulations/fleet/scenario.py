@@ -42,6 +42,7 @@ class Plan:
     old_share: float  # of the devices that speak version 1 of the protocol
     weather: Weather
     metered: bool  # every link has limits, until all is mended
+    steered: bool  # by operators, with policies
     faults: dict[str, int] = field(default_factory=dict)
 
 
@@ -94,7 +95,7 @@ def draw(name: str, dice: Random, *, devices: int | None = None, hours: float | 
         push_operations=dice.choice(spec.get("batches", _BATCHES)),
         pull_operations=dice.choice(spec.get("batches", _BATCHES)),
         fleets=between("fleets") if "fleets" in size else 1,
-        small=not spec.get("by_name_only", False) and dice.random() < 0.7,
+        small=(spec.get("small", False) or not spec.get("by_name_only", False)) and dice.random() < 0.7,
         large=dice.random() < spec.get("large", 0.0),
         lease_ms=int(60_000 * 10 ** (dice.random() * 4)),
         skew_ms=dice.choice([0, 0, 1_000, 30_000]),
@@ -102,5 +103,6 @@ def draw(name: str, dice: Random, *, devices: int | None = None, hours: float | 
         old_share=dice.choice([0.0, 0.0, 0.5]),
         weather=weather,
         metered=bool(spec.get("metered", False)),
+        steered=dice.random() < share if (share := spec.get("steered", 0.0)) else False,
         faults=faults,
     )
