@@ -295,6 +295,10 @@ class Faults(Disasters):
         if self._fleet.steering is not None:
             self._fleet.steering.serve_badly(self._dice.randrange(10 * MINUTE_MS, 6 * HOUR_MS))
 
+    def online_key_changed(self) -> None:
+        if self._fleet.steering is not None:
+            self._fleet.steering.change_online_key()
+
     def guide_remembers(self) -> None:
         """An agent whose permissions change writes a memory."""
         device = self._device()

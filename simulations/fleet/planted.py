@@ -74,7 +74,7 @@ def hunt(mutant: Mutant, seeds: range) -> dict[str, Any]:
     broken, found = 0, {"mutant": mutant.name, "path": mutant.path, "caught": False, "seeds": len(seeds)}
     with mounted():
         for tried, seed in enumerate(seeds, 1):
-            outcome = run(seed)
+            outcome = run(seed, mutant.scenario)
             broken += outcome.broken
             if not outcome.held and not outcome.broken:
                 found |= {"caught": True, "seeds": tried, "seed": seed, "scenario": outcome.plan.scenario}

@@ -14,7 +14,7 @@ from typing import NamedTuple
 class Mutant(NamedTuple):
     """``path`` from the root of the repository; ``why`` it is a fault, and what it takes to see it. ``test``: the test
     that finds it, where no run of a fleet shows it (two transactions at once, a bound that no run reaches, what a rule
-    decides); "" for what the sweep has to find.
+    decides); "" for what the sweep has to find. ``scenario``: in which it is hunted, "" for each seed's own.
     """
 
     name: str
@@ -23,3 +23,4 @@ class Mutant(NamedTuple):
     new: str
     why: str
     test: str = ""
+    scenario: str = ""

@@ -14,9 +14,10 @@ from simulations.mutants import (
     rollouts,
     scopes,
     session,
+    steering,
     storage,
     time,
 )
 
-_AREAS = (session, merging, device, storage, cloud, feed, time, identity, archive, erasing, rollouts, scopes)
+_AREAS = (session, merging, device, storage, cloud, feed, time, identity, archive, erasing, rollouts, scopes, steering)
 MUTANTS: list[Mutant] = [mutant for area in _AREAS for mutant in area.MUTANTS]

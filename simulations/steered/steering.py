@@ -7,6 +7,7 @@ one that was reverted is in no assignment any more.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -58,6 +59,8 @@ class Steering:
         self._standing: dict[tuple[bytes, str], _Standing] = {}
         self._books: dict[bytes, Book] = {b"": EVERYTHING}
         self._numbers: dict[str, int] = {}
+        for name in ("agentdb", "cloud"):  # each forgery is a warning
+            logging.getLogger(name).addHandler(logging.NullHandler())
         for owner in self.cloud.fleets:
             signers = self.signers[owner] = Signers(owner, START_MS)
             self.hostile[owner] = Hostile(self.world, signers, self._give_out)
@@ -244,6 +247,16 @@ class Steering:
         exposed = self._standing[owner, rollout].exposed
         self._standing[owner, rollout] = _Standing(row.state, exposed)
         self.world.note("operators", f"{rollout} is {row.state}", count=f"rollouts {row.state} by hand")
+
+    def change_online_key(self) -> None:
+        """It was stolen, perhaps: a new root names another."""
+        owner = self.dice.choice(self.cloud.fleets)
+        self._do("change the online key", partial(self._change_online_key, owner))
+
+    def _change_online_key(self, owner: bytes) -> None:
+        signers = self.signers[owner]
+        self.cloud.online_key = signers.rotate_online()
+        self._publish(owner)
 
     def serve_badly(self, lasting_ms: int) -> None:
         for owner in self.cloud.fleets:
