@@ -121,6 +121,8 @@ class DeviceLink:
             node.trouble(error, "connecting")
             return
         self.pump()
+        if node.steered is not None:
+            node.steered.connected()
 
     def disconnect(self) -> None:
         self.session = None

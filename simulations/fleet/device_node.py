@@ -101,15 +101,17 @@ class DeviceNode:
             return
         self.edge = edge
         self.lives += 1
-        if self.steered is not None:
-            self.steered.opened()
         try:
+            if self.steered is not None:
+                self.steered.opened(edge)
             self.join()
             self._look()
             if self.steered is not None:
                 self.steered.look()
         except AgentDBError as error:
             self.trouble(error, "starting")
+            if self.steered is not None:  # nothing is made of what was not begun
+                self.crash(power_cut=False, down_ms=30_000, why="could not begin")
 
     def join(self) -> None:
         edge = self.opened
@@ -180,11 +182,15 @@ class DeviceNode:
         self.disk.kill()
         self.drop()
         lost = self.disk.revive(power_cut=power_cut)
+        if self.steered is not None and self.steered.models is not None:
+            self.steered.models.power_cut |= power_cut
         if power_cut:
             self.world.note(self.name, f"power cut: {lost} unsynced writes lost or torn", count="device power cuts")
         self.world.at(down_ms, self.boot)
 
     def drop(self) -> None:
+        if self.steered is not None:
+            self.steered.died()
         edge, self.edge, self.link.session = self.edge, None, None
         if edge is not None:
             with suppress(AgentDBError, OSError):  # a dead process closes nothing in order

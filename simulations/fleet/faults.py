@@ -286,6 +286,18 @@ class Faults(Disasters):
         if self._fleet.steering is not None:
             self._fleet.steering.roll_out_policy()
 
+    def model_published(self) -> None:
+        if self._fleet.steering is not None:
+            self._fleet.steering.publish_model()
+
+    def model_assigned(self) -> None:
+        if self._fleet.steering is not None:
+            self._fleet.steering.assign_model()
+
+    def model_rolled_out(self) -> None:
+        if self._fleet.steering is not None:
+            self._fleet.steering.roll_out_model()
+
     def rollout_moved(self) -> None:
         if self._fleet.steering is not None:
             self._fleet.steering.move_rollout()

@@ -43,6 +43,7 @@ class Plan:
     weather: Weather
     metered: bool  # every link has limits, until all is mended
     steered: bool  # by operators, with policies
+    models: bool  # and with models
     faults: dict[str, int] = field(default_factory=dict)
 
 
@@ -104,5 +105,6 @@ def draw(name: str, dice: Random, *, devices: int | None = None, hours: float | 
         weather=weather,
         metered=bool(spec.get("metered", False)),
         steered=dice.random() < share if (share := spec.get("steered", 0.0)) else False,
+        models=bool(spec.get("models", False)),
         faults=faults,
     )

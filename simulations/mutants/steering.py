@@ -27,14 +27,6 @@ MUTANTS = [
         scenario=POLICIES,
     ),
     Mutant(
-        "digest-not-compared",
-        _ASSIGNMENTS,
-        "    if (listed.sha256, listed.length) != (digest, assigned.length):\n",
-        "    if listed.length < 0:\n",
-        "who has the online key alone has a device run what nobody signed offline",
-        scenario=POLICIES,
-    ),
-    Mutant(
         "floor-not-asked",
         _ASSIGNMENTS,
         "    if path.number < listed.floor and digest not in running:\n",

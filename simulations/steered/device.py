@@ -19,6 +19,7 @@ from simulations.fleet.agent import CANARY
 from simulations.fleet.disasters import all_images
 from simulations.fleet.violation import Violation
 from simulations.steered.client import Client
+from simulations.steered.modelled import Modelled
 from simulations.steered.policies import Book
 from simulations.steered.steering import MINUTE_MS, POLICY, Steering
 from sync.errors import AgentDBError, CorruptStore, NotAllowed, StorageError, SyncError
@@ -26,6 +27,7 @@ from sync.images import is_alive
 from sync.operations import Operation
 
 if TYPE_CHECKING:
+    from edge.node import Edge
     from simulations.fleet.agent import Change
     from simulations.fleet.device_node import DeviceNode
 
@@ -49,15 +51,30 @@ class Steered:
         self._seen = ControlNote()
         self._ran: set[bytes] = set()  # for membership only
         self._leaving: dict[tuple[str, str], bytes] | None = None
+        self.models = Modelled(node, steering, self.client) if steering.models else None
 
     def forget(self) -> None:
         """The store was replaced by an older one, or a copy."""
         self._seen, self._ran, self._leaving = ControlNote(), set(), None
+        if self.models is not None:
+            self.models.forget()
 
-    def opened(self) -> None:
-        """The process has begun; called before it does anything."""
+    def opened(self, edge: Edge) -> None:
+        """The process has begun; called before it does anything. Raises StorageError."""
         self._heard = (0, 0)
         self._leaving = None
+        if self.models is not None:
+            self.models.opened(edge)
+
+    def died(self) -> None:
+        """The process has ended, and not in order."""
+        if self.models is not None:
+            self.models.died()
+
+    def connected(self) -> None:
+        """There is a network."""
+        if self.models is not None:
+            self.models.tend_later(1_000)
 
     # -- asking what to run -------------------------------------------------------------------------------------------
 
@@ -113,6 +130,8 @@ class Steered:
             self._tries += 1
             self.later(self.dice.randrange(2_000, min(_PAUSE_MS_MAX, 10_000 << self._tries)))
         node.link.pump()
+        if self.models is not None:
+            self.models.tend_later(100)
 
     def client(self) -> Client:
         return Client(self.node, self.steering, self._between)
@@ -154,13 +173,18 @@ class Steered:
                 raise Violation("rolled back", f"{node.name}: {held.path} is below its floor")
         self._check_given(note, now)
         self._seen, self._ran = note, {*now.values(), *([row.sha256] if row is not None else [])}
+        if self.models is not None:
+            self._ran |= self.models.digests()
+            self.models.look()
 
     def _check_rise(self, note: ControlNote) -> None:
         """Neither numbers nor versions go back, over any restart."""
+        if note.versions.get("root") != self._seen.versions.get("root"):
+            return  # what another online key has signed is no floor any more
         if note.number < self._seen.number - 1:  # one less where a part refused: it may come again
             raise Violation("rolled back", f"{self.node.name}: assignment {note.number} after {self._seen.number}")
         for role, version in self._seen.versions.items():
-            if note.versions.get(role, 0) < version and note.versions.get("root") == self._seen.versions.get("root"):
+            if note.versions.get(role, 0) < version:
                 raise Violation("rolled back", f"{self.node.name}: {role} {note.versions.get(role)} after {version}")
 
     def _check_given(self, note: ControlNote, named: dict[str, bytes]) -> None:

@@ -33,6 +33,8 @@ def difference(fleet: Fleet, steering: Steering, device: DeviceNode) -> str:
     if agreed != wanted:
         status = device.opened.trust.status()
         return f"{device.name} is not to run what it should: {status and status.refused}"
+    if steered.models is not None and (why := steered.models.difference(wanted)):
+        return why
     policy = wanted.get("policy", b"")
     if steered.active != policy:
         return f"{device.name} has another policy than was agreed"

@@ -21,6 +21,7 @@ from simulations.steered import policies
 from simulations.steered.hostile import Hostile
 from simulations.steered.policies import EVERYTHING, Book
 from simulations.steered.signers import Signers
+from simulations.steered.weights import NAMES, Shelf
 from sync.errors import AgentDBError, Refused, StorageError
 from sync.messages import Control, Pull, PullBaseline
 
@@ -53,6 +54,8 @@ class Steering:
         self.signers: dict[bytes, Signers] = {}
         self.hostile: dict[bytes, Hostile] = {}
         self.issued: dict[tuple[bytes, int], list[bytes]] = {}  # device, number -> assignments
+        self.models = fleet.plan.models
+        self.shelf = Shelf(fleet.root, fleet.world.dice("weights"))
         self.dangerous = True  # until all is mended
         self.served: dict[bytes, list[bytes]] = {}  # device -> digests of the policies that its pages were filtered by
         self.evicted: dict[bytes, list[tuple[str, tuple[str, str], bytes]]] = {}
@@ -223,6 +226,30 @@ class Steering:
         row = self.cloud.plane.rollouts.create(owner, spec)
         self._standing[owner, row.id] = _Standing(row.state, frozenset())
         self.look(owner)
+
+    def publish_model(self) -> None:
+        owner = self.dice.choice(self.cloud.fleets)
+        self._do("publish a model", partial(self._publish_model, owner))
+
+    def _publish_model(self, owner: bytes) -> None:
+        signers = self.signers[owner]
+        path, manifest = self.shelf.publish(self.cloud, signers)
+        signers.add(path, manifest)
+        self.world.note("operators", f"sign {path}, {self.shelf.known[signers.signed[path]].kind}", count="models")
+        self._publish(owner)
+
+    def assign_model(self) -> None:
+        """For the whole fleet, at once."""
+        owner, name = self.dice.choice(self.cloud.fleets), self.dice.choice(NAMES)
+        path = self._some(owner, [f"models/{name}"])
+        if path is not None:
+            self.assign(owner, f"models/{name}", path)
+
+    def roll_out_model(self) -> None:
+        owner = self.dice.choice(self.cloud.fleets)
+        path = self._some(owner, [f"models/{name}" for name in NAMES])
+        if path is not None:
+            self.roll_out(owner, path, "reported.hardware")
 
     def move_rollout(self) -> None:
         """An operator pauses, resumes or ends one."""
