@@ -112,6 +112,8 @@ class Disasters:
         copy_store(device, twin.store)
         twin.disk.reload()
         twin.lives, twin.revoked = 1, device.revoked
+        if twin.steered is not None and device.steered is not None:
+            twin.steered.copied_from(device.steered)
         self._fleet.oracle(device).copied(device.name, twin.name)
         self._world.note(device.name, f"is cloned onto {twin.name}", count="stores cloned")
         self._world.at(500, device.boot)

@@ -59,6 +59,11 @@ class Steered:
         if self.models is not None:
             self.models.forget()
 
+    def copied_from(self, other: Steered) -> None:
+        """The same files on the same kind of machine."""
+        if self.models is not None and other.models is not None:
+            self.models.hardware = other.models.hardware
+
     def opened(self, edge: Edge) -> None:
         """The process has begun; called before it does anything. Raises StorageError."""
         self._heard = (0, 0)

@@ -206,6 +206,8 @@ class Modelled:
             activation.check(note)
             if note.active is not None:
                 self._check_active(store, name, note, refused[name])
+            else:
+                self._check_none(store, name)
             if note.returned is not None and note.why == activation.CRASHES:
                 self._brought_down.add(note.returned.digest)
             if note.state == COMMITTED:
@@ -219,6 +221,14 @@ class Modelled:
         if active.digest in refused:
             raise Violation("refused", f"{self.node.name}: {name} {active.number} runs, and was returned from")
         self._check_files(active, store.path(name))
+
+    def _check_none(self, store: ModelStore, name: str) -> None:
+        """The agent asks all the same, and lets go of what it had by that."""
+        try:
+            path = store.path(name)
+        except NotFound:
+            return
+        raise Violation("one good model", f"{self.node.name}: {path} is given out, and no version of {name} is in use")
 
     def _check_files(self, version: Version, folder: Path) -> None:
         weights = self._weights(version)
@@ -240,14 +250,14 @@ class Modelled:
                 continue
             note = notes.get(place.removeprefix(MODELS), Note())
             weights = self.steering.shelf.known[digest]
+            problem = self.store.problems.get(place.removeprefix(MODELS)) if self.store is not None else ""
             runs = note.active is not None and note.active.digest == digest
             if weights.is_good(self.hardware) and not (runs and note.state == COMMITTED):
                 if digest in self._brought_down:
                     continue  # its process ended too often while it was tried: not its fault, and not to be known
-                problem = self.store.problems.get(place.removeprefix(MODELS)) if self.store is not None else ""
                 return f"{self.node.name} does not run {weights.path}: it is {note.state} ({problem})"
             if not weights.is_good(self.hardware) and (runs or note.state != RETURNED):
-                return f"{self.node.name} has not returned from {weights.path}: it is {note.state}"
+                return f"{self.node.name} has not returned from {weights.path}: it is {note.state} ({problem})"
         return ""
 
 

@@ -291,11 +291,14 @@ class Steering:
         self.world.note("server", "is not to be trusted for a while", count="times of a hostile server")
 
     def heal(self) -> None:
-        """The server is the operators' again, and has all that they signed."""
+        """The server is the operators' again, and has all that they signed. A key that was stolen is exchanged: what
+        it gave out may have the very numbers of what the control plane did.
+        """
         for owner in self.cloud.fleets:
             self.hostile[owner].until_ms = -1
             self.dangerous = False
-            self._do("publish", partial(self._publish, owner))
+            stolen = self.world.counts["control answers that are thief"] > 0
+            self._do("publish", partial(self._change_online_key if stolen else self._publish, owner))
 
     def restored(self, *, earlier: bool) -> None:
         """The database was made anew from the archive: what operators do then (docs/OPERATIONS). Raises Violation if
