@@ -107,7 +107,7 @@ class DeviceNode:
             self.join()
             self._look()
             if self.steered is not None:
-                self.steered.look()
+                self.steered.began()
         except AgentDBError as error:
             self.trouble(error, "starting")
             if self.steered is not None:  # nothing is made of what was not begun

@@ -146,6 +146,15 @@ class Steered:
         if self.steering.dangerous and self.dice.random() < _INTERLUDE:
             self.dice.choice([self.steering.assign_policy, self.steering.publish_policy, self.steering.move_rollout])()
 
+    def began(self) -> None:
+        """A process has begun: what was agreed holds, however the one before has ended. Raises Violation."""
+        self.look()
+        edge = self.node.opened
+        named = edge.trust.tables.named().get(POLICY)
+        behind = self.node.rotten or self.node.disk.dead or edge._policies.behind  # noqa: SLF001 - its disk fails
+        if not behind and self.active != (named.sha256 if named is not None else b""):
+            raise Violation("activated", f"{self.node.name} has begun with another policy than was agreed")
+
     # -- what must hold -----------------------------------------------------------------------------------------------
 
     def look(self) -> None:

@@ -24,7 +24,7 @@ from edge.storage.model_tables import ModelTables
 from simulations.fleet.violation import Violation
 from simulations.steered.weights import DEADLY, FAULTY, HARDWARE, WRONG, Weights
 from sync import activation
-from sync.activation import COMMITTED, FETCHING, RETURNED, SOAKING, Note, Version
+from sync.activation import COMMITTED, FETCHING, SOAKING, Note, Version
 from sync.errors import AgentDBError, NotFound, StorageError, Unreachable
 from sync.models import Manifest
 
@@ -256,9 +256,13 @@ class Modelled:
                 if digest in self._brought_down:
                     continue  # its process ended too often while it was tried: not its fault, and not to be known
                 return f"{self.node.name} does not run {weights.path}: it is {note.state} ({problem})"
-            if not weights.is_good(self.hardware) and (runs or note.state != RETURNED):
+            if not weights.is_good(self.hardware) and (runs or not self._has_refused(place, digest)):
                 return f"{self.node.name} has not returned from {weights.path}: it is {note.state} ({problem})"
         return ""
+
+    def _has_refused(self, place: str, digest: bytes) -> bool:
+        refused = self.store.tables.refused(place.removeprefix(MODELS)) if self.store is not None else []
+        return any(one.digest == digest for one in refused)
 
 
 class _Packs:
