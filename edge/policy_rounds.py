@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from edge.control.keeping import WRITES_LOCAL
 from sync.errors import AgentDBError
 from sync.patterns import Patterns
 from sync.policy import Policy
@@ -86,6 +87,7 @@ class PolicyRounds:
             self._cache().settle()
             self._quota_mib = policy.store.quota_mib
         stale = stale_steps(policy, self._trust())
+        self._policies.writes_local(stale=WRITES_LOCAL in stale)
         if stale and stale != self._stale:
             _log.warning("policy: no fresh word of the fleet for so long that it asks for: %s", ", ".join(stale))
         self._stale = stale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edge.storage import policy_row
+from edge.storage import kept_back, policy_row
 from edge.storage.keystore import key_problems
 from edge.storage.paths import has_models
 from edge.versions import versions
@@ -39,7 +39,8 @@ def status_of(edge: Edge, *, connected: bool) -> dict[str, Any]:
         "fleet": _fleet(edge),
         "sync": _link(edge, connected),
         "trust": _trust(edge),
-        "deferred": _deferred(edge),
+        "deferred": _deferred(edge) + _held_back(edge),
+        "kept_back": _kept_back(edge),
         "policy": _policy(edge),
         "cache": edge.cache.status().shown(),
         "models": _models(edge),
@@ -84,6 +85,25 @@ def _link(edge: Edge, connected: bool) -> dict[str, Any] | None:
     """What the link noted last."""
     noted = edge.log.meta_get("sync")
     return None if noted is None else {**noted, "connected": noted["connected"] and connected}
+
+
+def _kept_back(edge: Edge) -> dict[str, int]:
+    """How many records have writes that have not left this device because of a policy, and their bytes."""
+    records, size = kept_back.counted(edge.log)
+    return {"records": records, "bytes": size}
+
+
+def _held_back(edge: Edge) -> list[dict[str, Any]]:
+    """Of these, what is not kept for good: by rule, and why (record-size, stale, future, refused, unread)."""
+    if not kept_back.is_there(edge.log):
+        return []
+    from edge.control.keeping import held_back, keeper_of
+
+    try:
+        keeper = edge.log.kept.keeper or keeper_of(edge.log, edge.policy)
+    except StorageError:  # ``policy`` says so
+        return []
+    return held_back(edge.log, keeper)
 
 
 def _deferred(edge: Edge) -> list[dict[str, Any]]:

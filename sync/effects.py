@@ -11,6 +11,8 @@ from sync.operations import Operation
 PUSH, PULL = "push", "pull"
 _NOTED_MAX = 16
 
+Ticket = tuple[tuple[str, str, int], ...]  # collection, key, and which of its versions was loaded
+
 
 class Send(NamedTuple):
     number: int
@@ -32,6 +34,25 @@ class LoadState(NamedTuple):
     after: tuple[str, str] | None
     max_operations: int
     max_bytes: int
+
+
+class LoadKept(NamedTuple):
+    """The next of what was kept back and may go by now (ADR 24), as state, after a place that ``loaded_kept`` was told;
+    within both bounds. Noted durably as told before it is handed over.
+    """
+
+    after: tuple[str, str] | None
+    max_operations: int
+    max_bytes: int
+
+
+class Release(NamedTuple):
+    """The cloud has answered to what ``LoadKept`` brought, by its ``ticket``: it is kept back no longer, unless it was
+    written again since; or, with ``refused`` (code and reason), stays.
+    """
+
+    ticket: Ticket
+    refused: tuple[str, str] | None = None
 
 
 class Learn(NamedTuple):
@@ -118,7 +139,8 @@ class NewIncarnation(NamedTuple):
     """Become a new replica; tell the session with ``reincarnated(replica)``, then ``advance``."""
 
 
-Effect = Send | Load | LoadState | Learn | Persist | Apply | Mend | Sweep | Leave | NewIncarnation
+Effect = Send | Load | LoadState | LoadKept | Learn | Persist | Apply | Mend | Sweep | Leave | Release | NewIncarnation
+FLEETING = (Send, Load, LoadState, LoadKept)  # what is not made durable; a new handshake begins without it
 
 
 class Position(NamedTuple):

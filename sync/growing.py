@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from sync.asking import ask_page
 from sync.effects import PULL, PUSH, Apply, Effect, Growth, GrowthPage, Leave
+from sync.keeping import KeepingSession
 from sync.messages import BaselinePage, PullBaseline, PullPage, Welcome
 from sync.pages import open_baseline
-from sync.session import SyncSession
 
 
-class GrowingSession(SyncSession):
-    """Without ``rescoped``, and with a cloud that leaves out nothing, a ``SyncSession`` like any other."""
+class GrowingSession(KeepingSession):
+    """Without ``rescoped``, and with a cloud that leaves out nothing, a ``KeepingSession`` like any other."""
 
     _asked: Growth | None = None  # whose page was asked for last; None: the feed, or a baseline
     _whole: bool | None = None  # whether the last page of the feed left out nothing; None: none came yet

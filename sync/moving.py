@@ -26,12 +26,13 @@ from sync.limits import INT_MAX
 from sync.operations import Kind, Operation, Shape
 from sync.records import Record
 from sync.slots import LIVE
-from sync.stamps import device_of, replica_id
+from sync.stamps import device_of, incarnation_of, replica_id
 
 MOVED_RULES = frozenset("cxn")
 RUN_BITS = 30
 RUNS_MAX = 64
 _MOVED, _TAKEN_BACK = 0, 1
+_KEPT = 0x2AAAAAAA  # another run's id than that of what is moved
 _FLOAT_MAX = 1e308
 
 
@@ -243,6 +244,22 @@ def _negated(replica: bytes, met: Sequence[Moved]) -> list[Operation]:
 def _contributing(slot: bytes, ts: int, place: tuple[str, str], field: tuple[str, str], value: Any) -> Operation:
     collection, key = place
     return Operation(slot, 0, ts, 0, Shape(Kind.PATCH, collection, field[:1], field[1]), key, (value,))
+
+
+def kept_writer(replica: bytes, run: int, image: bytes | None) -> bytes:
+    """Under which id a write contributes that is kept back (ADR 24): it is in no log, so nothing of it could be moved.
+    So it gets the slot of its run at once, next to the one that is for what is moved.
+
+    A record that has very many of these shares one for all further runs of this name of the store's.
+    """
+    own = _slot_id(replica, run ^ _KEPT, _MOVED)
+    held: set[bytes] = set()
+    for (_, rule), slots in Record.decode(image).slots.items() if image is not None else ():
+        if rule in MOVED_RULES:
+            held.update(slot for slot in slots if slot[:12] == own[:12] and slot[12] & 0x80)
+    if own in held or len(held) < RUNS_MAX:
+        return own
+    return _slot_id(replica, incarnation_of(replica) % (1 << RUN_BITS) ^ _KEPT, _MOVED)
 
 
 def _slot_id(replica: bytes, run: int, side: int) -> bytes:

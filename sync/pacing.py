@@ -25,7 +25,7 @@ class PacedSession(GrowingSession):
         one that may have been sent: that is harmless.
         """
         if self._flights.land(number) == PUSH:
-            self._sealed = None
+            self._sealed = self._ticket = None
 
     @property
     def polls(self) -> bool:
@@ -37,7 +37,7 @@ class PacedSession(GrowingSession):
     @property
     def pushes(self) -> bool:
         """Whether there is something to push."""
-        return self._repair is not None or self.position.acked[0] < self.position.head_seq
+        return self._repair is not None or self.owes_kept or self.position.acked[0] < self.position.head_seq
 
     def _plan_push(self) -> None:
         if PUSH not in self.held:

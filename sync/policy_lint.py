@@ -31,21 +31,18 @@ class Finding(NamedTuple):
 
 def lint(policy: Policy, schemas: Mapping[str, CollectionSchema] | None = None) -> list[Finding]:
     """``schemas`` None: what would need the fleet's declarations is not looked at."""
-    found = [*_rules(policy), *_links(policy), *_staleness(policy), *_retention(policy), *_agents(policy)]
+    found = [*_rules(policy), *_links(policy), *_retention(policy), *_agents(policy)]
     if schemas is not None:
         found += [*_names(policy, schemas), *_forms(policy, schemas), *_merges(policy, schemas)]
     return found
 
 
 def not_carried_out(policy: Policy) -> list[Finding]:
-    """What this version knows and does not do: devices refuse the one, and look past the other (ADR 24)."""
+    """What this version knows and does not do: devices look past it (ADR 24)."""
     found = []
     for at, rule in enumerate(policy.sync, 1):
         where = f"[[sync]] {at}"
-        if rule.direction == "local":
-            message = "local is not carried out yet: devices refuse such a policy"
-            found.append(Finding(ERROR, f"{where}: direction", message, "up, or absent"))
-        for key in ("record_bytes_max", "age_days_max"):
+        for key in ("age_days_max",):
             if getattr(rule, key):
                 message = "is not carried out yet: devices look past it"
                 found.append(Finding(WARNING, f"{where}: {key}", message, "leave it out until they do"))
@@ -127,12 +124,6 @@ def _links(policy: Policy) -> Iterator[Finding]:
             yield Finding(WARNING, f"{where}: urgent_share", "is a share of bytes_per_day, of which there is none", "")
         if "urgent" not in link.lanes:
             yield Finding(WARNING, f"{where}: lanes", "urgent writes wait for another link", "add urgent")
-
-
-def _staleness(policy: Policy) -> Iterator[Finding]:
-    if any(step.do == "writes-local" for step in policy.staleness):
-        hint = "report, bulk-off"
-        yield Finding(ERROR, "[[staleness]]", "writes-local is not carried out yet: devices refuse such a policy", hint)
 
 
 def _retention(policy: Policy) -> Iterator[Finding]:

@@ -126,6 +126,11 @@ class ScopeTable:
                 self._coverage.clear()
         return found
 
+    def sends(self, collection: str) -> bool:
+        """Whether any place of it is sent; True may be said of none, never the other way."""
+        chain = self._chains[collection] if collection in self._chains else self._chain(collection)
+        return chain is None or any(rule.is_sent for rule in chain[1])
+
     def reached(self) -> frozenset[int]:
         """The numbers of the rules that some place has."""
         kinds = map(one_of, self._collections.kinds())

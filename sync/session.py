@@ -27,6 +27,7 @@ from collections.abc import Sequence
 
 from sync.asking import ask_baseline, ask_page, check_ack, greeting, seal_push
 from sync.effects import (
+    FLEETING,
     PULL,
     PUSH,
     Apply,
@@ -38,7 +39,6 @@ from sync.effects import (
     NewIncarnation,
     Persist,
     Position,
-    Send,
     SessionKeys,
     SessionLimits,
 )
@@ -188,7 +188,7 @@ class SyncSession:
         if not self._waiting and not self._effects:
             self._plan()
         effects, self._effects = self._effects, []
-        self._waiting += [effect for effect in effects if not isinstance(effect, (Send, Load, LoadState))]
+        self._waiting += [effect for effect in effects if not isinstance(effect, FLEETING)]
         return effects
 
     def advance(self, effect: Effect, *, done: bool = True, repair: bool = False) -> None:
@@ -393,7 +393,7 @@ class SyncSession:
         self.error = error
         self.connected = False
         self._flights.clear()
-        self._effects = [effect for effect in self._effects if not isinstance(effect, (Send, Load, LoadState))]
+        self._effects = [effect for effect in self._effects if not isinstance(effect, FLEETING)]
         self._sealed = self._repair = self._unswept = None
         self._loading = False
         if error is not None:

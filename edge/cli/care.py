@@ -15,6 +15,13 @@ from edge.cli.stores import existing, reading, searching, store_argument, store_
 from edge.storage.store_lock import Holder, holding
 from edge.storage.store_opening import LOCK_FILE
 
+_KEPT_FOR = {
+    "record-size": "larger than is sent",
+    "stale": "nothing fresh was heard of the fleet for so long that writes stay",
+    "future": "stamped by a clock that was ahead",
+    "refused": "the cloud would not take it",
+    "unread": "the policy in the store cannot be read",
+}
 _OF_THE_HOLDER = ("sync", "deferred", "projections", "age_ms")
 
 
@@ -67,6 +74,9 @@ def _print_status(store: str, said: dict[str, Any]) -> None:
     if said["projections"]["problem"]:
         rows.append(("search tables", said["projections"]["problem"]))
     rows += [("waits", _waits(told)) for told in said.get("deferred", ())]
+    if (kept := said.get("kept_back") or {}).get("records"):
+        what = f"{counted(kept['records'], 'record')}, {kept['bytes']:,} bytes"
+        rows.append(("kept back", f"{what}, with writes that no other device has"))
     print_table(("", ""), rows)
     if said["dead_letters"]:
         click.echo("\nRefused by the cloud, kept here:")
@@ -82,6 +92,10 @@ def _cache(cache: dict[str, Any]) -> str:
 
 def _waits(told: dict[str, Any]) -> str:
     until = f", until {when(told['until_ms'])}" if told["until_ms"] else ""
+    if "rule" in told:
+        rule = f", by [[sync]] {told['rule']} of the policy" if told["rule"] else ""
+        what = f"{counted(told['records'], 'record')}, {told['bytes']:,} bytes"
+        return f"{what}, kept here: {_KEPT_FOR[told['why']]}{rule}"
     what = f"{told['records']:,} in all" if told["lane"] == "bulk" else counted(told["records"], "write")  # bodies, too
     why = "fresh word of the fleet" if told["why"] == "stale" else f"the link's {told['why']}"
     return f"{told['lane']}: {what}, {told['bytes']:,} bytes, for {why}{until}"

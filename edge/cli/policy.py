@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from edge.control.policy import ActivePolicy
     from sync.scope import Rule
 
+_KEPT_BACK = {
+    "": "it goes with the next sync",
+    "local": "no other device has what was written here",
+    "not-sent": "no other device has what was written here, and nothing is sent",
+    "record-size": "it is larger than is sent",
+    "stale": "nothing fresh was heard of the fleet for so long that what is written stays here",
+    "future": "it was stamped by a clock that was ahead",
+    "refused": "the cloud would not take it",
+}
 _file_option = click.option(
     "--file", type=click.Path(path_type=Path), help="Another policy (TOML or JSON): as if it held here."
 )
@@ -87,6 +96,9 @@ def explain(
         said["may"] = {action: held.may(agent, action, collection) for action in ("read", "write")}
     if rule.direction == "absent" and file is None:
         said["stays"] = _stays(store, collection, key)
+    kept = _kept(store, collection, key) if file is None else None
+    if kept is not None:
+        said["kept_back"] = kept
     if as_json:
         print_json(said)
         return
@@ -98,6 +110,7 @@ def explain(
         ("sent", _when(rule)),
     ]
     rows += [("stays for now", said["stays"])] if said.get("stays") else []
+    rows += [("kept back", _KEPT_BACK.get(kept, kept))] if kept is not None else []
     rows += [("largest record", f"{rule.record_bytes_max:,} bytes")] if rule.record_bytes_max else []
     rows += [("oldest record", counted(rule.age_days_max, "day"))] if rule.age_days_max else []
     rows += [("vectors", rule.vectors)] if rule.vectors else []
@@ -116,6 +129,19 @@ def _stays(store: str, collection: str, key: str) -> str:
         if edge.log.values(collection, key) is None:
             return ""
         return why_not(edge.log, collection, key) or "until the cloud's archive is known to have it"
+
+
+def _kept(store: str, collection: str, key: str) -> str | None:
+    """Why what was written of a record has not left this device, "" if it goes with the next sync; None if it is not
+    kept back.
+    """
+    from edge.control.keeping import keeper_of
+    from edge.control.policy import ActivePolicy
+    from edge.storage import kept_back
+
+    with reading(store) as edge:
+        found = kept_back.of_place(edge.log, collection, key, keeper_of(edge.log, ActivePolicy.of(edge.log)))
+    return None if found is None else found.why
 
 
 def _when(rule: Rule) -> str:

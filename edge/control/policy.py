@@ -19,7 +19,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from edge.control import log_level
-from edge.storage import policy_row
+from edge.control.keeping import STALE_NOTE, UnreadKeeper, keeper_of
+from edge.storage import kept_back, policy_row
 from edge.storage.control_tables import ControlTables, Document
 from edge.storage.policy_row import PolicyRow
 from edge.storage.scoping import rescope
@@ -154,7 +155,7 @@ def activate(log: DeltaLog, row: PolicyRow, before: ActivePolicy | None = None) 
     """
     if sha256(row.data).digest() != row.sha256:
         raise InvalidPolicy(f"{row.path} is not of the digest that was agreed on", hint="it is fetched again")
-    active = ActivePolicy(_understood(row.data), row)
+    active = ActivePolicy(Policy.parse(row.data), row)
     active.prepare()
     policy_row.store(log, row, lambda: rescope(log, _named(before), active.named))
     return active
@@ -192,6 +193,8 @@ class Policies:
             policy_row.note(self._log, lambda: rescope(self._log, None, active.named))
         except StorageError as error:
             _log.error("policy: %s (%s)", error.message, error.hint)
+            if self._active is None:
+                self._log.kept.obey(UnreadKeeper(kept_back.names(self._log)))
         tables = ControlTables(self._log)
         if tables.note() is None:
             return
@@ -208,7 +211,7 @@ class Policies:
 
     def check(self, target: Agreed, data: bytes) -> None:
         """Raises InvalidPolicy."""
-        active = ActivePolicy(_understood(data))
+        active = ActivePolicy(Policy.parse(data))
         active.prepare()
         if active.name != target.name:
             raise InvalidPolicy(f"{target.path} has the policy {active.name!r}", hint="a target is named as its policy")
@@ -239,7 +242,10 @@ class Policies:
         if document is None:
             if row is not None:
                 before, none = self._active, ActivePolicy(None)
-                policy_row.drop(self._log, lambda: rescope(self._log, _named(before), none.named))
+                with self._log.writer.lock:
+                    kept_back.close_off(self._log)
+                    policy_row.drop(self._log, lambda: rescope(self._log, _named(before), none.named))
+                    self._keep(none)
                 self._obey(none)
             return
         if row is not None and row.sha256 == document.sha256 == sha256(row.data).digest():
@@ -247,17 +253,33 @@ class Policies:
         note = ControlTables(self._log).note()
         since_ms = wall_ms_of(self._log.clock.reading())
         number = note.number if note is not None else 0
-        self._obey(
-            activate(
-                self._log,
-                PolicyRow(document.path, document.number, document.sha256, since_ms, number, document.data),
-                self._active,
-            )
-        )
+        row = PolicyRow(document.path, document.number, document.sha256, since_ms, number, document.data)
+        with self._log.writer.lock:  # what is written is kept, or not, by the one or by the other
+            kept_back.close_off(self._log)
+            active = activate(self._log, row, self._active)
+            self._keep(active)
+        self._obey(active)
+
+    def _keep(self, active: ActivePolicy) -> None:
+        self._log.kept.obey(keeper_of(self._log, active) if active.document is not None else None)
+
+    def writes_local(self, *, stale: bool) -> None:
+        """Whether nothing fresh was heard for so long that what is written stays here. Raises StorageError."""
+        log = self._log
+        with self._lock, log.writer.lock:
+            if stale == bool(log.meta_get(STALE_NOTE)):
+                return
+            kept_back.close_off(log)
+            log.meta_set(STALE_NOTE, stale)
+            self._keep(self.active())
+        for listener in log.listeners:
+            listener()
 
     def _obey(self, active: ActivePolicy) -> None:
         with self._setting:
             self._active = active
+        with self._log.writer.lock:
+            self._keep(active)
         self._log.admits = partial(active.admit, self._log.schemas) if active.concerns_writes else None
         log_level.want(self._log.path, active.document.log.level if active.document is not None else "")
         self._obeyed(active.document)
@@ -284,20 +306,3 @@ def _coarser(write: Write, schemas: Mapping[str, CollectionSchema], form: str) -
     if write.kind == Kind.PATCH:
         return write._replace(payload={**payload, spec.field: None})
     return write._replace(payload={name: value for name, value in payload.items() if name != spec.field}, put=None)
-
-
-def _understood(data: bytes) -> Policy:
-    """Raises InvalidPolicy also for what this build cannot do: not to do it would be another policy."""
-    policy = Policy.parse(data)
-    for at, rule in enumerate(policy.sync, 1):
-        if rule.direction == "local":
-            raise InvalidPolicy(
-                f"[[sync]] {at}: direction local is not carried out by this version: what is written would be sent",
-                hint="update the device; up, or absent, are",
-            )
-    if any(step.do == "writes-local" for step in policy.staleness):
-        raise InvalidPolicy(
-            "[[staleness]] writes-local is not carried out by this version: what is written would be sent",
-            hint="update the device; report, or bulk-off, are",
-        )
-    return policy

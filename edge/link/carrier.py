@@ -11,10 +11,24 @@ from __future__ import annotations
 from functools import partial
 
 from edge.link.membership import keep_keys
-from edge.storage import link_state, policy_row, scoping
+from edge.storage import kept_back, link_state, policy_row, scoping
 from edge.storage.delta_log import DeltaLog
 from edge.storage.log_writer import Within
-from sync.effects import Apply, Effect, Learn, Leave, Load, LoadState, Mend, NewIncarnation, Persist, Send, Sweep
+from sync.effects import (
+    Apply,
+    Effect,
+    Learn,
+    Leave,
+    Load,
+    LoadKept,
+    LoadState,
+    Mend,
+    NewIncarnation,
+    Persist,
+    Release,
+    Send,
+    Sweep,
+)
 from sync.growing import GrowingSession
 
 
@@ -28,10 +42,17 @@ class Carrier:
         self._store = store
         self._session = session
         self._rescoped = log.rescoped
+        self._kept = -1
         self.pushed = self.pulled = self.refused = self.handshakes = 0
 
     def follow(self) -> None:
-        """Before the session is asked what is ready: whether another policy holds by now. Raises StorageError."""
+        """Before the session is asked what is ready: whether another policy holds by now, and whether something that
+        was kept back may go. Raises StorageError.
+        """
+        if self._kept != (changes := self._log.kept.changes):
+            if kept_back.is_there(self._log):
+                self._session.keeps()
+            self._kept = changes
         if self._rescoped != (noted := self._log.rescoped):
             scope, growth, owed = scoping.load(self._log)
             self._session.rescoped(scope, growth, owed=owed)
@@ -42,13 +63,10 @@ class Carrier:
         again from what is durable (``SyncSession.interrupt``).
         """
         log, session = self._log, self._session
-        if isinstance(effect, Load):
-            session.loaded(log.pending(*effect))
-            return
-        if isinstance(effect, LoadState):
-            session.loaded_state(*link_state.state_page(log, *effect))
-            return
         assert not isinstance(effect, Send), "sending is the caller's"
+        if isinstance(effect, (Load, LoadState, LoadKept)):
+            self._load(effect)
+            return
         done, repair = True, False
         if isinstance(effect, Learn):
             self._learn(effect)
@@ -68,12 +86,24 @@ class Carrier:
             log.sweep(*effect)
         elif isinstance(effect, Leave):
             self._leave(effect)
+        elif isinstance(effect, Release):
+            kept_back.release(log, *effect)
         elif isinstance(effect, NewIncarnation):
             session.reincarnated(log.new_incarnation())
         session.advance(effect, done=done, repair=repair)
 
+    def _load(self, effect: Load | LoadState | LoadKept) -> None:
+        log, session = self._log, self._session
+        if isinstance(effect, Load):
+            session.loaded(log.pending(*effect))
+        elif isinstance(effect, LoadState):
+            session.loaded_state(*link_state.state_page(log, *effect))
+        else:
+            session.loaded_kept(*kept_back.load(log, *effect))
+
     def _learn(self, effect: Learn) -> None:
         self.handshakes += 1
+        self._kept = -1  # time has passed, and another cloud may take what that one would not
         if effect.keys:
             keep_keys(self._store, effect.keys)
         self._log.learn_time(effect.time_ms)

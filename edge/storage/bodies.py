@@ -172,13 +172,15 @@ class Bodies:
                         continue  # it has just gone; or it is nothing of ours
         return found
 
-    def named(self) -> dict[bytes, int]:
-        """What records name: digest -> size."""
+    def named(self, instead: Mapping[str, bytes | None] | None = None) -> dict[bytes, int]:
+        """What records name: digest -> size. ``instead``: images, or none, in place of some records' own."""
+        instead = instead or {}
         found: dict[bytes, int] = {}
         after = ""
         while page := self._log.scan(ATTACHMENTS, after=after, limit=_PAGE) if ATTACHMENTS in self._log.schemas else []:
-            for _, image in page:
-                named = names_body(image_values(image) or {})
+            for key, held in page:
+                image = instead.get(key, held)
+                named = names_body(image_values(image) or {}) if image else None
                 if named is not None:
                     found[named.digest] = named.size
             after = page[-1][0]

@@ -20,6 +20,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
+from edge.storage import kept_back
 from edge.storage.bodies import ATTACHMENTS, Bodies, Held, Kept, check_size
 from edge.storage.body_notes import BodyNotes, Note
 from sync.errors import BodyNotHere, CorruptStore, InvalidValue, NotFound, QuotaExceeded, StorageError
@@ -96,6 +97,7 @@ class Cache:
         self._link = link
         self._lock = threading.RLock()
         self._reserved = 0
+        log.kept.released.append(self.added.set)
         self._collected = False  # what a process that was killed has left
         self._fetching = [threading.Lock() for _ in range(_FETCHES)]
         self._asking = threading.BoundedSemaphore(_ASKING)
@@ -225,12 +227,14 @@ class Cache:
             raise
 
     def pending(self) -> list[Held]:
-        """Bodies here that a record names and that are not known to be where the cloud keeps them now."""
+        """Bodies here that a record names and that are not known to be where the cloud keeps them now. Not those that
+        only records name that are kept back.
+        """
         if ATTACHMENTS not in self._log.schemas:
             return []
         notes, place = self.notes.all(), self.notes.place()
         waiting = [one for one in self.bodies.all() if not _is_confirmed(notes.get(one.digest), place)]
-        named = self.bodies.named() if waiting else {}
+        named = self.bodies.named(kept_back.bases(self._log, ATTACHMENTS)) if waiting else {}
         return [one for one in waiting if one.digest in named]
 
     def is_concerned(self) -> bool:

@@ -19,18 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from edge.storage import renaming
+from edge.storage import kept_back, renaming
 from edge.storage.log_core import LogCore
 from edge.storage.log_reader import DeadLetter, pack_operation
 from edge.storage.log_schema import close, connect, index_anew, translate, unpacked_note
 from edge.storage.log_writer import Transact
-from edge.storage.transaction import Write
+from edge.storage.transaction import Write, pack_put
 from sync.errors import CorruptStore, StorageError
-from sync.images import image_values, split_image
-from sync.limits import OPERATION_BYTES_MAX
+from sync.images import image_values
 from sync.operations import Kind, Operation, Shape
 from sync.ports import Clock, RandomSource
-from sync.records import state_operation
 from sync.schema import COLLECTIONS, CollectionSchema, check_successor
 from sync.stamps import device_of, incarnation_of, replica_id
 
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from sync.messages import Refusal
 
 _INCARNATION_STEP = 1 << 20
-_STATE_PARTS_MAX = 2  # of a record; the cloud's bound of a record is that of an operation
 _CLOSE_FOLD_RECORDS = 64  # fewer are merged again at the next start, in less time than a commit takes now
 
 
@@ -106,6 +103,14 @@ class DeltaLog(LogCore):
                     return
                 check_successor(known, schema)
             self.submit([Write(Kind.PUT, COLLECTIONS, schema.name, {"spec": schema.to_document()})])
+
+    def put_of(
+        self, collection: str, key: str, payload: Mapping[str, Any], schema: CollectionSchema, new: bool = False
+    ) -> Write:
+        """A PUT of what the schema has normalised, as ready as it can be made. Raises InvalidValue, TooLarge."""
+        plain = self._plain.get(collection)
+        put = pack_put((plain, key), payload, self._shapes) if plain else None
+        return Write(Kind.PUT, collection, key, payload, False, schema, put, new)
 
     # -- the link to the cloud ----------------------------------------------------------------------------------------
 
@@ -276,20 +281,17 @@ class DeltaLog(LogCore):
         return self.reader.dead_letters()
 
     def state_operations(self, after: tuple[str, str] | None, limit: int) -> list[Operation]:
-        """The whole store as state, tombstones too, in order of (collection, key) after ``after``.
-
-        A record that has outgrown one operation, by what others wrote into it, comes in parts; of these the cloud takes
-        as many as fit a record. Contributions that are not acknowledged are left out (``renaming``).
+        """The whole store as state, tombstones too, in order of (collection, key) after ``after``. What is kept back is
+        left out (``kept_back``), and contributions that are not acknowledged (``renaming``).
         """
         self.fold()
-        rows = renaming.without_pending(self, self.reader.state(after, limit))
-        return [
-            state_operation(collection, key, part, self._state_shape)
-            for collection, key, image in rows
-            for part in split_image(image, OPERATION_BYTES_MAX)[:_STATE_PARTS_MAX]
-        ]
+        while rows := self.reader.state(after, limit):
+            if told := renaming.without_pending(self, kept_back.as_before(self, rows)):
+                return kept_back.as_state(self, told)
+            after = rows[-1][:2]
+        return []
 
-    def _state_shape(self, collection: str, names: tuple[str, ...]) -> Shape:
+    def state_shape(self, collection: str, names: tuple[str, ...]) -> Shape:
         return self._shapes.plain(collection, names)
 
     # -- care (log_care does the work) --------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import msgpack
 
+from edge.storage import kept_back
 from edge.storage.log_schema import translate
 from sync.errors import Erased, StoreLocked
 from sync.images import fold, image_values, is_alive
@@ -172,7 +173,8 @@ def concerned(log: DeltaLog) -> list[str]:
 
 
 def purge(log: DeltaLog, erasure: str) -> int:
-    """Take what the log says of an erasure's scope out of it: its operations become deletes, its dead letters go. What
+    """Take what the log says of an erasure's scope out of it: its operations become deletes, its dead letters go, and
+    what was kept back. What
     lives is to be deleted before. Returns how many operations changed. Raises StorageError.
     """
     with log.writer.lock:
@@ -198,6 +200,7 @@ def _rewrite(db: apsw.Connection, log: DeltaLog, erasure: str) -> tuple[int, int
     letters: list[Any] = db.execute("SELECT replica, seq, collection, key FROM dead_letters").fetchall()
     gone = [(replica, seq) for replica, seq, name, key in letters if scope in scopes_of(name, key)]
     db.executemany("DELETE FROM dead_letters WHERE replica = ? AND seq = ?", gone)
+    images += kept_back.erase(db, names, lambda name, key: scope in scopes_of(name, key), log.position + images)
     return len(found), images
 
 

@@ -6,8 +6,8 @@ once the archive holds H, if nothing has changed it since. That is no delete: no
 cloud, and under which name and policy, they were marked, and H.
 
 What always holds: what goes is in the cloud's archive as it was here. A record does not go yet, and ``why_not`` says
-so, if the cloud refused a write of it, if its collection has fields that count or are sets, from whose slots a later
-write here would have to go on, or if it is an agent's or the system's.
+so, if the cloud refused a write of it or one was kept back here, if its collection has fields that count or are sets,
+from whose slots a later write here would have to go on, or if it is an agent's or the system's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hashlib import sha256
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from edge.storage import policy_row, scoping
+from edge.storage import kept_back, policy_row, scoping
 from sync.errors import InvalidPolicy
 from sync.places import is_of_agents
 from sync.policy import Policy
@@ -69,6 +69,8 @@ def leave(log: DeltaLog, head: int, archived: int) -> int:
 
 def why_not(log: DeltaLog, collection: str, key: str) -> str:
     """Why a record whose place is ``absent`` stays for now, "" if it goes as soon as the archive has it."""
+    if kept_back.of_place(log, collection, key, None) is not None:
+        return "it has writes that never left this device"
     if not _is_plain(log, collection):
         return "its collection is an agent's or the system's, or has fields that count, or are sets"
     return "the cloud refused a write of it" if log.reader.one(_REFUSED, collection, key) else ""
@@ -114,7 +116,9 @@ def _absent(log: DeltaLog, db: apsw.Connection, table: ScopeTable) -> Iterator[t
         if _is_plain(log, name) and table.covers(name) is not Coverage.ALL:
             rows: Iterable[Any] = db.execute(_LIVING, (number,))
             for record, key, image in rows:
-                if table.rule(name, key).direction == "absent" and not db.execute(_REFUSED, (name, key)).get:
+                if table.rule(name, key).direction != "absent" or kept_back.holds(db, number, key):
+                    continue
+                if not db.execute(_REFUSED, (name, key)).get:
                     yield record, sha256(image).digest()
 
 
@@ -133,6 +137,8 @@ def _evict(log: DeltaLog, row: PolicyRow, table: ScopeTable) -> int | None:
                 db.execute("DELETE FROM leaving WHERE record = ?", (record,))
                 if image is None or sha256(image).digest() != digest:
                     continue  # it has gone, or is another than was marked
+                if kept_back.holds(db, number, key):
+                    continue
                 if table.rule(name, key).direction == "absent" and not db.execute(_REFUSED, (name, key)).get:
                     position += 1
                     db.execute("DELETE FROM records WHERE id = ?", (record,))

@@ -83,5 +83,5 @@ def state_page(
         last = place
     if not taken:
         return [], None
-    more = log.reader.state(last, 1)  # folded already: what is new comes with its operation
+    more = log.state_operations(last, 1)
     return taken, last if more else None

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
+from edge.storage import kept_mending
 from edge.storage.log_reader import unpack_hidden, unpack_operation
 from edge.storage.log_rows import insert
 from edge.storage.log_schema import translate
@@ -30,6 +31,7 @@ from sync.limits import FUTURE_MS_MAX
 from sync.moving import MOVED_RULES
 from sync.operations import Operation
 from sync.restamp import Bounds, Drift, plan, restamp, restamp_image
+from sync.stamps import device_of
 
 if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
@@ -103,6 +105,8 @@ class _Repair:
         stamps = [letter.ts for letter in self._refused]
         if stamps or self._drifts or clock.last > limit:
             stamps += [ts for _, ts in self._tail()]
+            if kept := kept_mending.stamps(log):
+                stamps = sorted({*stamps, *kept})
         bounds = Bounds(now, limit, fixed, min(log.heard, limit), self._known)
         drifts = [] if self._cautious else self._drifts
         self.moved = plan(stamps, drifts, bounds)
@@ -187,6 +191,9 @@ class _Repair:
             insert(db, "INSERT INTO operations VALUES ", rows)
         db.execute("DELETE FROM operations WHERE seq > ?", (first,))
         db.execute("UPDATE operations SET seq = -seq WHERE seq < 0")
+        done = {(*ref, log.replica) for ref in remapped}
+        position, came_down = kept_mending.move(db, device_of(log.replica), moved, done, position)
+        displaced |= came_down
         return seq, position, displaced or (log.baseline is not None and bool(moved))
 
     def _hidden(self, operation: Operation) -> list[Any] | None:

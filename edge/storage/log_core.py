@@ -21,6 +21,7 @@ import apsw
 
 from edge.storage.erasures import ERASURES, Erasures
 from edge.storage.group_commit import GroupCommit, Job
+from edge.storage.kept_back import Kept
 from edge.storage.log_reader import LogReader
 from edge.storage.log_rows import ROWS_MAX
 from edge.storage.log_schema import translate, unpacked_note
@@ -28,7 +29,7 @@ from edge.storage.log_writer import LogWriter, Within
 from edge.storage.own_slots import Run
 from edge.storage.renaming import RENAMED, taken_back, unpacked
 from edge.storage.shapes import ShapeCache
-from edge.storage.transaction import PackedPut, Transaction, Write, pack_put, plain_put
+from edge.storage.transaction import PackedPut, Transaction, Write, plain_put
 from sync.errors import Malformed, SchemaMismatch, StorageError, UnknownCollection
 from sync.images import image_values
 from sync.limits import FUTURE_MS_MAX
@@ -53,6 +54,7 @@ class LogCore:
         self.schema_problems: dict[str, str] = {}
         self.erasures = Erasures()
         self.admits: Callable[[Sequence[Write]], Sequence[Write]] | None = None  # the policy's; may raise NotAllowed
+        self.kept = Kept()  # what the policy keeps on this device
         self.clock = HybridClock(clock)
         self._wall = clock
         self._random = random
@@ -132,7 +134,7 @@ class LogCore:
 
     def submit(self, writes: Sequence[Write]) -> int:
         """Make these writes durable, all or nothing, sharing the commit with whoever writes at the same time. Returns
-        the seq of the last of them; they have consecutive ones. Raises UnknownCollection, NotFound, StaleWrite,
+        the seq of the last that is sent; they have consecutive ones. Raises UnknownCollection, NotFound, StaleWrite,
         TooLarge, InvalidValue, SchemaMismatch, Erased, NotAllowed or StorageError.
         """
         if not writes:
@@ -145,20 +147,12 @@ class LogCore:
                 raise UnknownCollection(f"collection {write[1]!r} has not been declared", hint=_DECLARED)
         return int(self._group.run(writes))
 
-    def put_of(
-        self, collection: str, key: str, payload: Mapping[str, Any], schema: CollectionSchema, new: bool = False
-    ) -> Write:
-        """A PUT of what the schema has normalised, as ready as it can be made. Raises InvalidValue, TooLarge."""
-        plain = self._plain.get(collection)
-        put = pack_put((plain, key), payload, self._shapes) if plain else None
-        return Write(_PUT, collection, key, payload, False, schema, put, new)
-
     def _commit_one(self, writes: Sequence[Write]) -> int:
         """A group of one, with a short cut for the commonest: one put of a record that is probably new, as the last
         one was.
         """
-        _, collection, _, _, _, schema, put, new = writes[0]
-        if put is not None and (new or self._expect_new) and len(writes) == 1:
+        _, collection, key, _, _, schema, put, new = writes[0]
+        if put is not None and (new or self._expect_new) and len(writes) == 1 and not self.kept.bounds(collection, key):
             writer, ref = self.writer, put[0]
             with writer.lock:
                 writer.check_open()
@@ -188,9 +182,10 @@ class LogCore:
             # Here, where no erasure can be learned of between this and the commit.
             if not (jobs := self.erasures.admitted(jobs) if self.erasures.at else jobs):
                 return
+            kept = self.kept.concerns(jobs)
             puts = [put for job in jobs if len(job.writes) == 1 and (put := job.writes[0][6]) is not None]
-            if len(puts) < len(jobs) or not self._commit_puts(jobs, puts):
-                as_new = self._expect_new and {write[0] for job in jobs for write in job.writes} == {_PUT}
+            if kept or len(puts) < len(jobs) or not self._commit_puts(jobs, puts):
+                as_new = not kept and self._expect_new and {write[0] for job in jobs for write in job.writes} == {_PUT}
                 if not (as_new and self._commit_as_new(jobs)):
                     self._commit_jobs(jobs)
         self._notify()
@@ -257,7 +252,10 @@ class LogCore:
             transaction.prefetch([(write[1], write[2]) for job in jobs for write in job.writes])
             self._expect_new = not transaction.held
             transaction.local_each(jobs)
-            if transaction.operations:
+            if transaction.kept:
+                head = (transaction.seq, transaction.position, self.clock.last)
+                self._finish(transaction, {"head": head}, fold=True)
+            elif transaction.operations:
                 self._finish(transaction, {})
         finally:
             writer.abandon()  # nothing, after a commit
@@ -335,6 +333,7 @@ class LogCore:
             shapes=self._shapes,
             fetch=self.writer.fetch,
             run=self._run,
+            bound=self.kept.bound,
         )
 
     def _finish(
@@ -356,6 +355,7 @@ class LogCore:
             for name, image in transaction.touched_in(COLLECTIONS):
                 self._learn_schema(name, image)
             self.erasures.learn(transaction.touched_in(ERASURES))
+            self.kept.follow(transaction)
             self.head_seq, self.position = transaction.seq, transaction.position
         self._settled = True
         return done

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edge.storage import kept_back
 from sync.records import Record
 from sync.schema import COLLECTIONS
 
@@ -48,6 +49,7 @@ def _drop(db: apsw.Connection, now: int) -> int:
     rows: list[Any] = db.execute(sql, (SWEEP_ROWS_MAX,)).fetchall()
     # One that was deleted by a clock that was ahead stays: a new write here would be stamped before the delete.
     past = [(number,) for number, image in rows if Record.decode(image).newest_ts <= now]
+    kept_back.forget(db, past)
     db.executemany("DELETE FROM records WHERE id = ?", past)
     return len(past)
 
@@ -55,8 +57,8 @@ def _drop(db: apsw.Connection, now: int) -> int:
 def _mark(db: apsw.Connection) -> None:
     left = SWEEP_ROWS_MAX - int(db.execute("SELECT count(*) FROM records WHERE living = -1").get or 0)
     if left > 0:
-        db.execute(
-            "UPDATE records SET living = -1 WHERE id IN (SELECT id FROM records WHERE living = 0 AND collection IS NOT "
-            "(SELECT id FROM collections WHERE name = ?) LIMIT ?)",
-            (COLLECTIONS, left),
+        found = (
+            "SELECT id FROM records WHERE living = 0 AND collection IS NOT (SELECT id FROM collections WHERE name = ?)"
         )
+        sql = f"UPDATE records SET living = -1 WHERE id IN ({found}{kept_back.not_swept(db)} LIMIT ?)"  # noqa: S608 - ours
+        db.execute(sql, (COLLECTIONS, left))

@@ -24,6 +24,7 @@ from typing import Any
 import apsw
 import msgpack
 
+from edge.storage.kept_back import keep
 from edge.storage.log_rows import chunks, insert, new_operations, select_held
 from edge.storage.log_schema import close, translate
 from edge.storage.transaction import Held, OperationRow, Ref, Transaction
@@ -125,6 +126,7 @@ class LogWriter:
             else:
                 insert(db, _OPERATION, transaction.operations)
             insert(db, _MARK, transaction.marks)
+            keep(db, transaction.kept)
             if fold:
                 inserts, updates = transaction.record_rows(self.overlay)
                 insert(db, _RECORD_NEW, inserts)

@@ -40,7 +40,7 @@ class Run:
 
     def begin(self) -> None:
         """Another run."""
-        self._id = int.from_bytes(self._random.token(4), "big") >> (32 - RUN_BITS)
+        self.id = int.from_bytes(self._random.token(4), "big") >> (32 - RUN_BITS)
         self._added.clear()
 
     def with_own(
@@ -69,7 +69,7 @@ class Run:
             out.append(None if before is None else [*before, added])
             if rule == "c":
                 self._added[ref, name] = (ts, added + fields[name] - (0 if before is None else before[1]))
-        return with_hidden(fields, [self._id, out])
+        return with_hidden(fields, [self.id, out])
 
     def _continues(self, field: tuple[Ref, str], before: tuple[int, Any] | None) -> bool:
         known = self._added.get(field)

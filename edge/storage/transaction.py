@@ -15,33 +15,28 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgpack
-
 from edge.storage.shapes import ShapeCache
+from edge.storage.write_checks import check_not_beyond, packed_fields, too_large, wrong_rule
 from sync.errors import (
     AgentDBError,
     FutureStamp,
-    InvalidValue,
     NotFound,
-    SchemaMismatch,
     StaleWrite,
-    TooLarge,
     UnknownCollection,
 )
 from sync.images import PLAIN, fold, is_alive, plain_image, replaced_fields
 from sync.limits import OPERATION_BYTES_MAX
+from sync.moving import MOVED_RULES, kept_writer
 from sync.operations import Operation, Shape
 from sync.records import Record, compose, compose_add, compose_increment, compose_remove
 from sync.schema import COLLECTIONS, COLLECTIONS_SCHEMA, CollectionSchema, check_value
-from sync.stamps import HybridClock, wall_ms_of
+from sync.stamps import HybridClock
 
 if TYPE_CHECKING:
     from edge.storage.group_commit import Job
     from edge.storage.own_slots import Run
 
-_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 _PUT, _PATCH, _INCREMENT, _ADD, _REMOVE, _DELETE = 1, 2, 3, 4, 5, 6  # an IntEnum costs 4 times as much to compare
-_OVERHEAD_BYTES = 128  # stamps, ids, kind and rules of an operation
 
 Ref = tuple[int, str]  # (collection id, key)
 # What is known of a record: its row in the table, if it has one, its image, and whether the row lives (0 or 1).
@@ -84,12 +79,14 @@ class Write(NamedTuple):
 
 class Transaction:
     """``held`` is what was known of the records before, ``touched`` maps those that change to their new images; ``seq``
-    and ``position`` are what they will be.
+    and ``position`` are what they will be. ``kept`` has, of local writes without an operation, because they stay here
+    (``kept_back``), their position and what the record was before the first of them; ``shrunk``: one that was larger
+    than is sent no longer is.
     """
 
     __slots__ = (
-        *("seq", "position", "operations", "marks", "touched", "new_collections", "held", "_known", "_replica"),
-        *("_clock", "_seen", "_schemas", "_collections", "_shapes", "_fetch", "_run"),
+        *("seq", "position", "operations", "marks", "touched", "new_collections", "held", "kept", "shrunk", "_known"),
+        *("_replica", "_clock", "_seen", "_schemas", "_collections", "_shapes", "_fetch", "_run", "_bound"),
     )
 
     def __init__(
@@ -105,6 +102,7 @@ class Transaction:
         shapes: ShapeCache,
         fetch: Callable[[Sequence[Ref]], Mapping[Ref, Held]],
         run: Run,
+        bound: Callable[[str, str], int] | None = None,
     ) -> None:
         self.seq = seq
         self.position = position
@@ -113,6 +111,8 @@ class Transaction:
         self.touched: dict[Ref, bytes] = {}
         self.new_collections: dict[str, int] = {}
         self.held: dict[Ref, Held] = {}
+        self.kept: dict[Ref, tuple[int, bytes | None]] = {}
+        self.shrunk = False
         self._known: dict[str, tuple[int, CollectionSchema, bool]] = {}
         self._replica = replica
         self._clock = clock
@@ -122,6 +122,7 @@ class Transaction:
         self._shapes = shapes
         self._fetch = fetch
         self._run = run
+        self._bound = bound
 
     def prefetch(self, refs: Iterable[tuple[str, str]]) -> None:
         """Read, in one go, what is held of the records (collection, key) that are about to change."""
@@ -140,18 +141,21 @@ class Transaction:
                 job.error = error
 
     def local(self, writes: Sequence[Write]) -> int:
-        """Take one caller's writes, all or none; returns the seq of the last. Raises NotFound, StaleWrite, TooLarge,
-        InvalidValue, SchemaMismatch, FutureStamp.
+        """Take one caller's writes, all or none; returns the seq of the last that is sent. Raises NotFound, StaleWrite,
+        TooLarge, InvalidValue, SchemaMismatch, FutureStamp.
         """
         if len(writes) == 1:
             self._local(writes[0], self._clock.now())  # changes nothing before its last check
             return self.seq
         seq, position, count, touched = self.seq, self.position, len(self.operations), dict(self.touched)
+        marks, kept = len(self.marks), dict(self.kept)
         try:
             self._local_many(writes)
         except BaseException:
             self.seq, self.position, self.touched = seq, position, touched
             del self.operations[count:]
+            self.kept = kept
+            del self.marks[marks:]
             raise
         return self.seq
 
@@ -163,7 +167,7 @@ class Transaction:
             kind, collection, key, payload, _, checked_by, put, _ = write
             collection_id, schema, all_lww = known.get(collection) or self._know(collection)
             ref = (collection_id, key)
-            plain = kind == _PUT and all_lww and checked_by is schema
+            plain = kind == _PUT and all_lww and checked_by is schema and self._bound is None
             if plain and payload is not None and ref not in held and ref not in touched:
                 self.seq += 1
                 self.position += 1
@@ -185,11 +189,14 @@ class Transaction:
         if image is None and ref in self.held:
             image = self.held[ref][1]
         if image is not None and self._clock.beyond >= ts:
-            _check_not_beyond(collection, key, image, ts)
+            check_not_beyond(collection, key, image, ts)
         if not upsert and kind != _PUT and (image is None or not is_alive(image)):
             raise NotFound(f"there is no record {key!r} in {collection!r}", hint=_MISSING.get(kind, ""))
         if new and image is not None and is_alive(image):
             raise StaleWrite(f"there is a record {key!r} in {collection!r} already")
+        bound = 0 if self._bound is None else self._bound(collection, key)
+        if bound and self._keep(write, schema, ref, image, ts, bound):
+            return
         seq, position = self.seq + 1, self.position + 1
         fields: Mapping[str, Any] | None = None
         if kind == _PUT and all_lww and payload is not None:
@@ -198,42 +205,66 @@ class Transaction:
             put = pack_put(ref, fields, self._shapes)
             row, image = plain_put(seq, position, ts, self._seen, put, self._replica)
         else:
-            shape, values = self._compose(write, schema, image)
+            shape, values = self._compose(write, schema, image, self._replica)
             fields = dict(zip(shape.names, values, strict=True))
-            packed = self._run.with_own(_packed(key, fields), fields, shape.rules, image, ref, ts, self._replica)
+            packed = self._run.with_own(packed_fields(key, fields), fields, shape.rules, image, ref, ts, self._replica)
             image = fold(image, Operation(self._replica, seq, ts, self._seen, shape, key, values))
             if len(image) > OPERATION_BYTES_MAX:
-                raise _too_large(key, len(image))
+                raise too_large(key, len(image))
             row = (seq, position, ts, self._seen, collection_id, key, kind, shape.rules, packed)
         self.seq, self.position = seq, position
         self.operations.append(row)
         self.touched[ref] = image
 
-    def _compose(self, write: Write, schema: CollectionSchema, image: bytes | None) -> tuple[Shape, tuple[Any, ...]]:
-        """The operation's shape and values, given what its writer sees."""
+    def _keep(self, write: Write, schema: CollectionSchema, ref: Ref, image: bytes | None, ts: int, bound: int) -> bool:
+        """Take the write without an operation, if what it leads to stays here: all does if ``bound`` is negative, else
+        what is larger. False, and nothing done, if it is sent.
+        """
+        key, by = ref[1], self._replica
+        shape, values = self._compose(write, schema, image, by)
+        if not MOVED_RULES.isdisjoint(shape.rules):
+            by = kept_writer(by, self._run.id, image)
+            shape, values = self._compose(write, schema, image, by)
+        packed_fields(key, dict(zip(shape.names, values, strict=True)))  # what cannot be stored is refused as ever
+        after = fold(image, Operation(by, 0, ts, self._seen, shape, key, values))
+        if len(after) > OPERATION_BYTES_MAX:
+            raise too_large(key, len(after))
+        if bound >= 0 and len(after) <= bound:
+            self.shrunk |= image is not None and len(image) > bound
+            return False
+        self.position += 1
+        self.kept[ref] = (self.position, self.kept[ref][1] if ref in self.kept else image)
+        self.marks.append((self.position, *ref))
+        self.touched[ref] = after
+        return True
+
+    def _compose(
+        self, write: Write, schema: CollectionSchema, image: bytes | None, by: bytes
+    ) -> tuple[Shape, tuple[Any, ...]]:
+        """The operation's shape and values, given what its writer, ``by``, sees."""
         kind, collection, _, payload, *_ = write
         if kind == _DELETE:
             return self._shapes.intern(Shape(kind, collection)), ()
         assert payload is not None
         record = None if image is None else Record.decode(image)
         if kind in (_PUT, _PATCH):
-            names, rules, values = compose(record, payload, schema.rule_letter, self._replica, replace=kind == _PUT)
+            names, rules, values = compose(record, payload, schema.rule_letter, by, replace=kind == _PUT)
         else:
             names = tuple(sorted(payload))
             letter = "c" if kind == _INCREMENT else "s"
             for name in names:
                 if schema.rule_letter(name) != letter:
-                    raise _wrong_rule(collection, name, letter)
+                    raise wrong_rule(collection, name, letter)
             rules = letter * len(names)
-            values = tuple(self._contribution(kind, record, name, payload[name]) for name in names)
+            values = tuple(self._contribution(kind, record, name, payload[name], by) for name in names)
         for name, rule, value in zip(names, rules, values, strict=True):
             if rule == "c":
                 check_value(name, value)  # the running total may have left 64 bits
         return self._shapes.intern(Shape(kind, collection, names, rules)), values
 
-    def _contribution(self, kind: int, record: Record | None, name: str, value: Any) -> Any:
+    def _contribution(self, kind: int, record: Record | None, name: str, value: Any, by: bytes) -> Any:
         if kind == _INCREMENT:
-            return compose_increment(record, name, value, self._replica)
+            return compose_increment(record, name, value, by)
         return compose_add(value) if kind == _ADD else compose_remove(record, name, value)
 
     # -- remote operations --------------------------------------------------------------------------------------------
@@ -344,7 +375,9 @@ def pack_put(ref: Ref, fields: Mapping[str, Any], shapes: ShapeCache) -> PackedP
     """Raises InvalidValue or TooLarge."""
     names = tuple(fields)
     ordered, rules, in_order = shapes.orders.get(names) or shapes.order(names)
-    return PackedPut(ref, rules, _packed(ref[1], fields if in_order else {name: fields[name] for name in ordered}))
+    return PackedPut(
+        ref, rules, packed_fields(ref[1], fields if in_order else {name: fields[name] for name in ordered})
+    )
 
 
 def plain_put(
@@ -354,39 +387,3 @@ def plain_put(
     (collection_id, key), rules, packed = put
     row = (seq, position, ts, seen, collection_id, key, _PUT, rules, packed)
     return row, plain_image(ts, replica, packed)
-
-
-def _check_not_beyond(collection: str, key: str, image: bytes, ts: int) -> None:
-    """A write that is stamped before what it should replace would be acknowledged and without effect."""
-    newest = Record.decode(image).newest_ts
-    if newest >= ts:
-        raise FutureStamp(
-            f"record {key!r} of {collection!r} was written by a clock {wall_ms_of(newest - ts) / 1000:.0f} s ahead",
-            hint="it can be written again when that time has come; other records are not concerned",
-        )
-
-
-def _packed(key: str, fields: Mapping[str, Any]) -> bytes:
-    try:
-        packed: bytes = _pack(fields)
-    except UnicodeEncodeError as error:
-        raise InvalidValue(f"record {key!r} holds text that is not valid Unicode: {error.reason}") from error
-    except (OverflowError, ValueError, TypeError) as error:
-        raise InvalidValue(f"record {key!r} cannot be stored: {error}") from error
-    if len(packed) + len(key) + _OVERHEAD_BYTES > OPERATION_BYTES_MAX:
-        raise _too_large(key, len(packed))
-    return packed
-
-
-def _too_large(key: str, size: int) -> TooLarge:
-    return TooLarge(
-        f"record {key!r} would be {size} bytes; a record and an operation have at most {OPERATION_BYTES_MAX}",
-        hint="keep large content in a file or object store, and its digest in the record",
-    )
-
-
-def _wrong_rule(collection: str, name: str, letter: str) -> SchemaMismatch:
-    rule = "counter" if letter == "c" else "set"
-    return SchemaMismatch(
-        f"field {name!r} of {collection!r} is not a {rule}", hint=f"declare it: fields={{{name!r}: {rule!r}}}"
-    )

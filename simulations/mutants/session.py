@@ -131,8 +131,8 @@ MUTANTS = [
     ),
     Mutant(
         "large-records-stop-repairs",
-        "edge/storage/delta_log.py",
-        "for part in split_image(image, OPERATION_BYTES_MAX)[:_STATE_PARTS_MAX]",
+        "edge/storage/kept_back.py",
+        "for part in split_image(image, OPERATION_BYTES_MAX)[:_PARTS_MAX]",
         "for part in [image]",
         "one record that two devices made too large stops the repair, and with it push and pull",
         "tests/contracts/test_known_failures.py::test_one_oversized_value_stops_nobodys_sync",

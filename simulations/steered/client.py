@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cloud.ports import Caller
-from edge.link.control import SYNC_PATH, TARGETS_PATH
+from edge.link.transport import SYNC_PATH
 from simulations.fleet.envelope import unpack_answer, wrap
 from simulations.fleet.violation import Violation
 from sync.errors import AgentDBError, NotFound, ProtocolError, StaleNonce, StorageError, Unreachable
@@ -42,8 +42,6 @@ class Client:
     def ask(self, method: str, path: str, body: bytes = b"") -> Answer | bytes:
         """As ``SignedClient.ask``."""
         self._between()
-        if method == "GET":
-            return self.target(path.removeprefix(f"{TARGETS_PATH}/"))
         if (method, path) != ("POST", SYNC_PATH):
             raise ProtocolError(f"nobody serves {method} {path}")
         message = decode(body)
@@ -61,7 +59,8 @@ class Client:
         raise Unreachable("its nonces were all used")
 
     def target(self, sha256: str) -> bytes:
-        """As ``ModelClient.target``."""
+        """As ``SignedClient.target``."""
+        self._between()
         self.reach("a target")
         cloud, node = self._node.cloud, self._node
         try:

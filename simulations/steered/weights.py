@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from cloud.fleet.model_registry import Details, ModelRegistry
+from cloud.identity import audit
 from simulations.steered.signers import Signers
 from sync.errors import Refused
 from sync.models import Errors, Soak, target_path
@@ -58,7 +60,8 @@ class Shelf:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)
         fleet = signers.fleet
-        registry = ModelRegistry(cloud.store, lambda: cloud.objects, lambda: cloud.keys.ring(fleet), fleet, cloud.clock)
+        ring = partial(cloud.keys.ring, fleet)
+        registry = ModelRegistry(cloud.store, lambda: cloud.objects, ring, fleet, cloud.clock, audit.record)
         for _ in range(_TRIES_MAX):
             self._count += 1
             done = registry.publish(folder, name, f"1.{self._count}", details)

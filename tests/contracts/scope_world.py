@@ -29,17 +29,25 @@ RULES: dict[str, list[dict[str, Any]]] = {
     "logs": [{"collections": ["notes"], "direction": "up"}],
     "north only": [NORTH, {"collections": ["*"], "direction": "absent"}],
 }
+#: Policies that keep some of what is written on the device.
+KEEPING: dict[str, list[dict[str, Any]]] = {
+    "local": [{"collections": ["*"], "direction": "local"}],
+    "local south": [{"collections": ["*"], "prefixes": ["south/"], "direction": "local"}],
+    "small": [{"collections": ["*"], "record_bytes_max": 400}],
+    "local up": [{"collections": ["notes"], "direction": "local"}, {"collections": ["*"], "direction": "up"}],
+}
 KEYS = [f"{place}/{at}" for place in ("north", "south") for at in range(4)]
 COLLECTIONS = ("notes", "logs")
 PLACES = [(collection, key) for collection in COLLECTIONS for key in KEYS]
 
 
 def policy(name: str) -> Policy:
-    return Policy.from_document({"schema": 1, "name": name.replace(" ", "-"), "sync": RULES[name]})
+    return Policy.from_document({"schema": 1, "name": name.replace(" ", "-"), "sync": ALL[name]})
 
 
-TABLES = {name: ScopeTable(policy(name).sync if name else ()) for name in RULES}
-DOCUMENTS = {name: policy(name).to_json() for name in RULES if name}
+ALL = RULES | KEEPING
+TABLES = {name: ScopeTable(policy(name).sync if name else ()) for name in ALL}
+DOCUMENTS = {name: policy(name).to_json() for name in ALL if name}
 
 
 class ScopeWorld:

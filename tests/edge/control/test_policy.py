@@ -273,16 +273,6 @@ def _both(edge: Edge) -> None:
         edge.collection("settings").put("fleet/b", {"n": 1})
 
 
-def test_local_is_refused_for_what_would_be_sent(tmp_path: Path) -> None:
-    local = row(8, sync=[{"collections": ["notes"], "direction": "local"}])
-    with Edge.open(tmp_path) as edge:
-        activate(edge.log, row(sync=[]))
-        with pytest.raises(InvalidPolicy, match="direction local") as caught:
-            activate(edge.log, local)
-        assert "up, or absent" in caught.value.hint
-        assert ActivePolicy.of(edge.log).describe()["number"] == 7
-
-
 def test_a_store_without_a_policy_loads_nothing_that_reads_one(tmp_path: Path) -> None:
     code = f"""
 import sys

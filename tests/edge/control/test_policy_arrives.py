@@ -22,7 +22,7 @@ from sync.policy import Policy
 from tests.control_world import MODEL, ControlWorld, model_document
 from tests.edge.control.trust_device import Device
 
-NAMES = ["open", "shut", "local", "cedar", "wrong", "other"]
+NAMES = ["open", "shut", "cedar", "wrong", "other"]
 PATHS = {name: f"policies/kiosk/{at}.json" for at, name in enumerate(NAMES, 1)}
 
 
@@ -38,7 +38,6 @@ SHUT: dict[str, Any] = {
 DOCUMENTS = {
     PATHS["open"]: document(),
     PATHS["shut"]: document(**SHUT),
-    PATHS["local"]: document(sync=[{"collections": ["notes"], "direction": "local"}]),
     PATHS["cedar"]: document(cedar={"text": "permit(everything)"}),
     PATHS["wrong"]: b'{"name":"kiosk","schema":2}',
     PATHS["other"]: document("gateway"),
@@ -86,7 +85,7 @@ def test_it_holds_at_once_after_a_restart_and_until_none_is_assigned(device: Dev
     device.edge.collection("settings").put("k", {"n": 2})
 
 
-@pytest.mark.parametrize("name", ["local", "cedar", "wrong", "other"])
+@pytest.mark.parametrize("name", ["cedar", "wrong", "other"])
 def test_what_cannot_hold_here_leaves_what_does_and_is_told(device: Device, name: str) -> None:
     assign(device, "shut")
     device.update()
@@ -105,7 +104,7 @@ def test_what_cannot_hold_here_leaves_what_does_and_is_told(device: Device, name
     assert device.edge.agent("guide").memory().add("tea").id
 
 
-@pytest.mark.parametrize("name", ["local", "wrong"])
+@pytest.mark.parametrize("name", ["cedar", "wrong"])
 def test_a_policy_that_cannot_hold_here_keeps_no_model_from_coming_or_going(device: Device, name: str) -> None:
     """A bad model could not be taken back otherwise, for as long as the policy is assigned."""
     plane, fleet = device.world.plane, device.world.fleet

@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ import pytest
 from edge import Edge, EdgeConfig, Memory
 from edge.link.gate import Ticket
 from edge.link.slices import Slices
-from edge.storage import policy_row
+from edge.storage import kept_back, policy_row
 from edge.storage.policy_row import PolicyRow
 from sync.budgets import STALE, Wait
-from sync.errors import Deferred, InvalidPolicy, NotAllowed, QuotaExceeded
+from sync.errors import Deferred, NotAllowed, QuotaExceeded
 from sync.lanes import BULK, CONTROL, NORMAL, URGENT
 from sync.policy import Policy
 from tests.control_world import DOCUMENTS, MODEL, ControlWorld
@@ -244,15 +243,6 @@ def test_bulk_waits_while_nothing_fresh_is_heard_and_nothing_else_does(
     assert device.edge.status()["deferred"] == []
 
 
-def test_what_is_not_carried_out_is_refused(device: Device) -> None:
-    run(device, 7)
-    device.world.plane.assign(device.world.fleet, "policy", PATHS[8])
-    with suppress(InvalidPolicy):
-        assert device.update() == ()
-    assert device.refused == InvalidPolicy.code
-    assert device.edge.policy.describe()["path"] == PATHS[7]
-
-
 def test_snapshots_are_the_owners_whatever_an_agent_may_do(device: Device) -> None:
     guide = device.edge.agent("guide")
     guide.thread("tour").put({"stop": 1})
@@ -264,3 +254,42 @@ def test_snapshots_are_the_owners_whatever_an_agent_may_do(device: Device) -> No
         thread.get()
     with pytest.raises(NotAllowed):
         guide.thread("tour").get()
+
+
+def test_what_is_written_stays_here_while_nothing_fresh_is_heard(device: Device) -> None:
+    """Declarations go all the same; so does what was written before. With fresh word all of it is due."""
+    clock = device.world.clock
+    run(device, 8)
+    notes = device.edge.collection("notes")
+    notes.put("before", {"n": 1})
+    clock.now_ms += 95 * HOUR_MS
+    device.edge.maintain()
+    head = device.edge.log.head_seq
+    notes.put("sent", {"n": 1})
+    assert device.edge.log.head_seq == head + 1
+    clock.now_ms += 2 * HOUR_MS
+    device.edge.maintain()
+    notes.put("kept", {"n": 1})
+    notes.patch("before", {"n": 2})
+    device.edge.agent("guide").memory().add("tea")
+    assert device.edge.log.head_seq - head < 6, "what an agent's stores declare"
+    declared = device.edge.log.head_seq
+    device.again()
+    notes = device.edge.collection("notes")
+    notes.patch("kept", {"n": 3})
+    assert device.edge.log.head_seq == declared, "a restart changes nothing"
+    waiting = device.edge.status()["deferred"]
+    assert [(row["why"], row["records"], row["rule"]) for row in waiting] == [("stale", 3, 0)]
+    with Edge.open(device.path, read_only=True, clock=clock) as reader:
+        assert reader.status()["deferred"] == waiting
+    changes = device.edge.log.kept.changes
+    device.world.plane.control.timestamp_again(device.world.fleet)
+    device.update()
+    device.edge.maintain()
+    assert device.edge.log.kept.changes > changes
+    assert device.edge.status()["deferred"] == []
+    notes.put("fresh", {"n": 1})
+    assert device.edge.log.head_seq == declared + 1
+    operations, _, _ = kept_back.load(device.edge.log, None, 100, 1 << 20)
+    assert {(one.shape.collection, one.key) for one in operations} >= {("notes", "before"), ("notes", "kept")}
+    assert len(operations) == 3

@@ -1,0 +1,237 @@
+"""What a policy keeps on the device: it is there for everybody here and for nobody else; once it may go it goes, whole,
+whatever was lost, cut, restored or copied meanwhile.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from edge import Edge
+from edge.storage.log_sweep import sweep
+from sync.errors import NotFound
+from sync.images import is_alive
+from tests.contracts.kept_world import BIG, PLACE, in_the_cloud, rows, values, why, world
+from tests.contracts.scope_world import KEYS, PLACES, ScopeWorld
+
+__all__ = ["world"]
+
+
+# -- local ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_local_is_here_for_everybody_and_goes_nowhere(world: ScopeWorld) -> None:
+    kiosk = world.devices["kiosk"]
+    world.give("kiosk", "local")
+    logs, head = kiosk.edge.collection("logs"), kiosk.edge.log.head_seq
+    logs.put("a", {"text": "one small step"})
+    logs.patch("a", {"mood": "good"})
+    kiosk.notes.put("c", {"visits": 2, "tags": ["new"], "best": 3, "ideas": "first"})
+    kiosk.notes.increment("c", "visits", 3)
+    with kiosk.edge.batch():
+        logs.put("b", {"text": "two"})
+        kiosk.notes.add("c", "tags", "old")
+    with pytest.raises(NotFound):
+        logs.delete("nothing")
+    logs.delete("b")
+    for _ in range(2):
+        log = kiosk.edge.log
+        assert log.head_seq == head, "no operation"
+        assert logs.get("a") == {"text": "one small step", "mood": "good"}
+        assert kiosk.notes.get("c") == {"visits": 5, "tags": ["new", "old"], "best": 3, "ideas": ["first"]}
+        assert ([key for key, _ in logs.scan()], logs.count()) == (["a"], 1)
+        assert [hit.key for hit in logs.search(text="small")] == ["a"]
+        assert kiosk.edge.verify() == []
+        assert rows(kiosk) == {("logs", "a"), ("logs", "b"), ("notes", "c")}
+        with Edge.open(kiosk.path, read_only=True) as reader:
+            assert reader.collection("logs").get("a") == logs.get("a")
+            assert reader.status()["kept_back"]["records"] == 3
+        assert kiosk.sync()
+        kiosk.crash()
+        logs = kiosk.edge.collection("logs")
+    assert kiosk.edge.status()["deferred"] == []
+    world.heal()
+    assert [place for place in world.images() if place[0] in ("logs", "notes")] == []
+    assert values(world, "office", ("logs", "a")) is None
+
+
+def test_it_goes_as_state_once_it_may_and_the_row_with_the_ack(world: ScopeWorld) -> None:
+    kiosk = world.devices["kiosk"]
+    world.give("kiosk", "local")
+    for place in PLACES:
+        world.write("kiosk", place)
+    kiosk.notes.increment(PLACE[1], "visits", 4)
+    assert kiosk.sync()
+    world.give("kiosk", "")
+    for place in (PLACE, ("logs", KEYS[1])):
+        world.write("kiosk", place, "patch")
+    kiosk.lose_next_answer_to = "Push"
+    kiosk.sync(steps=14)
+    kiosk.crash()
+    world.heal()
+    assert rows(kiosk) == set()
+    world.check()
+    assert values(world, "office") == values(world, "kiosk")
+    assert (values(world, "office") or {})["visits"] == 4
+    assert kiosk.edge.digest() == world.devices["office"].edge.digest() == world.cloud.digest()
+
+
+def test_what_was_written_before_is_sent_and_what_is_written_after_is_not(world: ScopeWorld) -> None:
+    kiosk = world.devices["kiosk"]
+    kiosk.notes.put(PLACE[1], {"text": "for all", "visits": 1})
+    world.give("kiosk", "local")
+    kiosk.notes.patch(PLACE[1], {"text": "mine"})
+    kiosk.notes.increment(PLACE[1], "visits", 5)
+    world.heal()
+    assert values(world, "office") == {"text": "for all", "visits": 1}
+    assert values(world, "kiosk") == {"text": "mine", "visits": 6}
+    world.devices["office"].notes.increment(PLACE[1], "visits", 10)
+    world.heal()
+    assert (values(world, "kiosk") or {})["visits"] == 6, "what others write is not received"
+    world.give("kiosk", "")
+    world.heal()
+    assert values(world, "office") == values(world, "kiosk") == {"text": "mine", "visits": 16}
+    assert kiosk.edge.digest() == world.cloud.digest()
+
+
+def test_a_delete_that_is_kept_back_is_a_delete_for_all_in_the_end(world: ScopeWorld) -> None:
+    kiosk, office = world.devices["kiosk"], world.devices["office"]
+    for place in PLACES:
+        world.write("office", place)
+    world.heal()
+    world.give("kiosk", "local")
+    kiosk.notes.delete(PLACE[1])
+    kiosk.notes.put("mine alone", {"text": "a"})
+    kiosk.notes.delete("mine alone")
+    world.heal()
+    assert values(world, "office") is not None
+    kiosk.clock.now_ms += 1_000
+    for _ in range(3):  # deletes that all have read are forgotten
+        sweep(kiosk.edge.log, 1 << 40, 0)
+    assert kiosk.edge.log.image("notes", "mine alone") is None, "nobody else has ever heard of it"
+    assert rows(kiosk) == {PLACE}
+    world.give("kiosk", "")
+    world.heal()
+    assert values(world, "office") is None
+    assert office.edge.digest() == kiosk.edge.digest() == world.cloud.digest()
+
+
+def test_a_repair_sends_what_others_had_and_no_more(world: ScopeWorld) -> None:
+    kiosk = world.devices["kiosk"]
+    world.archive()
+    kiosk.notes.put(PLACE[1], {"text": "for all", "visits": 2})
+    kiosk.notes.put("other", {"text": "for all"})
+    assert kiosk.sync()
+    world.give("kiosk", "local")
+    kiosk.notes.patch(PLACE[1], {"text": "mine"})
+    for key in ("a", "mine", "z"):
+        kiosk.notes.put(key, {"text": "mine"})
+    world.restore()
+    for _ in range(2):
+        assert in_the_cloud(world) is None or in_the_cloud(world) == {"text": "for all", "visits": 2}
+        assert kiosk.sync()
+    assert in_the_cloud(world) == {"text": "for all", "visits": 2}
+    assert in_the_cloud(world, ("notes", "other")) == {"text": "for all"}
+    assert all(in_the_cloud(world, ("notes", key)) is None for key in ("a", "mine", "z"))
+    world.give("kiosk", "")
+    kiosk.before = {"Push": world.restore}
+    world.heal()
+    assert in_the_cloud(world) == values(world, "office") == {"text": "mine", "visits": 2}
+    world.check()
+
+
+def test_absent_lets_nothing_go_that_never_left(world: ScopeWorld) -> None:
+    kiosk = world.devices["kiosk"]
+    for place in PLACES:
+        world.write("office", place)
+    world.heal()
+    world.give("kiosk", "local")
+    mine = ("logs", KEYS[2])
+    world.write("kiosk", mine)
+    world.give("kiosk", "notes")
+    world.heal()
+    assert values(world, "kiosk", ("logs", KEYS[3])) is None
+    assert values(world, "kiosk", mine) is not None
+    assert why(kiosk, mine) == "not-sent"
+    world.give("kiosk", "")
+    world.heal()
+    assert values(world, "office", mine) == values(world, "kiosk", mine)
+    world.give("kiosk", "notes")
+    world.heal()
+    assert values(world, "kiosk", mine) is None
+    assert rows(kiosk) == set()
+
+
+def test_one_batch_of_both(world: ScopeWorld) -> None:
+    """All or nothing, wherever its writes go."""
+    kiosk = world.devices["kiosk"]
+    world.give("kiosk", "local south")
+
+    def half() -> None:
+        with kiosk.edge.batch():
+            kiosk.notes.put("north/0", {"text": "a"})
+            kiosk.notes.put("south/0", {"text": "a"})
+            kiosk.notes.patch("south/9", {"text": "nothing there"})
+
+    with pytest.raises(NotFound):
+        half()
+    assert (kiosk.notes.count(), rows(kiosk)) == (0, set())
+    with kiosk.edge.batch():
+        for at in range(4):
+            kiosk.notes.put(f"north/{at}", {"text": "sent"})
+            kiosk.notes.put(f"south/{at}", {"text": "kept"})
+            kiosk.notes.increment(f"south/{at}", "visits")
+    kiosk.crash()
+    assert kiosk.edge.verify() == []
+    assert kiosk.notes.count() == 8
+    world.heal()
+    assert world.devices["office"].notes.count() == 4
+    assert all(is_alive(image) for place, image in world.images().items() if place[0] == "notes")
+    assert rows(kiosk) == {("notes", f"south/{at}") for at in range(4)}
+
+
+# -- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_too_large_stays_until_it_is_small_or_may_be_large(world: ScopeWorld) -> None:
+    kiosk, office = world.devices["kiosk"], world.devices["office"]
+    kiosk.notes.put(PLACE[1], {"text": "small", "visits": 1})
+    kiosk.notes.put("b", {"text": "small"})
+    world.heal()
+    world.give("kiosk", "small")
+    for key in (PLACE[1], "b", "c"):
+        kiosk.notes.put(key, {"text": BIG, "mood": key})
+    kiosk.notes.increment(PLACE[1], "visits", 2)
+    world.heal()
+    (row,) = kiosk.edge.status()["deferred"]
+    assert (row["rule"], row["records"], row["why"]) == (1, 3, "record-size")
+    assert row["bytes"] > 3_000
+    assert (office.notes.get("b"), office.notes.get("c")) == ({"text": "small"}, None)
+    office.notes.patch(PLACE[1], {"ideas": "of the office"})
+    world.heal()
+    assert (kiosk.notes.get(PLACE[1]) or {})["ideas"] == ["of the office"], "what others write comes as ever"
+    kiosk.notes.patch("b", {"text": "short"})
+    world.heal()
+    assert office.notes.get("b") == {"text": "short", "mood": "b"}
+    office.notes.put("c", {"text": "of the office"})
+    world.heal()
+    assert office.notes.get("c") == kiosk.notes.get("c") == {"text": "of the office", "mood": "c"}
+    assert rows(kiosk) == {PLACE}
+    world.give("kiosk", "")
+    world.heal()
+    assert office.notes.get(PLACE[1]) == kiosk.notes.get(PLACE[1])
+    assert (office.notes.get(PLACE[1]) or {})["visits"] == 3
+    assert kiosk.edge.digest() == office.edge.digest() == world.cloud.digest()
+
+
+def test_a_large_record_that_was_deleted_is_gone_for_all(world: ScopeWorld) -> None:
+    kiosk, office = world.devices["kiosk"], world.devices["office"]
+    kiosk.notes.put(PLACE[1], {"text": "small"})
+    world.heal()
+    world.give("kiosk", "small")
+    kiosk.notes.patch(PLACE[1], {"text": BIG})
+    world.heal()
+    kiosk.notes.delete(PLACE[1])
+    world.heal()
+    assert office.notes.get(PLACE[1]) is None
+    assert rows(kiosk) == set()
+    world.check()

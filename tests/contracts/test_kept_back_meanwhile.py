@@ -1,0 +1,190 @@
+"""What is kept back, while everything else goes wrong: lost answers, refusals, clocks, copies, power cuts, damage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge import Edge
+from edge.storage import policy_row
+from sync.errors import CorruptStore, StorageError
+from tests.contracts.kept_world import PLACE, in_the_cloud, rows, values, why, world
+from tests.contracts.scope_world import ScopeWorld
+
+__all__ = ["world"]
+
+
+def test_a_write_while_its_state_is_under_way(world: ScopeWorld) -> None:
+    """Kept again, or an operation: the one stays, the other is sent for itself."""
+    kiosk = world.devices["kiosk"]
+    world.give("kiosk", "local")
+    kiosk.notes.put("a", {"text": "1", "visits": 1})
+    kiosk.notes.put("b", {"text": "1", "visits": 1})
+    world.give("kiosk", "")
+
+    def meanwhile() -> None:
+        kiosk.notes.increment("a", "visits")
+        world.give("kiosk", "local")
+        kiosk.notes.increment("b", "visits")
+
+    kiosk.before = {"Push": meanwhile}
+    world.heal()
+    assert in_the_cloud(world, ("notes", "a")) == {"text": "1", "visits": 2}
+    assert in_the_cloud(world, ("notes", "b")) == {"text": "1", "visits": 1}
+    assert rows(kiosk) == {("notes", "b")}
+    world.give("kiosk", "")
+    world.heal()
+    assert in_the_cloud(world, ("notes", "b")) == {"text": "1", "visits": 2}
+    assert kiosk.edge.digest() == world.cloud.digest()
+
+
+def test_what_the_cloud_will_not_take_stays_and_holds_up_nothing(world: ScopeWorld, monkeypatch: Any) -> None:
+    from cloud.stream import ingest
+    from sync.errors import TooLarge
+
+    kiosk = world.devices["kiosk"]
+    world.give("kiosk", "local")
+    for at in range(20):
+        kiosk.notes.put(f"{at}", {"text": "1"})
+    world.give("kiosk", "")
+    taken = ingest._Push._take_state
+
+    def picky(self: Any, operation: Any) -> None:
+        if operation.key in ("3", "11"):
+            raise TooLarge("the record would be too large")
+        taken(self, operation)
+
+    monkeypatch.setattr(ingest._Push, "_take_state", picky)
+    assert kiosk.sync()
+    assert rows(kiosk) == {("notes", "3"), ("notes", "11")}
+    assert why(kiosk, ("notes", "3")) == "refused"
+    assert len([place for place in world.images() if place[0] == "notes"]) == 18
+    monkeypatch.undo()
+    assert kiosk.sync()
+    assert rows(kiosk) == {("notes", "3"), ("notes", "11")}, "it is not asked again and again"
+    kiosk.notes.patch("3", {"mood": "good"})
+    (row,) = kiosk.edge.status()["deferred"]
+    assert (row["why"], row["records"]) == ("refused", 2)
+    world.give("kiosk", "local")
+    kiosk.notes.patch("3", {"text": "2"})
+    world.give("kiosk", "")
+    assert kiosk.sync()
+    assert rows(kiosk) == {("notes", "11")}
+    assert in_the_cloud(world, ("notes", "3")) == {"text": "2", "mood": "good"}
+
+
+@pytest.mark.parametrize("ahead_ms", [90_000_000, -90_000_000])
+def test_what_a_wrong_clock_stamped_is_mended(world: ScopeWorld, ahead_ms: int) -> None:
+    kiosk, office = world.devices["kiosk"], world.devices["office"]
+    world.give("kiosk", "local south")
+    kiosk.clock.now_ms += ahead_ms
+    kiosk.notes.put("south/0", {"text": "1", "visits": 1})
+    kiosk.notes.put("north/0", {"text": "1"})
+    kiosk.notes.increment("south/0", "visits", 2)
+    kiosk.crash()
+    kiosk.notes.increment("south/0", "visits", 4)
+    assert kiosk.sync()
+    kiosk.notes.patch("south/0", {"text": "2"})
+    assert kiosk.notes.get("south/0") == {"text": "2", "visits": 7}, "the later write is the later one"
+    world.give("kiosk", "")
+    world.heal()
+    office.notes.patch("south/0", {"text": "3"})
+    world.heal()
+    assert office.notes.get("south/0") == kiosk.notes.get("south/0") == {"text": "3", "visits": 7}
+    assert kiosk.edge.digest() == world.cloud.digest()
+
+
+def test_copies_both_bring_what_they_kept(world: ScopeWorld, tmp_path: Path) -> None:
+    kiosk = world.devices["kiosk"]
+    world.give("kiosk", "local")
+    kiosk.notes.put("a", {"text": "before", "visits": 1, "best": 4})
+    kiosk.notes.increment("a", "visits", 2)
+    kiosk.edge.snapshot(tmp_path / "copy")
+    kiosk.notes.increment("a", "visits", 10)
+    twin = Edge.open(tmp_path / "copy", clock=kiosk.clock, random=kiosk.random)
+    twin.collection("notes").increment("a", "visits", 100)
+    twin.collection("notes").patch("a", {"best": 9})
+    assert twin.collection("notes").get("a") == {"text": "before", "visits": 103, "best": 9}
+    original = kiosk.edge
+    kiosk.edge = twin
+    assert kiosk.sync()
+    assert in_the_cloud(world, ("notes", "a")) is None
+    world.give("kiosk", "")
+    assert kiosk.sync()
+    twin.close()
+    kiosk.edge = original
+    world.give("kiosk", "")
+    world.heal()
+    assert in_the_cloud(world, ("notes", "a")) == {"text": "before", "visits": 113, "best": 9}
+    assert values(world, "office", ("notes", "a")) == values(world, "kiosk", ("notes", "a"))
+
+
+def test_a_counter_that_was_kept_over_very_many_processes(world: ScopeWorld) -> None:
+    kiosk = world.devices["kiosk"]
+    world.give("kiosk", "local")
+    kiosk.notes.put("a", {"visits": 0})
+    for _ in range(80):
+        kiosk.edge.log._run.begin()
+        kiosk.notes.increment("a", "visits")
+    assert kiosk.notes.get("a") == {"visits": 80}
+    assert len(kiosk.edge.log.image("notes", "a") or b"") < 4_096
+    world.give("kiosk", "")
+    world.heal()
+    assert values(world, "office", ("notes", "a")) == {"visits": 80}
+
+
+def test_a_power_cut_between_the_commit_and_what_follows(world: ScopeWorld, monkeypatch: Any) -> None:
+    kiosk = world.devices["kiosk"]
+    world.give("kiosk", "local")
+    kiosk.notes.put("a", {"text": "1"})
+    commit = type(kiosk.edge.log.writer).commit
+
+    def cut(*given: Any, **options: Any) -> bool:
+        commit(*given, **options)
+        raise StorageError("the power is off")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(kiosk.edge.log.writer), "commit", cut)
+        with pytest.raises(StorageError):
+            kiosk.notes.patch("a", {"text": "2"})
+    assert kiosk.notes.get("a") == {"text": "2"}, "it is on the disk"
+    kiosk.crash()
+    assert kiosk.notes.get("a") == {"text": "2"}
+    kiosk.notes.patch("a", {"text": "3"})
+    assert (kiosk.notes.get("a"), kiosk.edge.verify()) == ({"text": "3"}, [])
+    world.give("kiosk", "")
+    world.heal()
+    world.check()
+
+
+def test_of_a_policy_that_cannot_be_read_no_more_leaves_than_is_known_to(world: ScopeWorld) -> None:
+    kiosk = world.devices["kiosk"]
+    world.give("kiosk", "local up")
+    kiosk.notes.put("a", {"text": "mine"})
+    row = policy_row.load(kiosk.edge.log)
+    assert row is not None
+    policy_row.store(kiosk.edge.log, row._replace(data=row.data + b" "))
+    kiosk.crash()
+    with pytest.raises(CorruptStore):
+        kiosk.edge.policy  # noqa: B018
+    kiosk.notes.put("b", {"text": "mine, too"})
+    kiosk.edge.collection("logs").put("c", {"text": "for all"})
+    assert kiosk.sync()
+    assert [place for place in world.images() if place[0] == "notes"] == []
+    assert in_the_cloud(world, ("logs", "c")) == {"text": "for all"}
+    assert kiosk.edge.status()["deferred"][0]["why"] == "unread"
+    world.give("kiosk", "")
+    world.heal()
+    world.check()
+
+
+def test_without_such_a_policy_there_is_no_table(world: ScopeWorld) -> None:
+    kiosk = world.devices["kiosk"]
+    world.give("kiosk", "north")
+    world.write("kiosk", PLACE)
+    world.heal()
+    log = kiosk.edge.log
+    assert log.reader.one("SELECT count(*) FROM sqlite_schema WHERE name = 'kept_back'") == 0
+    assert log.kept.bound is None
