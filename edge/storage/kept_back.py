@@ -99,7 +99,8 @@ class Kept:
 
     def bounds(self, collection: str, key: str) -> int:
         """As ``Keeper.bound``."""
-        return 0 if self.bound is None else self.bound(collection, key)
+        bound = self.bound
+        return 0 if bound is None else bound(collection, key)
 
     def concerns(self, jobs: Sequence[Job]) -> bool:
         """Whether anything that they write is kept back, or would be if it were large."""

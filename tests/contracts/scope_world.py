@@ -34,6 +34,7 @@ KEEPING: dict[str, list[dict[str, Any]]] = {
     "local": [{"collections": ["*"], "direction": "local"}],
     "local south": [{"collections": ["*"], "prefixes": ["south/"], "direction": "local"}],
     "small": [{"collections": ["*"], "record_bytes_max": 400}],
+    "local guide": [{"agents": ["guide"], "direction": "local"}],
     "local up": [{"collections": ["notes"], "direction": "local"}, {"collections": ["*"], "direction": "up"}],
 }
 KEYS = [f"{place}/{at}" for place in ("north", "south") for at in range(4)]
