@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from edge.storage import kept_back
-from edge.storage.kept_back import ALL
+from edge.storage.kept_back import ALL, LOCAL, NOT_SENT
 from sync.lanes import NORMAL
 from sync.places import is_of_agents
 from sync.policy import Policy
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WRITES_LOCAL = "writes-local"
 STALE_NOTE = "writes_local"  # of the log: whether it holds
-LOCAL, SIZE, STALE, NOT_SENT, UNREAD = "local", "record-size", "stale", "not-sent", "unread"
+SIZE, STALE, UNREAD = "record-size", "stale", "unread"
 
 
 class PolicyKeeper:
@@ -60,6 +60,9 @@ class PolicyKeeper:
             return False
         return self._scope.sends(collection)
 
+    def defers(self, collection: str) -> bool:
+        return self._scope.sends(collection)
+
     def rule_of(self, collection: str, key: str) -> int:
         """The number of the [[sync]] that decides; 0: none does."""
         return self._scope.rule(collection, key).number
@@ -82,6 +85,9 @@ class UnreadKeeper:
     def may_send(self, collection: str) -> bool:
         return collection not in self._names
 
+    def defers(self, _collection: str) -> bool:
+        return True
+
     def rule_of(self, _collection: str, _key: str) -> int:
         return 0
 
@@ -91,9 +97,8 @@ def held_back(log: DeltaLog, keeper: Keeper) -> list[dict[str, Any]]:
     StorageError.
     """
     found: dict[tuple[int, str], list[int]] = {}
-    for one in kept_back.waiting(log, keeper):
-        if one.why not in ("", LOCAL, NOT_SENT):
-            found.setdefault((keeper.rule_of(one.collection, one.key), one.why), []).append(one.size)
+    for one in kept_back.deferred(log, keeper):
+        found.setdefault((keeper.rule_of(one.collection, one.key), one.why), []).append(one.size)
     return [
         {"lane": NORMAL, "rule": rule, "records": len(sizes), "bytes": sum(sizes), "why": why, "until_ms": 0}
         for (rule, why), sizes in sorted(found.items())

@@ -14,12 +14,12 @@ send (``sync.keeping``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from edge.storage import log_clock, renaming
+from edge.storage import kept_bases, log_clock, renaming
 from sync.errors import FutureStamp
 from sync.images import is_alive, split_image
 from sync.limits import FUTURE_MS_MAX, OPERATION_BYTES_MAX
@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 
     from edge.storage.delta_log import DeltaLog
     from edge.storage.group_commit import Job
-    from edge.storage.transaction import Ref, Transaction
+    from edge.storage.transaction import Transaction
     from sync.effects import Ticket
     from sync.operations import Operation
 
 ALL = -1  # whatever its size
-FUTURE, REFUSED = "future", "refused"  # why something stays besides what ``Keeper.why`` says
+LOCAL, NOT_SENT = FOR_GOOD = "local", "not-sent"  # why something stays, of ``Keeper.why``, until another policy comes
+FUTURE, REFUSED = "future", "refused"  # why it does besides what that says
 _PARTS_MAX = 2  # of a record; the cloud's bound of a record is that of an operation
 _TABLE = """CREATE TABLE IF NOT EXISTS kept_back (
     collection INTEGER NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, told INTEGER NOT NULL DEFAULT 0,
@@ -73,6 +74,10 @@ class Keeper(Protocol):
 
     def may_send(self, collection: str) -> bool:
         """Whether any place of the collection is sent."""
+        ...
+
+    def defers(self, collection: str) -> bool:
+        """Whether anything of the collection may stay for now only."""
         ...
 
     def rule_of(self, collection: str, key: str) -> int:
@@ -159,12 +164,15 @@ def close_off(log: DeltaLog) -> None:
             db.executemany("UPDATE kept_back SET told = max(told, 1) WHERE collection = ? AND told = 0", found)
 
 
-def keep(db: apsw.Connection, kept: Mapping[Ref, tuple[int, bytes | None]]) -> None:
-    """A part of a commit: version and base of what has no operation in it."""
-    if not kept:
-        return
-    db.execute(_TABLE)
-    db.executemany(_KEEP, [(*ref, version, base) for ref, (version, base) in kept.items()])
+def keep(db: apsw.Connection, transaction: Transaction) -> None:
+    """A part of a commit: version and base of what has no operation in it; and what came from elsewhere is merged into
+    bases as it is into records.
+    """
+    if transaction.merged and db.execute(_IS_THERE).get:
+        kept_bases.merge(db, transaction.merged)
+    if transaction.kept:
+        db.execute(_TABLE)
+        db.executemany(_KEEP, [(*ref, version, base) for ref, (version, base) in transaction.kept.items()])
 
 
 # -- sending ----------------------------------------------------------------------------------------------------------
@@ -276,20 +284,31 @@ def of_place(log: DeltaLog, collection: str, key: str, keeper: Keeper | None) ->
 
 def waiting(log: DeltaLog, keeper: Keeper | None, place: tuple[str, str] | None = None) -> Iterator[Waiting]:
     """All that is kept back, or that of one place. Raises StorageError."""
-    if not is_there(log):
-        return
+    for name in names(log) if place is None else place[:1] if is_there(log) else ():
+        yield from _waiting_of(log, keeper, name, None if place is None else place[1])
+
+
+def deferred(log: DeltaLog, keeper: Keeper) -> Iterator[Waiting]:
+    """What is kept back for now; not what a rule keeps here for good. Raises StorageError."""
+    for name in names(log):
+        if keeper.defers(name):
+            yield from (one for one in _waiting_of(log, keeper, name) if one.why and one.why not in FOR_GOOD)
+
+
+def _waiting_of(log: DeltaLog, keeper: Keeper | None, collection: str, key: str | None = None) -> Iterator[Waiting]:
     sql = (
-        "SELECT c.name, k.key, k.refused, length(r.image) FROM kept_back k "
-        "JOIN collections c ON c.id = k.collection JOIN records r ON r.collection = k.collection AND r.key = k.key"
+        "SELECT k.key, k.refused, length(r.image) FROM kept_back k JOIN collections c ON c.id = k.collection "
+        "JOIN records r ON r.collection = k.collection AND r.key = k.key WHERE c.name = ?"
     )
-    only = " WHERE c.name = ? AND k.key = ?" if place is not None else ""
-    for name, key, refused, size in log.reader.walk(sql + only, place or ()):
-        why = "" if keeper is None else keeper.why(name, key, size)
+    only = "" if key is None else " AND k.key = ?"
+    for held, refused, size in log.reader.walk(sql + only, (collection,) if key is None else (collection, key)):
+        why = "" if keeper is None else keeper.why(collection, held, size)
         if not why and refused:
             why = REFUSED
-        elif not why and Record.decode(log.image(name, key) or _NOTHING).newest_ts > log.clock.reading(FUTURE_MS_MAX):
-            why = FUTURE
-        yield Waiting(name, key, size, why)
+        elif not why:
+            image = log.image(collection, held) or _NOTHING
+            why = FUTURE if Record.decode(image).newest_ts > log.clock.reading(FUTURE_MS_MAX) else ""
+        yield Waiting(collection, held, size, why)
 
 
 def counted(log: DeltaLog) -> tuple[int, int]:

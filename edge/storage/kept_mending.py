@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _IS_THERE = "SELECT 1 FROM sqlite_schema WHERE name = 'kept_back'"
 _ROWS = (
-    "SELECT r.id, r.collection, r.key, k.told, r.image FROM kept_back k JOIN records r "
+    "SELECT r.id, r.collection, r.key, k.base, k.told, r.image FROM kept_back k JOIN records r "
     "ON r.collection = k.collection AND r.key = k.key"
 )
 
@@ -45,17 +45,25 @@ def move(
         return position, False
     came_down = False
     rows: list[Any] = db.execute(_ROWS).fetchall()
-    for record, collection, key, _, image in rows:
+    for record, collection, key, base, _, image in rows:
         after = image
         for writer in sorted({by for by, ts in _stamps(image) if ts in moved and device_of(by) == own}):
             if (collection, key, writer) not in done:
                 after = restamp_image(after, writer, moved)
+        if base and (restamped := _all_moved(base, own, moved)) != base:
+            db.execute("UPDATE kept_back SET base = ? WHERE collection = ? AND key = ?", (restamped, collection, key))
         if after != image:
             position += 1
             came_down |= any(moved.get(ts, ts) < ts for _, ts in _stamps(image))
             db.execute("UPDATE records SET image = ?, living = ? WHERE id = ?", (after, int(is_alive(after)), record))
             db.execute("INSERT INTO marks VALUES (?, ?, ?)", (position, collection, key))
     return position, came_down
+
+
+def _all_moved(image: bytes, own: bytes, moved: Mapping[int, int]) -> bytes:
+    for writer in sorted({by for by, ts in _stamps(image) if ts in moved and device_of(by) == own}):
+        image = restamp_image(image, writer, moved)
+    return image
 
 
 def _stamps(image: bytes) -> Iterator[tuple[bytes, int]]:

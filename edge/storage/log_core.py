@@ -333,7 +333,7 @@ class LogCore:
             shapes=self._shapes,
             fetch=self.writer.fetch,
             run=self._run,
-            bound=self.kept.bound,
+            keeping=self.kept,
         )
 
     def _finish(

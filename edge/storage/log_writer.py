@@ -126,7 +126,7 @@ class LogWriter:
             else:
                 insert(db, _OPERATION, transaction.operations)
             insert(db, _MARK, transaction.marks)
-            keep(db, transaction.kept)
+            keep(db, transaction)
             if fold:
                 inserts, updates = transaction.record_rows(self.overlay)
                 insert(db, _RECORD_NEW, inserts)

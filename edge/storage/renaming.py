@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
+from edge.storage import kept_bases
 from edge.storage.log_reader import unpack_hidden
 from sync.errors import FutureStamp
 from sync.images import is_alive
@@ -54,6 +55,7 @@ def rename(log: DeltaLog, db: apsw.Connection) -> None:
     their table, and the operations still in the log.
     """
     moved: list[Moved] = []
+    kept_bases.take_pending(log, db)
     refused = (log.replica, FutureStamp.code, log.meta_get("rewritten") or 0)
     rows: list[Any] = db.execute(_PENDING, (log.acked_seq, *refused)).fetchall()
     for (number, key, collection), its_rows in groupby(rows, itemgetter(0, 1, 2)):
@@ -63,6 +65,7 @@ def rename(log: DeltaLog, db: apsw.Connection) -> None:
             continue  # nothing is left of it
         record = Record.decode(image)
         moved += move(record, log.replica, (collection, key), contributions)
+        kept_bases.move_pending(log, db, (number, collection, key), contributions)
         after = record.encode()
         if after != image:
             db.execute(

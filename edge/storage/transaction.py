@@ -34,6 +34,7 @@ from sync.stamps import HybridClock
 
 if TYPE_CHECKING:
     from edge.storage.group_commit import Job
+    from edge.storage.kept_back import Kept
     from edge.storage.own_slots import Run
 
 _PUT, _PATCH, _INCREMENT, _ADD, _REMOVE, _DELETE = 1, 2, 3, 4, 5, 6  # an IntEnum costs 4 times as much to compare
@@ -81,12 +82,13 @@ class Transaction:
     """``held`` is what was known of the records before, ``touched`` maps those that change to their new images; ``seq``
     and ``position`` are what they will be. ``kept`` has, of local writes without an operation, because they stay here
     (``kept_back``), their position and what the record was before the first of them; ``shrunk``: one that was larger
-    than is sent no longer is.
+    than is sent no longer is; ``merged``: operations from elsewhere, if something may be kept back.
     """
 
     __slots__ = (
-        *("seq", "position", "operations", "marks", "touched", "new_collections", "held", "kept", "shrunk", "_known"),
-        *("_replica", "_clock", "_seen", "_schemas", "_collections", "_shapes", "_fetch", "_run", "_bound"),
+        *("seq", "position", "operations", "marks", "touched", "new_collections", "held", "kept", "shrunk", "merged"),
+        *("_known", "_replica", "_clock", "_seen", "_schemas", "_collections", "_shapes", "_fetch", "_run", "_bound"),
+        "_follows",
     )
 
     def __init__(
@@ -102,7 +104,7 @@ class Transaction:
         shapes: ShapeCache,
         fetch: Callable[[Sequence[Ref]], Mapping[Ref, Held]],
         run: Run,
-        bound: Callable[[str, str], int] | None = None,
+        keeping: Kept,
     ) -> None:
         self.seq = seq
         self.position = position
@@ -113,6 +115,7 @@ class Transaction:
         self.held: dict[Ref, Held] = {}
         self.kept: dict[Ref, tuple[int, bytes | None]] = {}
         self.shrunk = False
+        self.merged: Sequence[Operation] = ()
         self._known: dict[str, tuple[int, CollectionSchema, bool]] = {}
         self._replica = replica
         self._clock = clock
@@ -122,7 +125,8 @@ class Transaction:
         self._shapes = shapes
         self._fetch = fetch
         self._run = run
-        self._bound = bound
+        self._bound = keeping.bound
+        self._follows = keeping.there is not False
 
     def prefetch(self, refs: Iterable[tuple[str, str]]) -> None:
         """Read, in one go, what is held of the records (collection, key) that are about to change."""
@@ -274,6 +278,8 @@ class Transaction:
         changed.
         """
         touched, held = self.touched, self.held
+        if self._follows:
+            self.merged = operations
         for operation in operations:
             collection = operation[4][1]
             ref = (self._collections.get(collection) or self._collection_id(collection), operation[5])

@@ -10,6 +10,7 @@ from simulations.mutants import (
     erasing,
     feed,
     identity,
+    keeping,
     merging,
     rollouts,
     scopes,
@@ -19,5 +20,20 @@ from simulations.mutants import (
     time,
 )
 
-_AREAS = (session, merging, device, storage, cloud, feed, time, identity, archive, erasing, rollouts, scopes, steering)
+_AREAS = (
+    session,
+    merging,
+    device,
+    storage,
+    cloud,
+    feed,
+    time,
+    identity,
+    archive,
+    erasing,
+    rollouts,
+    scopes,
+    steering,
+    keeping,
+)
 MUTANTS: list[Mutant] = [mutant for area in _AREAS for mutant in area.MUTANTS]

@@ -115,6 +115,25 @@ def test_a_delete_that_is_kept_back_is_a_delete_for_all_in_the_end(world: ScopeW
     assert office.edge.digest() == kiosk.edge.digest() == world.cloud.digest()
 
 
+def test_a_delete_of_what_left_meanwhile_is_not_forgotten(world: ScopeWorld) -> None:
+    kiosk, office = world.devices["kiosk"], world.devices["office"]
+    world.give("kiosk", "local")
+    kiosk.notes.put(PLACE[1], {"text": "mine"})
+    world.give("kiosk", "")
+    kiosk.notes.patch(PLACE[1], {"mood": "good"})
+    kiosk.before = {"Push": lambda: world.give("kiosk", "local")}  # the log goes first
+    world.heal()
+    assert values(world, "office") == {"mood": "good"}
+    kiosk.notes.delete(PLACE[1])
+    kiosk.clock.now_ms += 1_000
+    for _ in range(3):
+        sweep(kiosk.edge.log, 1 << 40, 0)
+    world.give("kiosk", "")
+    world.heal()
+    assert office.notes.get(PLACE[1]) is None
+    assert kiosk.edge.digest() == world.cloud.digest()
+
+
 def test_a_repair_sends_what_others_had_and_no_more(world: ScopeWorld) -> None:
     kiosk = world.devices["kiosk"]
     world.archive()
@@ -137,6 +156,23 @@ def test_a_repair_sends_what_others_had_and_no_more(world: ScopeWorld) -> None:
     world.heal()
     assert in_the_cloud(world) == values(world, "office") == {"text": "mine", "visits": 2}
     world.check()
+
+
+def test_a_repair_ends_where_nothing_but_kept_records_follows(world: ScopeWorld) -> None:
+    kiosk = world.devices["kiosk"]
+    world.archive()
+    world.give("kiosk", "local south")
+    kiosk.notes.put("north/0", {"text": "for all"})
+    assert kiosk.sync()
+    for at in range(20):
+        kiosk.notes.put(f"a{at:02}", {"text": "for all"})
+        kiosk.notes.put(f"south/{at:02}", {"text": "mine"})
+    world.restore()
+    assert kiosk.sync()
+    kiosk.notes.put("north/1", {"text": "for all"})
+    assert kiosk.sync()
+    world.heal()
+    assert world.devices["office"].notes.count() == 22
 
 
 def test_absent_lets_nothing_go_that_never_left(world: ScopeWorld) -> None:
@@ -213,7 +249,9 @@ def test_what_is_too_large_stays_until_it_is_small_or_may_be_large(world: ScopeW
     world.heal()
     assert office.notes.get("b") == {"text": "short", "mood": "b"}
     office.notes.put("c", {"text": "of the office"})
+    changes = kiosk.edge.log.kept.changes
     world.heal()
+    assert kiosk.edge.log.kept.changes > changes, "a link that is up looks again"
     assert office.notes.get("c") == kiosk.notes.get("c") == {"text": "of the office", "mood": "c"}
     assert rows(kiosk) == {PLACE}
     world.give("kiosk", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from edge import Edge
 from edge.storage import policy_row
 from sync.errors import CorruptStore, StorageError
-from tests.contracts.kept_world import PLACE, in_the_cloud, rows, values, why, world
+from tests.cloud.identity_world import SeededRandom
+from tests.contracts.kept_world import BIG, PLACE, in_the_cloud, rows, values, why, world
 from tests.contracts.scope_world import ScopeWorld
 
 __all__ = ["world"]
@@ -121,6 +123,38 @@ def test_copies_both_bring_what_they_kept(world: ScopeWorld, tmp_path: Path) -> 
     assert values(world, "office", ("notes", "a")) == values(world, "kiosk", ("notes", "a"))
 
 
+def test_a_copied_directory_brings_what_it_counted_under_the_shared_name(world: ScopeWorld, tmp_path: Path) -> None:
+    kiosk = world.devices["kiosk"]
+    kiosk.notes.put("a", {"visits": 1})
+    kiosk.notes.put("b", {"text": "small", "visits": 1})
+    assert kiosk.sync()
+    world.give("kiosk", "small")
+    kiosk.notes.patch("b", {"text": BIG})
+    kiosk.edge.close()
+    shutil.copytree(kiosk.path, tmp_path / "copy")
+    kiosk.open()
+    twin = Edge.open(tmp_path / "copy", clock=kiosk.clock, random=SeededRandom(99))
+    for edge, by in ((kiosk.edge, 10), (twin, 100)):
+        kiosk.clock.now_ms += 5
+        edge.collection("notes").increment("a", "visits", by)
+        edge.collection("notes").increment("b", "visits", by)
+    assert kiosk.sync()
+    original, kiosk.edge = kiosk.edge, twin
+    for edge in (twin, original, twin):
+        kiosk.edge = edge
+        assert kiosk.sync()
+    assert in_the_cloud(world, ("notes", "a")) == {"visits": 111}
+    assert in_the_cloud(world, ("notes", "b")) == {"text": "small", "visits": 1}
+    for edge in (twin, original, twin, original):
+        kiosk.edge = edge
+        world.give("kiosk", "")
+        assert kiosk.sync()
+    assert in_the_cloud(world, ("notes", "b")) == {"text": BIG, "visits": 111}
+    assert original.digest() == twin.digest() == world.cloud.digest()
+    twin.close()
+    kiosk.edge = original
+
+
 def test_a_counter_that_was_kept_over_very_many_processes(world: ScopeWorld) -> None:
     kiosk = world.devices["kiosk"]
     world.give("kiosk", "local")
@@ -188,3 +222,40 @@ def test_without_such_a_policy_there_is_no_table(world: ScopeWorld) -> None:
     log = kiosk.edge.log
     assert log.reader.one("SELECT count(*) FROM sqlite_schema WHERE name = 'kept_back'") == 0
     assert log.kept.bound is None
+
+
+def test_a_copy_sends_what_was_written_before_and_counts_it_once(world: ScopeWorld, tmp_path: Path) -> None:
+    """Its log ends with its name: what was not acknowledged goes as state, without what is kept back."""
+    kiosk = world.devices["kiosk"]
+    kiosk.notes.put("a", {"text": "known", "visits": 1})
+    assert kiosk.sync()
+    kiosk.notes.patch("a", {"text": "for all"})
+    kiosk.notes.increment("a", "visits", 10)
+    kiosk.notes.put("b", {"text": "for all", "best": 3})
+    world.give("kiosk", "local")
+    kiosk.notes.patch("a", {"text": "mine", "mood": "mine"})
+    kiosk.notes.increment("a", "visits", 100)
+    kiosk.notes.patch("b", {"text": "mine", "best": 9})
+    kiosk.notes.put("c", {"text": "mine"})
+    kiosk.edge.snapshot(tmp_path / "copy")
+    original, kiosk.edge = kiosk.edge, Edge.open(tmp_path / "copy", clock=kiosk.clock, random=kiosk.random)
+    assert kiosk.edge.log.values("notes", "a") == {"text": "mine", "mood": "mine", "visits": 111}
+    assert kiosk.sync()
+    assert in_the_cloud(world, ("notes", "a")) == {"text": "for all", "visits": 11}
+    assert in_the_cloud(world, ("notes", "b")) == {"text": "for all", "best": 3}
+    assert in_the_cloud(world, ("notes", "c")) is None
+    twin, kiosk.edge = kiosk.edge, original
+    assert kiosk.sync()
+    kiosk.edge = twin
+    world.give("kiosk", "")
+    assert kiosk.sync()
+    kiosk.edge = original
+    world.give("kiosk", "")
+    world.heal()
+    assert in_the_cloud(world, ("notes", "a")) == {"text": "mine", "mood": "mine", "visits": 111}
+    assert values(world, "kiosk", ("notes", "a")) == values(world, "office", ("notes", "a"))
+    kiosk.edge = twin
+    assert kiosk.sync()
+    assert twin.digest() == world.cloud.digest()
+    twin.close()
+    kiosk.edge = original
