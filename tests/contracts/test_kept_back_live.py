@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from edge.cli import main
 from edge.node import Edge
 from simulations.processes import Children
-from tests.contracts.test_control_path import PATIENCE_S, Fleet, eventually, policy
+from tests.contracts.operated_fleet import PATIENCE_S, Fleet, eventually, policy
 
 KEEPS = json.dumps(
     {
@@ -38,7 +38,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         fleet = Fleet(tmp_path, children)
         fleet.document(policy(1), KEEPS)
         fleet.document(policy(2), SENDS)
-        fleet.publish("--online-key", fleet.trust / "keys" / "online.pem")
+        fleet.publish()
         fleet.assign("policy", policy(1))
         yield fleet
 
