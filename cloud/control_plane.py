@@ -30,7 +30,9 @@ from cloud.storage.archive.state import load_state
 from cloud.stream import leases
 from cloud.stream.admission import acknowledge, admit, refusals, shown_segment
 from cloud.stream.baseline import baseline_page
+from cloud.stream.checks import HELLO_HINT, check_incarnation, check_replica, wants_baseline
 from cloud.stream.feed import PageBuilder, RowCache, Sealer
+from cloud.stream.fetched import fetched
 from cloud.stream.ingest import Context, Ingested, ingest
 from cloud.stream.leases import LEASE_MS
 from cloud.stream.resolution import resolve
@@ -57,24 +59,24 @@ from sync.messages import (
     Enroll,
     Failure,
     FetchControl,
+    FetchRecords,
     Hello,
     Pull,
     PullBaseline,
     PullPage,
     Push,
     PushAck,
+    RecordsPage,
     Report,
     Welcome,
 )
 from sync.ports import Clock, RandomSource
 from sync.segment import FLAG_FEED, Opened, SegmentHeader, open_segment, segment_id
-from sync.stamps import device_of, replica_id
+from sync.stamps import replica_id
 from sync.tokens import JoinToken
 
 if TYPE_CHECKING:
     from cloud.fleet.signing import SigningKey
-
-_HELLO_HINT = "say hello again"
 
 
 class _Held(Exception):
@@ -134,6 +136,8 @@ class ControlPlane:
             return self._pull(message, caller)
         if isinstance(message, PullBaseline):
             return self._pull_baseline(message, caller)
+        if isinstance(message, FetchRecords):
+            return self._fetch_records(message, caller)
         if isinstance(message, FetchControl):
             return self.control.fetch(message, caller)
         if isinstance(message, Report):
@@ -170,7 +174,7 @@ class ControlPlane:
             )
         if hello.fleet != caller.fleet:
             raise Refused("this device belongs to another fleet")
-        _check_replica(hello.replica, caller)
+        check_replica(hello.replica, caller.device)
         now_ms = self._clock.wall_ms()
         with self._store.reading() as view:
             due = leases.is_due(view, hello, caller.fleet, now_ms)
@@ -193,7 +197,7 @@ class ControlPlane:
             last_seq=last_seq,
             last_segment=shown_segment(row),
             head=head.position,
-            baseline=_wants_baseline(hello, head),
+            baseline=wants_baseline(hello, head),
             keys=wrapped_keys(self._keys, caller.fleet, caller.identity, without=hello.epochs),
             refusals=refusals(refused),
             last_head=row.head if row else 0,
@@ -230,7 +234,7 @@ class ControlPlane:
         def check(header: SegmentHeader) -> None:
             if header.fleet != caller.fleet or header.stream != header.replica or header.flags & FLAG_FEED:
                 raise BrokenChain("the segment is of another fleet or stream")
-            _check_replica(header.replica, caller)
+            check_replica(header.replica, caller.device)
             with self._store.reading() as view:
                 if not admit(view, header, caller.fleet):
                     raise _Held(header)
@@ -238,12 +242,12 @@ class ControlPlane:
         return open_segment(segment, identity=identity, ring=self._keys.ring(caller.fleet), check=check)
 
     def _pull(self, pull: Pull, caller: Caller) -> PullPage:
-        _check_replica(pull.replica, caller)
+        check_replica(pull.replica, caller.device)
         with self._store.reading() as view:
             head = view.head(caller.fleet)
-            _check_incarnation(pull.incarnation, head)
+            check_incarnation(pull.incarnation, head)
             if not head.trimmed <= pull.cursor <= head.position:
-                raise BrokenChain(f"the feed does not have position {pull.cursor}", hint=_HELLO_HINT)
+                raise BrokenChain(f"the feed does not have position {pull.cursor}", hint=HELLO_HINT)
             scope = filtered(self._scopes, view, caller, pull.scope)
             builder = PageBuilder(
                 self._sealer(caller.fleet, head),
@@ -260,15 +264,25 @@ class ControlPlane:
         return PullPage(page.segments, page.cursor, head.position, now_ms, newest, scope.narrowed)
 
     def _pull_baseline(self, pull: PullBaseline, caller: Caller) -> BaselinePage:
-        _check_replica(pull.replica, caller)
+        check_replica(pull.replica, caller.device)
         with self._store.reading() as view:
             head = view.head(caller.fleet)
-            _check_incarnation(pull.incarnation, head)
+            check_incarnation(pull.incarnation, head)
             sealer = self._sealer(caller.fleet, head)
             scope = filtered(self._scopes, view, caller, pull.scope)
             page = baseline_page(view, head, sealer, pull.after, everything=pull.everything, scope=scope.filter)
         now_ms = self._clock.wall_ms()
         return BaselinePage(page.segments, page.token, page.cursor, head.position, now_ms, scope.narrowed)
+
+    def _fetch_records(self, asked: FetchRecords, caller: Caller) -> RecordsPage:
+        check_replica(asked.replica, caller.device)
+        with self._store.reading() as view:
+            head = view.head(caller.fleet)
+            check_incarnation(asked.incarnation, head)
+            scope = filtered(self._scopes, view, caller, asked.scope)
+            places = [(name.collection, name.key) for name in asked.places]
+            page = fetched(view, self._sealer(caller.fleet, head), places, scope.filter)
+        return RecordsPage(*page, head.position, self._clock.wall_ms())
 
     # -- for operators ----------------------------------------------------------------------------------------------
 
@@ -378,22 +392,3 @@ class ControlPlane:
 # Small pushes are joined for each page they are in; keeping them unpacked spares each follower the
 # decoding.
 _CACHE_BELOW = 16 << 10
-
-
-def _check_replica(replica: bytes, caller: Caller) -> None:
-    if device_of(replica) != caller.device:
-        raise Refused("this replica belongs to another device")
-
-
-def _check_incarnation(incarnation: bytes, head: Head) -> None:
-    if incarnation != head.incarnation:
-        raise BrokenChain("the cloud's feed began anew since the last handshake", hint=_HELLO_HINT)
-
-
-def _wants_baseline(hello: Hello, head: Head) -> bool:
-    """Whether reading the feed from the device's cursor would be longer than the state, or impossible."""
-    if hello.cursor == 0:
-        return head.trimmed > 0 or head.position > head.living
-    if hello.cursor < head.trimmed or hello.cursor > head.position:
-        return True
-    return hello.incarnation != head.incarnation and hello.cursor > head.restored_for(hello.incarnation)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sync.keys import DeviceKey, KeyRing, PublicIdentity
 from sync.messages import Message, Refusal
 from sync.operations import Operation
+from sync.places import Whole
 
 PUSH, PULL = "push", "pull"
 _NOTED_MAX = 16
@@ -55,6 +56,10 @@ class Release(NamedTuple):
     refused: tuple[str, str] | None = None
 
 
+class LoadPlaces(NamedTuple):
+    """The next places whose records have left the device and have to be fetched, at most ``FETCHED_RECORDS_MAX``."""
+
+
 class Learn(NamedTuple):
     """The cloud's clock (ms since 1970, at the handshake) and the fleet's epoch keys, to be kept."""
 
@@ -98,7 +103,8 @@ class GrowthPage(NamedTuple):
 class Apply(NamedTuple):
     """Merge and store together with ``cursor`` (or, within a baseline, with its ``baseline`` token). ``pristine``: only
     if the device has written nothing yet, for the page has no tombstones; ``growth``: only if that is where the growth
-    stands; else say ``advance(effect, done=False)``. ``narrowed``: some of the scope was left out.
+    stands; else say ``advance(effect, done=False)``. ``narrowed``: some of the scope was left out. ``whole``: they are
+    whole records.
     """
 
     operations: list[Operation]
@@ -107,6 +113,7 @@ class Apply(NamedTuple):
     pristine: bool = False
     narrowed: bool = False
     growth: GrowthPage | None = None
+    whole: Whole | None = None
 
 
 class Mend(NamedTuple):
@@ -139,8 +146,22 @@ class NewIncarnation(NamedTuple):
     """Become a new replica; tell the session with ``reincarnated(replica)``, then ``advance``."""
 
 
-Effect = Send | Load | LoadState | LoadKept | Learn | Persist | Apply | Mend | Sweep | Leave | Release | NewIncarnation
-FLEETING = (Send, Load, LoadState, LoadKept)  # what is not made durable; a new handshake begins without it
+Effect = (
+    Send
+    | Load
+    | LoadState
+    | LoadKept
+    | LoadPlaces
+    | Learn
+    | Persist
+    | Apply
+    | Mend
+    | Sweep
+    | Leave
+    | Release
+    | NewIncarnation
+)
+FLEETING = (Send, Load, LoadState, LoadKept, LoadPlaces)  # what is not made durable; a new handshake begins without it
 
 
 class Position(NamedTuple):

@@ -14,6 +14,7 @@ from sync.effects import PULL, PUSH, Apply, Effect, Growth, GrowthPage, Leave
 from sync.keeping import KeepingSession
 from sync.messages import BaselinePage, PullBaseline, PullPage, Welcome
 from sync.pages import open_baseline
+from sync.places import Whole
 
 
 class GrowingSession(KeepingSession):
@@ -108,4 +109,4 @@ class GrowingSession(KeepingSession):
         gaps = of.gaps or page.narrowed
         after = Growth(of.scope, page.next, position.incarnation, gaps) if page.next else None
         cursor = min(position.cursor, page.cursor) if after is None else None
-        self._effects.append(Apply(operations, cursor, None, growth=GrowthPage(of, after, gaps)))
+        self._effects.append(Apply(operations, cursor, None, growth=GrowthPage(of, after, gaps), whole=Whole()))

@@ -48,3 +48,4 @@ TARGET_BYTES_MAX = 4 << 20
 REPORT_BYTES_MAX = 64 << 10
 AHEAD_MAX = 1_000_000  # numbers that a device has seen, and a restored control plane has not: so far it is believed
 ASSIGNMENT_SIGNATURE_BYTES_MAX = 8 * 64  # of so many keys
+FETCHED_RECORDS_MAX = 500  # places of one request for single records

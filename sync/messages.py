@@ -19,6 +19,7 @@ from sync.limits import (
     BODY_BYTES_MAX,
     BODY_NAMES_MAX,
     BODY_PART_BYTES,
+    FETCHED_RECORDS_MAX,
     INT_MAX,
     LONG_POLL_MS_MAX,
     MESSAGE_BYTES_MAX,
@@ -214,6 +215,36 @@ class BaselinePage(Message, frozen=True):
     narrowed: bool = False
 
 
+class RecordName(msgspec.Struct, array_like=True, frozen=True):
+    """Which record."""
+
+    collection: Text
+    key: Text
+
+
+class FetchRecords(Message, frozen=True):
+    """The records of these places (collection, key), as they are now, tombstones too (version 3). ``scope``: as of
+    ``Pull``.
+    """
+
+    replica: Id16
+    places: Annotated[list[RecordName], msgspec.Meta(max_length=FETCHED_RECORDS_MAX)]
+    incarnation: Id16
+    scope: ScopeName = b""
+
+
+class RecordsPage(Message, frozen=True):
+    """Of the first ``answered`` places: those that the cloud has, as state; ``denied`` are the numbers, from 0, of
+    those that are not in the device's scope.
+    """
+
+    segments: list[SegmentBytes]
+    answered: U32
+    denied: Annotated[list[U32], msgspec.Meta(max_length=FETCHED_RECORDS_MAX)]
+    head: U63
+    time_ms: U63
+
+
 class FindBodies(Message, frozen=True):
     """Which parts of these bodies (``sync.bodies``) are there?"""
 
@@ -309,8 +340,9 @@ class Failure(Message, frozen=True):
         return by_code(self.code)(self.reason, hint=self.hint)
 
 
-Request = Enroll | Hello | Push | Pull | PullBaseline | FindBodies | FetchControl | Report
-Answer = Enrolled | Welcome | PushAck | PullPage | BaselinePage | BodiesFound | BodyKept | Control | Reported | Failure
+Request = Enroll | Hello | Push | Pull | PullBaseline | FetchRecords | FindBodies | FetchControl | Report
+Feed = PullPage | BaselinePage | RecordsPage
+Answer = Enrolled | Welcome | PushAck | Feed | BodiesFound | BodyKept | Control | Reported | Failure
 AnyMessage = Request | Answer
 
 #: What decoding bytes from outside may raise.

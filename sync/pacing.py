@@ -2,16 +2,16 @@
 
 ``held`` lanes ask for nothing until they are let go; ``pace`` says how large pushes and pages may be; ``withdraw``
 takes back a ``Send`` that was not carried out, so that what it had may be sent otherwise. Without these calls it is a
-``GrowingSession`` like any other.
+``FetchingSession`` like any other.
 """
 
 from __future__ import annotations
 
 from sync.effects import PULL, PUSH, SessionLimits
-from sync.growing import GrowingSession
+from sync.fetching import FetchingSession
 
 
-class PacedSession(GrowingSession):
+class PacedSession(FetchingSession):
     """``held`` has PUSH, PULL, both or none."""
 
     held: frozenset[str] = frozenset()

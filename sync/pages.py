@@ -8,14 +8,14 @@ scope).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgpack
 
 from sync.effects import SessionKeys
 from sync.errors import BadSignature, BrokenChain, Malformed, ProtocolError
 from sync.keys import PublicIdentity
-from sync.messages import BaselinePage, PullPage
+from sync.messages import BaselinePage, PullPage, RecordsPage
 from sync.operations import Operation
 from sync.segment import FLAG_FEED, FLAG_STATE, SegmentHeader, open_segment
 
@@ -43,8 +43,17 @@ def open_baseline(page: BaselinePage, token: bytes | None, keys: SessionKeys, in
     """The state operations of a baseline page. Raises DataError, TooLarge or ProtocolError."""
     if page.cursor > page.head or (page.next and page.next == token):
         raise ProtocolError("the baseline does not advance, or is ahead of the feed")
+    return _open_state(page.segments, keys, incarnation)
+
+
+def open_records(page: RecordsPage, keys: SessionKeys, incarnation: bytes) -> list[Operation]:
+    """The records that were asked for, as state operations. Raises DataError or TooLarge."""
+    return _open_state(page.segments, keys, incarnation)
+
+
+def _open_state(segments: Sequence[bytes], keys: SessionKeys, incarnation: bytes) -> list[Operation]:
     operations: list[Operation] = []
-    for data in page.segments:
+    for data in segments:
 
         def check(header: SegmentHeader) -> None:
             _check_origin(header, keys, incarnation, FLAG_STATE)

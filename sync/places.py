@@ -6,10 +6,22 @@ Erasures (ADR 19) and the scopes of policies (ADR 24) read it here: both sides h
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+Place = tuple[str, str]  # collection, key
 PREFIX = "agent."  # of the collections of agents
 # Where in a key the agent's name is; behind it comes the namespace, in the collections of agents only.
 _PLACES = {"_checkpoints": 1, "_recalls": 0, "_values": 0}
 _WITH_NAMESPACES = frozenset({"_recalls"})
+
+
+class Whole(NamedTuple):
+    """Operations that are all that the cloud has of their records: what was asked for besides, of which it has
+    ``none``, and what it does not give (``denied``).
+    """
+
+    none: tuple[Place, ...] = ()
+    denied: tuple[Place, ...] = ()
 
 
 def escaped(name: str) -> str:

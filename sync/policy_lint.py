@@ -37,18 +37,6 @@ def lint(policy: Policy, schemas: Mapping[str, CollectionSchema] | None = None) 
     return found
 
 
-def not_carried_out(policy: Policy) -> list[Finding]:
-    """What this version knows and does not do: devices look past it (ADR 24)."""
-    found = []
-    for at, rule in enumerate(policy.sync, 1):
-        where = f"[[sync]] {at}"
-        for key in ("age_days_max",):
-            if getattr(rule, key):
-                message = "is not carried out yet: devices look past it"
-                found.append(Finding(WARNING, f"{where}: {key}", message, "leave it out until they do"))
-    return found
-
-
 def program(policy: Policy) -> list[Finding]:
     """Whether Cedar takes the policy's text; that it was not asked, where cedarpy is not installed."""
     if policy.cedar is None:

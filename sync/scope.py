@@ -131,6 +131,11 @@ class ScopeTable:
         chain = self._chains[collection] if collection in self._chains else self._chain(collection)
         return chain is None or any(rule.is_sent for rule in chain[1])
 
+    def ages(self, collection: str) -> bool:
+        """Whether some of a collection may be too old to be here: said of all, if a rule says it of agents'."""
+        chain = self._chains[collection] if collection in self._chains else self._chain(collection)
+        return any(rule.age_days_max for rule in (chain[1] if chain is not None else self._rules))
+
     def reached(self) -> frozenset[int]:
         """The numbers of the rules that some place has."""
         kinds = map(one_of, self._collections.kinds())
@@ -218,6 +223,15 @@ def changed(old: ScopeTable, new: ScopeTable) -> ScopeChange:
         if before != after:
             (gains if after else loses).add(region)
     return ScopeChange(frozenset(gains), frozenset(loses))
+
+
+def is_older(old: ScopeTable, new: ScopeTable) -> bool:
+    """Whether something that was too old to be here is not any more."""
+    for region in _regions(old, new):
+        before, after = old.at(region).age_days_max, new.at(region)
+        if before and after.in_scope and not 0 < after.age_days_max <= before:
+            return True
+    return False
 
 
 def _regions(*tables: ScopeTable) -> list[Region]:

@@ -65,6 +65,7 @@ from sync.messages import (
 )
 from sync.operations import Operation
 from sync.pages import open_baseline, open_page
+from sync.places import Whole
 from sync.ports import RandomSource
 from sync.schedule import Backoff
 from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, Sealed
@@ -371,9 +372,8 @@ class SyncSession:
     def _pulled_baseline(self, page: BaselinePage) -> None:
         position = self.position
         operations = open_baseline(page, position.baseline, self._keys, position.incarnation)
-        self.head = page.head
-        cursor = None if page.next else page.cursor
-        self._effects.append(Apply(operations, cursor, page.next or None, self._pristine, page.narrowed))
+        self.head, cursor = page.head, None if page.next else page.cursor
+        self._effects.append(Apply(operations, cursor, page.next or None, self._pristine, page.narrowed, None, Whole()))
 
     def _seal(self, operations: Sequence[Operation], first_seq: int, previous: bytes, flags: int) -> Sealed | None:
         """None if they are too many for one segment: fewer are loaded then."""

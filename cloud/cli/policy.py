@@ -129,10 +129,10 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
 
 def checked(policy: Policy, directory: Path | None) -> list[Finding]:
     """What lint finds, also against what the fleet in this directory has declared and runs."""
-    from sync.policy_lint import differing, not_carried_out, program
+    from sync.policy_lint import differing, program
     from sync.policy_lint import lint as find
 
-    found = find(policy, _schemas(directory) if directory else None) + not_carried_out(policy) + program(policy)
+    found = find(policy, _schemas(directory) if directory else None) + program(policy)
     held = _of_the_fleet(directory) if directory else None
     return found if held is None else found + differing(policy, held.document, held.path)
 

@@ -1,8 +1,8 @@
 """The HTTP interface (docs/PROTOCOL.md, "HTTP")::
 
     POST /v1/enroll   Enroll → Enrolled; not signed: a join token and a proof are in the message
-    POST /v1/sync     Hello, Push, Pull, PullBaseline, FetchControl, Report → their answers; signed
-                      (``cloud.identity.auth``)
+    POST /v1/sync     Hello, Push, Pull, PullBaseline, FetchRecords, FetchControl, Report → their answers;
+                      signed (``cloud.identity.auth``)
     …    /v1/bodies   attachments' bytes in sealed parts (``cloud.server.bodies``); signed
     GET  /v1/targets  what devices run (``cloud.server.targets``); signed
     GET  /v1/packs    ranges of models' packs (``cloud.server.models``); signed
@@ -64,6 +64,7 @@ from sync.messages import (
     Enroll,
     Failure,
     FetchControl,
+    FetchRecords,
     Hello,
     Pull,
     PullBaseline,
@@ -227,7 +228,7 @@ class Service:
             answer: Answer = await self._in(self._writer, self._consume_and_handle, claimed, message)
             self.connections.known(on, claimed.caller.device)
             return answer
-        if isinstance(message, PullBaseline | Pull):
+        if isinstance(message, PullBaseline | Pull | FetchRecords):
             await self._in(self._writer, self._consume, claimed)
             self.connections.known(on, claimed.caller.device)
             if isinstance(message, Pull):

@@ -12,6 +12,7 @@ lose to its write.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgpack
@@ -30,7 +31,7 @@ from sync.scope import Coverage
 from sync.segment import FLAG_STATE, pack_split
 
 RECORDS_PER_PAGE = 2_500
-_IMAGE_BYTES_PER_PAGE = 700 << 10
+IMAGE_BYTES_PER_PAGE = 700 << 10
 _RECORDS_PER_READ = 500
 _RECORDS_SCANNED_MAX = 20_000
 _LAST_KEY = "\U0010ffff" * (KEY_BYTES_MAX // 4)  # no key is greater
@@ -55,14 +56,7 @@ def baseline_page(
 ) -> BaselineResult:
     """The page after ``token`` (b"" for the first). Raises Malformed for a token that is not one of ours."""
     cursor, after = _parse(token, head, everything)
-    shapes: dict[tuple[str, tuple[str, ...]], Shape] = {}
-
-    def shape_of(collection: str, names: tuple[str, ...]) -> Shape:
-        found = shapes.get((collection, names))
-        if found is None:
-            found = shapes[collection, names] = Shape(Kind.PUT, collection, names, "l" * len(names))
-        return found
-
+    shape_of = shapes()
     operations: list[Operation] = []
     size = scanned = 0
     done = False
@@ -74,13 +68,26 @@ def baseline_page(
                 after, done = (row.collection, _LAST_KEY), False
                 break
             if (everything or is_alive(row.image)) and (scope is None or scope.has(row.collection, row.key)):
-                if operations and size + len(row.image) > _IMAGE_BYTES_PER_PAGE:
+                if operations and size + len(row.image) > IMAGE_BYTES_PER_PAGE:
                     return _page(sealer, operations, _token(cursor, everything, after), cursor)
                 size += len(row.image)
                 operations.append(state_operation(row.collection, row.key, row.image, shape_of))
             after = (row.collection, row.key)
         scanned += len(rows)
     return _page(sealer, operations, b"" if done else _token(cursor, everything, after), cursor)
+
+
+def shapes() -> Callable[[str, tuple[str, ...]], Shape]:
+    """For ``state_operation``: each shape once."""
+    known: dict[tuple[str, tuple[str, ...]], Shape] = {}
+
+    def shape_of(collection: str, names: tuple[str, ...]) -> Shape:
+        found = known.get((collection, names))
+        if found is None:
+            found = known[collection, names] = Shape(Kind.PUT, collection, names, "l" * len(names))
+        return found
+
+    return shape_of
 
 
 def _page(sealer: Sealer, operations: list[Operation], token: bytes, cursor: int) -> BaselineResult:

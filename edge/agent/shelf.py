@@ -149,9 +149,15 @@ class Shelf:
         """Delete large values of this replica that no checkpoint of the agent (as in keys) needs any more. Returns how
         many.
         """
-        if not self.log.scan(VALUES, prefix=f"{agent}/{self.log.replica.hex()}/", limit=1):
+        if not self.log.scan(VALUES, prefix=f"{agent}/{self.log.replica.hex()}/", limit=1) or self._has_left(agent):
             return 0
         return self.large.collect(agent, lambda: self._needed(agent))
+
+    def _has_left(self, agent: str) -> bool:
+        """Whether some of its checkpoints or values are not here by the policy: what they need cannot be told then."""
+        left, log = self.log.writer.evicted, self.log
+        prefixes = [(VALUES, f"{agent}/"), *((CHECKPOINTS, f"{kind}/{agent}/") for kind in sorted(TYPES))]
+        return any(left.places(log, collection, prefix) for collection, prefix in prefixes)
 
     def _needed(self, agent: str) -> Iterable[Ref]:
         for kind in sorted(TYPES):

@@ -94,11 +94,11 @@ def explain(
     }
     if agent is not None:
         said["may"] = {action: held.may(agent, action, collection) for action in ("read", "write")}
-    if rule.direction == "absent" and file is None:
-        said["stays"] = _stays(store, collection, key)
     kept = _kept(store, collection, key) if file is None else None
     if kept is not None:
         said["kept_back"] = kept
+    if file is None:
+        said |= _whereabouts(store, collection, key, rule)
     if as_json:
         print_json(said)
         return
@@ -111,6 +111,7 @@ def explain(
     ]
     rows += [("stays for now", said["stays"])] if said.get("stays") else []
     rows += [("kept back", _KEPT_BACK.get(kept, kept))] if kept is not None else []
+    rows += [("has left", said["left"])] if said.get("left") else []
     rows += [("largest record", f"{rule.record_bytes_max:,} bytes")] if rule.record_bytes_max else []
     rows += [("oldest record", counted(rule.age_days_max, "day"))] if rule.age_days_max else []
     rows += [("vectors", rule.vectors)] if rule.vectors else []
@@ -121,14 +122,19 @@ def explain(
     print_table(("", ""), rows)
 
 
-def _stays(store: str, collection: str, key: str) -> str:
-    """Why a record that must not be here is, "" if it is not."""
+def _whereabouts(store: str, collection: str, key: str, rule: Rule) -> dict[str, str]:
+    """``left``: whether its record has left this device, and what of it is waited for, "" if not; ``stays``: why one
+    that should not be here is, "" if none is.
+    """
+    from edge.storage.evicted import SAID, state_of
     from edge.storage.leaving import why_not
 
     with reading(store) as edge:
-        if edge.log.values(collection, key) is None:
-            return ""
-        return why_not(edge.log, collection, key) or "until the cloud's archive is known to have it"
+        state = state_of(edge.log, collection, key)
+        left = {"left": "" if state is None else SAID[state]}
+        if rule.direction == "absent" or rule.age_days_max:
+            left["stays"] = why_not(edge.log, collection, key, rule)
+        return left
 
 
 def _kept(store: str, collection: str, key: str) -> str | None:

@@ -83,15 +83,24 @@ class ActivePolicy:
         """
         return self._permissions.may(agent, action, collection)
 
-    def admit(self, schemas: Mapping[str, CollectionSchema], writes: Sequence[Write]) -> Sequence[Write]:
+    def admit(
+        self,
+        schemas: Mapping[str, CollectionSchema],
+        writes: Sequence[Write],
+        is_shut: Callable[[str, str], bool] = lambda _collection, _key: False,
+    ) -> Sequence[Write]:
         """What is committed for them: vectors in the form that their rule has. Nothing is written where others' writes
-        are only received, or nothing is kept. Raises NotAllowed.
+        are only received, or nothing is kept, but the deletes of what was erased (``is_shut``). Raises NotAllowed.
         """
         changed: dict[int, Write] = {}
         for at, write in enumerate(writes):
             _, collection, key, *_ = write
             rule = self.scope.rule(collection, key)
-            if rule.direction in _NOT_WRITTEN and collection not in _NOTES:
+            if (
+                rule.direction in _NOT_WRITTEN
+                and collection not in _NOTES
+                and not (write.kind == Kind.DELETE and is_shut(collection, key))
+            ):
                 raise NotAllowed(
                     f"{key!r:.100} of {collection!r} is {rule.direction} on this device: nothing is written there",
                     hint=f"[[sync]] {rule.number} of policy {self.name!r} says so; its operator can change it",
@@ -107,6 +116,10 @@ class ActivePolicy:
         """Whether there is anything that ``admit`` would not let through as it is."""
         rules = self.document.sync if self.document is not None else ()
         return any(rule.direction in _NOT_WRITTEN or rule.vectors for rule in rules)
+
+    def is_blind(self, collection: str, key: str) -> bool:
+        """Whether nothing that others write at a place is received."""
+        return not self.scope.has(collection, key)
 
     def prepare(self) -> None:
         """What is made late otherwise. Raises InvalidPolicy for a text that Cedar does not take, or without cedarpy."""
@@ -278,9 +291,11 @@ class Policies:
     def _obey(self, active: ActivePolicy) -> None:
         with self._setting:
             self._active = active
-        with self._log.writer.lock:
+        log, shut = self._log, self._log.erasures.is_shut
+        with log.writer.lock:
             self._keep(active)
-        self._log.admits = partial(active.admit, self._log.schemas) if active.concerns_writes else None
+        log.admits = partial(active.admit, log.schemas, is_shut=shut) if active.concerns_writes else None
+        log.writer.evicted.blind = active.is_blind
         log_level.want(self._log.path, active.document.log.level if active.document is not None else "")
         self._obeyed(active.document)
 

@@ -13,6 +13,7 @@ from functools import partial
 from edge.link.membership import keep_keys
 from edge.storage import kept_back, link_state, policy_row, scoping
 from edge.storage.delta_log import DeltaLog
+from edge.storage.evicted import to_fetch
 from edge.storage.log_writer import Within
 from sync.effects import (
     Apply,
@@ -21,6 +22,7 @@ from sync.effects import (
     Leave,
     Load,
     LoadKept,
+    LoadPlaces,
     LoadState,
     Mend,
     NewIncarnation,
@@ -29,7 +31,7 @@ from sync.effects import (
     Send,
     Sweep,
 )
-from sync.growing import GrowingSession
+from sync.fetching import FetchingSession
 
 
 class Carrier:
@@ -37,17 +39,18 @@ class Carrier:
     ``refused`` ones, ``handshakes``.
     """
 
-    def __init__(self, log: DeltaLog, store: str, session: GrowingSession) -> None:
+    def __init__(self, log: DeltaLog, store: str, session: FetchingSession) -> None:
         self._log = log
         self._store = store
         self._session = session
         self._rescoped = log.rescoped
         self._kept = -1
+        self._looked: tuple[int, int, int] | None = None
         self.pushed = self.pulled = self.refused = self.handshakes = 0
 
     def follow(self) -> None:
-        """Before the session is asked what is ready: whether another policy holds by now, and whether something that
-        was kept back may go. Raises StorageError.
+        """Before the session is asked what is ready: whether another policy holds by now, whether something that
+        was kept back may go, or something that has left is needed again. Raises StorageError.
         """
         if self._kept != (changes := self._log.kept.changes):
             if kept_back.is_there(self._log):
@@ -57,6 +60,12 @@ class Carrier:
             scope, growth, owed = scoping.load(self._log)
             self._session.rescoped(scope, growth, owed=owed)
             self._rescoped = noted
+        evicted = self._log.writer.evicted
+        if evicted.wanted or evicted.asked:
+            looked = (self._log.position, self._log.rescoped, evicted.asks)
+            if looked != self._looked:
+                self._looked = looked
+                self._session.wants()
 
     def carry_out(self, effect: Effect) -> None:
         """Any effect but ``Send``. Raises StorageError and its kinds; the session is then as before, and has to begin
@@ -64,7 +73,7 @@ class Carrier:
         """
         log, session = self._log, self._session
         assert not isinstance(effect, Send), "sending is the caller's"
-        if isinstance(effect, (Load, LoadState, LoadKept)):
+        if isinstance(effect, (Load, LoadState, LoadKept, LoadPlaces)):
             self._load(effect)
             return
         done, repair = True, False
@@ -92,12 +101,14 @@ class Carrier:
             session.reincarnated(log.new_incarnation())
         session.advance(effect, done=done, repair=repair)
 
-    def _load(self, effect: Load | LoadState | LoadKept) -> None:
+    def _load(self, effect: Load | LoadState | LoadKept | LoadPlaces) -> None:
         log, session = self._log, self._session
         if isinstance(effect, Load):
             session.loaded(log.pending(*effect))
         elif isinstance(effect, LoadState):
             session.loaded_state(*link_state.state_page(log, *effect))
+        elif isinstance(effect, LoadPlaces):
+            session.loaded_places(to_fetch(log))
         else:
             session.loaded_kept(*kept_back.load(log, *effect))
 
@@ -120,8 +131,12 @@ class Carrier:
         """
         looked_at = effect.pristine or effect.narrowed or effect.growth is not None
         within: Within = partial(scoping.page_notes, self._log, effect) if looked_at else dict
-        done = self._log.apply(effect.operations, cursor=effect.cursor, baseline=effect.baseline, within=within)
+        done = self._log.apply(
+            effect.operations, cursor=effect.cursor, baseline=effect.baseline, within=within, whole=effect.whole
+        )
         if done is None:
             return False
+        if effect.whole is not None:
+            self._log.writer.evicted.answered((*effect.whole.none, *effect.whole.denied))
         self.pulled += len(effect.operations)
         return True

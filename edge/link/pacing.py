@@ -14,7 +14,7 @@ from sync.budgets import BUDGET, CLASS, DAY_MS, INTERVAL, REQUEST_OVERHEAD_BYTES
 from sync.effects import PULL, PUSH, SessionLimits
 from sync.lanes import CONTROL, LANES, NORMAL, URGENT
 from sync.limits import LONG_POLL_MS_MAX
-from sync.messages import Hello, Message, Pull, PullBaseline, Push, encode
+from sync.messages import FetchRecords, Hello, Message, Pull, PullBaseline, Push, encode
 from sync.pacing import PacedSession
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Pacing:
     def lane_of(self, message: Message) -> str:
         if isinstance(message, Push):
             return self._lane
-        return NORMAL if isinstance(message, (Pull, PullBaseline)) else CONTROL
+        return NORMAL if isinstance(message, (Pull, PullBaseline, FetchRecords)) else CONTROL
 
     def size_of(self, message: Message) -> int:
         """What it and its answer may be, in bytes, heads included. Raises StorageError."""
@@ -109,7 +109,7 @@ class Pacing:
         size = REQUEST_OVERHEAD_BYTES + len(encode(message))
         if isinstance(message, Pull):
             return size + message.max_bytes + _ANSWER_BYTES[Pull]
-        if isinstance(message, PullBaseline):
+        if isinstance(message, (PullBaseline, FetchRecords)):
             left = self._gate.left(NORMAL)
             return size + (_PAGE_BYTES_MAX if left is None else min(_PAGE_BYTES_MAX, max(left - size, 64 << 10)))
         return size + _ANSWER_BYTES.get(type(message), _OTHER_BYTES)

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from edge.storage import kept_back, renaming
+from edge.storage.evicted import with_stubs
 from edge.storage.log_core import LogCore
 from edge.storage.log_reader import DeadLetter, pack_operation
 from edge.storage.log_schema import close, connect, index_anew, translate, unpacked_note
 from edge.storage.log_writer import Transact
-from edge.storage.transaction import Write, pack_put
+from edge.storage.transaction import Write
+from edge.storage.write_checks import pack_put
 from sync.errors import CorruptStore, StorageError
 from sync.images import image_values
 from sync.operations import Kind, Operation, Shape
@@ -109,7 +111,7 @@ class DeltaLog(LogCore):
     ) -> Write:
         """A PUT of what the schema has normalised, as ready as it can be made. Raises InvalidValue, TooLarge."""
         plain = self._plain.get(collection)
-        put = pack_put((plain, key), payload, self._shapes) if plain else None
+        put = pack_put((plain, key), payload, self.shapes) if plain else None
         return Write(Kind.PUT, collection, key, payload, False, schema, put, new)
 
     # -- the link to the cloud ----------------------------------------------------------------------------------------
@@ -188,7 +190,7 @@ class DeltaLog(LogCore):
             self.ensure_settled()
             self.fold()
             self._settled = False
-            self._run.begin()
+            self.run.begin()
             replica = replica_id(device_of(self.replica), incarnation_of(self.replica) + step)
             with writer.transact() as db:
                 renaming.rename(self, db)
@@ -267,7 +269,7 @@ class DeltaLog(LogCore):
 
     def changed_at(self, collection: str) -> int:
         """The position of the last change of one of its records, or a later one."""
-        return self.writer.changed.get(self._collections.get(collection, 0), 0)
+        return self.writer.changed.get(self.numbers.get(collection, 0), 0)
 
     def pending(self, after_seq: int, max_operations: int, max_bytes: int) -> list[Operation]:
         """Local operations after ``after_seq`` in order; at least one if there is one, else within both bounds."""
@@ -285,24 +287,28 @@ class DeltaLog(LogCore):
         left out (``kept_back``), and contributions that are not acknowledged (``renaming``).
         """
         self.fold()
-        while rows := self.reader.state(after, limit):
+        while rows := self.state_rows(after, limit):
             if told := renaming.without_pending(self, kept_back.as_before(self, rows)):
                 return kept_back.as_state(self, told)
             after = rows[-1][:2]
         return []
 
+    def state_rows(self, after: tuple[str, str] | None, limit: int) -> list[renaming.Row]:
+        """(collection, key, image), of what is in its table."""
+        return with_stubs(self, after, self.reader.state(after, limit), limit)
+
     def state_shape(self, collection: str, names: tuple[str, ...]) -> Shape:
-        return self._shapes.plain(collection, names)
+        return self.shapes.plain(collection, names)
 
     # -- care (log_care does the work) --------------------------------------------------------------------------------
 
     def collection_id(self, name: str) -> int:
         """Of a collection that has operations. For this package only."""
-        return self._collections[name]
+        return self.numbers[name]
 
     def collection_ids(self) -> dict[str, int]:
         """Of all collections that have operations. For this package only."""
-        return dict(self._collections)
+        return dict(self.numbers)
 
     def transact(self) -> Transact:
         """A transaction: ``with log.writer.lock, log.transact() as db``. For this package only."""

@@ -160,6 +160,10 @@ def living(log: DeltaLog, erasure: str) -> dict[str, list[str]]:
             if keys:
                 found.setdefault(name, []).extend(keys)
             after = page[-1][0]
+        left = log.writer.evicted.places(log, name)  # it lives elsewhere, and whoever knows of it deletes it
+        gone = [key for key, newest in left if scope in scopes_of(name, key) and (until is None or newest <= until)]
+        if gone:
+            found.setdefault(name, []).extend(gone)
     return found
 
 

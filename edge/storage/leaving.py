@@ -1,13 +1,14 @@
 """What leaves a device's scope leaves the device (ADR 24): marked at one handshake, gone at a later one.
 
-A record is *marked* when its place is ``absent``, everything local is acknowledged and the feed's head is H; it goes
+A record is *marked* when its place is ``absent``, or when it is older than ``age_days_max`` of its rule, everything
+local is acknowledged and the feed's head is H; it goes
 once the archive holds H, if nothing has changed it since. That is no delete: nothing is written, nobody hears of it.
 ``leaving`` has (the row in ``records``, SHA-256 of its image); the note of the same name says in which life of the
 cloud, and under which name and policy, they were marked, and H.
 
-What always holds: what goes is in the cloud's archive as it was here. A record does not go yet, and ``why_not`` says
-so, if the cloud refused a write of it or one was kept back here, if its collection has fields that count or are sets,
-from whose slots a later write here would have to go on, or if it is an agent's or the system's.
+What always holds: what goes is in the cloud's archive as it was here, and ``evicted`` remembers its place. A record
+does not go yet, and ``why_not`` says so, if the cloud refused a write of it or one was kept back here, if it is the
+system's or of a collection that is not declared, or if its attachment's bytes are not known to be in the cloud.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from hashlib import sha256
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from edge.storage import kept_back, policy_row, scoping
+from edge.storage import evicted, kept_back, policy_row, scoping
+from edge.storage.attached import Attached
 from sync.errors import InvalidPolicy
+from sync.images import is_alive
 from sync.places import is_of_agents
 from sync.policy import Policy
-from sync.scope import Coverage, ScopeTable
+from sync.records import Record
+from sync.scope import Coverage, Rule, ScopeTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 MARKED_MAX = 10_000
 BATCH = 500
 _NOTE = "leaving"
+_DAY_MS = 86_400_000
+_TOGETHER = ("_checkpoints", "_values", "_recalls", "agent.documents", "agent.chunks")  # none makes sense alone
 _TABLE = "CREATE TABLE IF NOT EXISTS leaving (record INTEGER PRIMARY KEY, image BLOB NOT NULL)"
 _LIVING = "SELECT id, key, image FROM records WHERE collection = ? AND living = 1"
 _REFUSED = "SELECT 1 FROM dead_letters WHERE collection = ? AND key = ? LIMIT 1"
@@ -54,26 +60,39 @@ def leave(log: DeltaLog, head: int, archived: int) -> int:
         rules = Policy.again(row.data).sync
     except InvalidPolicy:
         return 0  # of later software: what it wants is not known here
-    if not any(rule.direction == "absent" for rule in rules):
+    if not any(rule.direction == "absent" or rule.age_days_max for rule in rules):
         return 0
-    table, gone = ScopeTable(rules), 0
+    going, gone = _Going(log, ScopeTable(rules)), 0
     note = log.meta_get(_NOTE)
     if note is not None and note[:3] == _here(log, row):
         if archived < note[3]:
             return 0
-        while (done := _evict(log, row, table)) is not None:
+        while (done := _evict(log, row, going)) is not None:
             gone += done
-    _mark(log, row, table, head)
+    _mark(log, row, going, head)
     return gone
 
 
-def why_not(log: DeltaLog, collection: str, key: str) -> str:
-    """Why a record whose place is ``absent`` stays for now, "" if it goes as soon as the archive has it."""
+def why_not(log: DeltaLog, collection: str, key: str, rule: Rule) -> str:
+    """Why a record that is here and should not be stays for now; "" if it goes as soon as the archive has it, or may be
+    here.
+    """
+    image = log.image(collection, key)
+    if image is None or not is_alive(image) or not (rule.direction == "absent" or rule.age_days_max):
+        return ""
+    if not _may_go(log, collection):
+        return "its collection is the system's, or is not declared here"
+    if rule.direction != "absent" and collection in _TOGETHER:
+        return "an agent's state and documents are of several records, and do not leave by their age"
+    if not _is_due(log, collection, rule, image):
+        return ""
     if kept_back.of_place(log, collection, key, None) is not None:
         return "it has writes that never left this device"
-    if not _is_plain(log, collection):
-        return "its collection is an agent's or the system's, or has fields that count, or are sets"
-    return "the cloud refused a write of it" if log.reader.one(_REFUSED, collection, key) else ""
+    if log.reader.one(_REFUSED, collection, key):
+        return "the cloud refused a write of it"
+    if Attached(log).holds_back(collection, image):
+        return "the bytes of its attachment are not known to be in the cloud yet"
+    return "until the cloud's archive is known to have it"
 
 
 # -- inside -----------------------------------------------------------------------------------------------------------
@@ -93,36 +112,63 @@ def _holds(log: DeltaLog, row: PolicyRow) -> bool:
     )
 
 
-def _is_plain(log: DeltaLog, collection: str) -> bool:
-    schema = log.schemas.get(collection)
-    of_others = collection.startswith("_") or is_of_agents(collection)
-    return not of_others and schema is not None and schema.all_lww()
+def _may_go(log: DeltaLog, collection: str) -> bool:
+    return collection in log.schemas and (is_of_agents(collection) or not collection.startswith("_"))
 
 
-def _mark(log: DeltaLog, row: PolicyRow, table: ScopeTable, head: int) -> None:
+def _is_due(log: DeltaLog, collection: str, rule: Rule, image: bytes) -> bool:
+    """Whether a living record should not be here. Its age is that of its last write, by the corrected clock."""
+    if rule.direction == "absent":
+        return True
+    if not rule.age_days_max or rule.direction == "local" or collection in _TOGETHER:
+        return False
+    return Record.decode(image).newest_ts < log.clock.reading(-rule.age_days_max * _DAY_MS)
+
+
+class _Going:
+    """Which records go, in one pass."""
+
+    def __init__(self, log: DeltaLog, table: ScopeTable) -> None:
+        self._log = log
+        self._table = table
+        self._attached = Attached(log)
+
+    def may(self, collection: str) -> bool:
+        table = self._table
+        concerned = table.covers(collection) is not Coverage.ALL or table.ages(collection)
+        return concerned and _may_go(self._log, collection)
+
+    def has(self, db: apsw.Connection, collection: str, key: str, image: bytes) -> bool:
+        return (
+            _is_due(self._log, collection, self._table.rule(collection, key), image)
+            and not db.execute(_REFUSED, (collection, key)).get
+            and not self._attached.holds_back(collection, image)
+        )
+
+
+def _mark(log: DeltaLog, row: PolicyRow, going: _Going, head: int) -> None:
     with log.writer.lock:
         if not _holds(log, row):
             return
         log.fold()  # what has changed in memory only is not what would be marked
         with log.transact() as db:
             db.execute(_TABLE)
+            db.execute(evicted.TABLE)
             db.execute("DELETE FROM leaving")
-            db.executemany("INSERT INTO leaving VALUES (?, ?)", list(islice(_absent(log, db, table), MARKED_MAX)))
+            db.executemany("INSERT INTO leaving VALUES (?, ?)", list(islice(_due(log, db, going), MARKED_MAX)))
             log.writer.put_meta(_NOTE, [*_here(log, row), head])
 
 
-def _absent(log: DeltaLog, db: apsw.Connection, table: ScopeTable) -> Iterator[tuple[int, bytes]]:
+def _due(log: DeltaLog, db: apsw.Connection, going: _Going) -> Iterator[tuple[int, bytes]]:
     for name, number in log.collection_ids().items():
-        if _is_plain(log, name) and table.covers(name) is not Coverage.ALL:
+        if going.may(name):
             rows: Iterable[Any] = db.execute(_LIVING, (number,))
             for record, key, image in rows:
-                if table.rule(name, key).direction != "absent" or kept_back.holds(db, number, key):
-                    continue
-                if not db.execute(_REFUSED, (name, key)).get:
+                if going.has(db, name, key, image) and not kept_back.holds(db, number, key):
                     yield record, sha256(image).digest()
 
 
-def _evict(log: DeltaLog, row: PolicyRow, table: ScopeTable) -> int | None:
+def _evict(log: DeltaLog, row: PolicyRow, going: _Going) -> int | None:
     """The next of those that are marked; None: there are no more, or it must not go on."""
     with log.writer.lock:
         if not _holds(log, row):
@@ -137,10 +183,9 @@ def _evict(log: DeltaLog, row: PolicyRow, table: ScopeTable) -> int | None:
                 db.execute("DELETE FROM leaving WHERE record = ?", (record,))
                 if image is None or sha256(image).digest() != digest:
                     continue  # it has gone, or is another than was marked
-                if kept_back.holds(db, number, key):
-                    continue
-                if table.rule(name, key).direction == "absent" and not db.execute(_REFUSED, (name, key)).get:
+                if going.has(db, name, key, image) and not kept_back.holds(db, number, key):
                     position += 1
+                    evicted.keep(db, (number, key), image, log.replica)
                     db.execute("DELETE FROM records WHERE id = ?", (record,))
                     db.execute("INSERT INTO marks VALUES (?, ?, ?)", (position, number, key))
             log.writer.put_meta("head", (log.head_seq, position, log.clock.last))

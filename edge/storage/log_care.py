@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import apsw
 
+from edge.storage import evicted
 from edge.storage.log_reader import unpack_fields
 from edge.storage.log_schema import close, sync_directory, translate
 from edge.storage.page_checksums import checksum_vfs, has_checksums, reserve
@@ -110,6 +111,7 @@ def verify(log: DeltaLog) -> list[str]:
                 break
     except StorageError as error:
         problems.append(str(error))
+    problems += [f"record {key!r} of {name!r} is here, and noted as evicted" for name, key in evicted.twice(log)]
     problems += [f"schema of {name!r}: {problem}" for name, problem in log.schema_problems.items()]
     return problems
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from edge.storage import kept_mending
+from edge.storage import evicted, kept_mending
 from edge.storage.log_reader import unpack_hidden, unpack_operation
 from edge.storage.log_rows import insert
 from edge.storage.log_schema import translate
@@ -222,12 +222,13 @@ class _Repair:
     ) -> None:
         """Restamp the record's image, once, and merge the operation anew: a stamp too low had lost what it now wins."""
         image = db.execute("SELECT image FROM records WHERE collection = ? AND key = ?", ref).get
-        held = image
+        stubs = self._log.writer.evicted
+        held = image = evicted.image_at(db, stubs, ref) if image is None else image
         if image is not None and ref not in remapped:
             image = restamp_image(image, operation.replica, self.moved)
         remapped.add(ref)
         image = fold(image, operation)
-        if image != held:
+        if image != held and not evicted.set_image(db, stubs, ref, image):
             db.execute(
                 "INSERT INTO records (collection, key, living, image) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (collection, key) DO UPDATE SET living = excluded.living, image = excluded.image",

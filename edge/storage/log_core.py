@@ -29,11 +29,13 @@ from edge.storage.log_writer import LogWriter, Within
 from edge.storage.own_slots import Run
 from edge.storage.renaming import RENAMED, taken_back, unpacked
 from edge.storage.shapes import ShapeCache
-from edge.storage.transaction import PackedPut, Transaction, Write, plain_put
+from edge.storage.transaction import Transaction, Write
+from edge.storage.write_checks import PackedPut, plain_put
 from sync.errors import Malformed, SchemaMismatch, StorageError, UnknownCollection
 from sync.images import image_values
 from sync.limits import FUTURE_MS_MAX
 from sync.operations import Kind, Operation
+from sync.places import Whole
 from sync.ports import Clock, RandomSource
 from sync.restamp import heard_in
 from sync.schema import COLLECTIONS, CollectionSchema
@@ -58,7 +60,7 @@ class LogCore:
         self.clock = HybridClock(clock)
         self._wall = clock
         self._random = random
-        self._run = Run(random)
+        self.run = Run(random)
         self._declaring = allocate_lock()
         self.head_seq = self.rescoped = 0  # the latter: how often another policy came to hold
         self.took_back = False  # whether the last page had consequences that only state can carry (``renaming``)
@@ -66,8 +68,8 @@ class LogCore:
         self._settled = False  # whether memory is known to say what the disk says
         self._expect_new = True
         self._group = GroupCommit(self._commit_one, self._commit_all)
-        self._shapes = ShapeCache()
-        self._collections: dict[str, int] = {}
+        self.shapes = ShapeCache()
+        self.numbers: dict[str, int] = {}
         self._plain: dict[str, int] = {}  # the id of collections that have it and whose fields are all last-writer
         self._plain_schemas: dict[str, CollectionSchema] = {}
         self.writer, self.reader = self._hands(db)
@@ -75,7 +77,7 @@ class LogCore:
 
     def _hands(self, db: apsw.Connection) -> tuple[LogWriter, LogReader]:
         writer = LogWriter(db, self.path)
-        return writer, LogReader(self.path, self.vfs, self._collections, writer.overlay, self._shapes)
+        return writer, LogReader(self.path, self.vfs, self.numbers, writer.overlay, self.shapes)
 
     def _settle(self) -> None:
         """Read from the disk where the log stands: at the start, and after a commit of which nobody knows whether
@@ -90,7 +92,7 @@ class LogCore:
         writer, db = self.writer, self.writer.db
         meta = {name: unpacked_note(self.path, name, value) for name, value in db.execute(_META)}
         self.replica: bytes = meta["replica"]
-        self._collections.update(db.execute("SELECT name, id FROM collections"))
+        self.numbers.update(db.execute("SELECT name, id FROM collections"))
         noted, position, ts = meta.get("head", (0, 0, 0))
         seq = noted
         last = db.execute("SELECT seq, position, ts FROM operations ORDER BY seq DESC LIMIT 1").fetchone()
@@ -113,13 +115,14 @@ class LogCore:
         if folded != writer.folded_seq:
             writer.overlay.clear()  # the table has it
             writer.folded_seq = folded
+        writer.evicted.learn(db)
         if folded < seq:
             self._replay()
         for name, image in self.reader.all_images(db, COLLECTIONS).items():
             self._learn_schema(name, image)
         self.erasures.learn(self.reader.all_images(db, ERASURES).items())
         self.head_seq, self.position = seq, max(position, marked or 0)
-        writer.changed = dict.fromkeys(self._collections.values(), self.position)  # any of them may have been
+        writer.changed = dict.fromkeys(self.numbers.values(), self.position)  # any of them may have been
         self._settled = True  # last: whatever interrupts this, it is done again
 
     def _replay(self) -> None:
@@ -185,7 +188,8 @@ class LogCore:
             kept = self.kept.concerns(jobs)
             puts = [put for job in jobs if len(job.writes) == 1 and (put := job.writes[0][6]) is not None]
             if kept or len(puts) < len(jobs) or not self._commit_puts(jobs, puts):
-                as_new = not kept and self._expect_new and {write[0] for job in jobs for write in job.writes} == {_PUT}
+                as_new = not kept and self._expect_new and not self.writer.evicted.collections
+                as_new = as_new and {write[0] for job in jobs for write in job.writes} == {_PUT}
                 if not (as_new and self._commit_as_new(jobs)):
                     self._commit_jobs(jobs)
         self._notify()
@@ -267,10 +271,12 @@ class LogCore:
         cursor: int | None = None,
         baseline: bytes | None = None,
         within: Within = dict,
+        whole: Whole | None = None,
     ) -> int | None:
         """Merge remote operations and store the feed position they reach, in one transaction. Returns records changed.
         ``baseline`` is the token of a baseline page; it is forgotten when a cursor comes without one. ``within`` says,
-        under the lock, which notes are stored with it. None, and nothing done, if it says None.
+        under the lock, which notes are stored with it. None, and nothing done, if it says None. ``whole``: as of
+        ``Transaction.remote``.
         """
         writer = self.writer
         with writer.lock:
@@ -284,8 +290,9 @@ class LogCore:
             try:
                 writer.begin()
                 transaction = self._transaction()
-                transaction.prefetch([*((operation[4][1], operation[5]) for operation in admitted), *denied])
-                changed = transaction.remote(admitted)
+                asked = (*whole.none, *whole.denied) if whole is not None else ()
+                transaction.prefetch([*((operation[4][1], operation[5]) for operation in admitted), *denied, *asked])
+                changed = transaction.remote(admitted, whole)
                 if newest > self.heard:
                     notes["heard"] = newest
                 if beyond > self.clock.beyond:
@@ -322,19 +329,7 @@ class LogCore:
 
     def _begun(self) -> Transaction:
         """From where memory says that the log stands."""
-        return Transaction(
-            replica=self.replica,
-            clock=self.clock,
-            seq=self.head_seq,
-            position=self.position,
-            seen=self.cursor,
-            schemas=self.schemas,
-            collections=self._collections,
-            shapes=self._shapes,
-            fetch=self.writer.fetch,
-            run=self._run,
-            keeping=self.kept,
-        )
+        return Transaction(self)
 
     def _finish(
         self, transaction: Transaction, notes: Mapping[str, Any], *, fold: bool = False, assumed_new: bool = False
@@ -350,12 +345,14 @@ class LogCore:
         """
         if done:
             if transaction.new_collections:
-                self._collections.update(transaction.new_collections)
+                self.numbers.update(transaction.new_collections)
                 self._note_plain()
             for name, image in transaction.touched_in(COLLECTIONS):
                 self._learn_schema(name, image)
             self.erasures.learn(transaction.touched_in(ERASURES))
             self.kept.follow(transaction)
+            if transaction.stubs.back:
+                self._note_plain()
             self.head_seq, self.position = transaction.seq, transaction.position
         self._settled = True
         return done
@@ -376,7 +373,8 @@ class LogCore:
         self._note_plain()
 
     def _note_plain(self) -> None:
-        numbers = self._collections
+        """Short cuts are for collections without stubs."""
+        numbers = {name: at for name, at in self.numbers.items() if at not in self.writer.evicted.collections}
         self._plain = {name: numbers[name] for name, it in self.schemas.items() if name in numbers and it.all_lww()}
         self._plain_schemas = {name: self.schemas[name] for name in self._plain}
 

@@ -91,9 +91,9 @@ class Follower(DeltaLog):
         self._following = FollowingReader(
             self.path,
             self.vfs,
-            self._collections,
+            self.numbers,
             writer.overlay,
-            self._shapes,
+            self.shapes,
             opened=self._opened,
             replaced=self._replaced,
             settle=self._catch_up,
@@ -255,7 +255,7 @@ class Follower(DeltaLog):
         other = Follower.follow(self.path, clock=self._wall, random=self._random, vfs=self.vfs)
         try:
             db = other._following.pin()  # noqa: SLF001 - of the same class
-            names = {number: name for name, number in other._collections.items()}  # noqa: SLF001
+            names = {number: name for name, number in other.numbers.items()}
             newer = {
                 (names[collection], key): (names[collection], key, int(is_alive(image)), image)
                 for (collection, key), (_, image, _) in other.writer.overlay.items()

@@ -24,6 +24,7 @@ from typing import Any
 import apsw
 import msgpack
 
+from edge.storage.evicted import Evicted, Stub
 from edge.storage.kept_back import keep
 from edge.storage.log_rows import chunks, insert, new_operations, select_held
 from edge.storage.log_schema import close, translate
@@ -45,7 +46,9 @@ Within = Callable[[], dict[str, Any] | None]  # notes to store with a transactio
 
 
 class LogWriter:
-    """``lock`` is held by whoever writes. ``overlay`` maps a record to what it is and what the table knows of it."""
+    """``lock`` is held by whoever writes. ``overlay`` maps a record to what it is and what the table knows of it;
+    ``evicted`` knows whose records are not here.
+    """
 
     def __init__(self, db: apsw.Connection, path: str) -> None:
         self.db = db
@@ -53,6 +56,7 @@ class LogWriter:
         self.lock = RLock()
         self.overlay: dict[Ref, Held] = {}
         self.changed: dict[int, int] = {}  # collection id -> position of its last change, once that can be read
+        self.evicted = Evicted()
         self.folded_seq = 0
         self._unfolded_bytes = 0
         self._process = os.getpid()
@@ -92,6 +96,13 @@ class LogWriter:
             raise translate(error, self.path) from error
         return found
 
+    def stubs(self, refs: Sequence[Ref]) -> dict[Ref, Stub]:
+        """Of those whose records have left. Raises StorageError."""
+        try:
+            return self.evicted.among(self.db, refs)
+        except apsw.Error as error:
+            raise translate(error, self.path) from error
+
     def begin(self) -> None:
         """Begin a transaction; the caller holds ``lock``, and calls ``commit`` or ``abandon``. Raises StorageError."""
         self.check_open()
@@ -113,18 +124,16 @@ class LogWriter:
         is not.
         """
         size = self._unfolded_bytes + sum([len(row[8]) for row in transaction.operations])
-        fold = fold or self._is_full(transaction, size)
+        stubs = transaction.stubs
+        # With what moves between the table and the stubs: no replay depends on a row that has gone.
+        fold = fold or stubs.moved or self._is_full(transaction, size)
         db = self.db
         try:
             for name, number in transaction.new_collections.items():
                 db.execute("INSERT INTO collections VALUES (?, ?)", (number, name))
-            if assumed_new and not fold:
-                for rows in chunks(transaction.operations):
-                    if not self._insert_new(rows):
-                        roll_back(db)
-                        return False
-            else:
-                insert(db, _OPERATION, transaction.operations)
+            if not self._append(transaction.operations, assumed_new=assumed_new and not fold):
+                roll_back(db)
+                return False
             insert(db, _MARK, transaction.marks)
             keep(db, transaction)
             if fold:
@@ -133,9 +142,11 @@ class LogWriter:
                 if updates:
                     db.executemany(_RECORD_SET, updates)
                 self.put_meta("folded", transaction.seq)
+            self.evicted.store(db, stubs)
             for name, value in notes.items():
                 self.put_meta(name, value)
             db.execute("COMMIT")
+            self.evicted.stored(db, stubs)
         except apsw.ConstraintError as error:
             roll_back(db)
             if assumed_new:
@@ -184,6 +195,12 @@ class LogWriter:
         self.overlay[ref] = (None, image, 0)
         self.changed[ref[0]] = row[1]
         self._unfolded_bytes += len(row[8])
+        return True
+
+    def _append(self, operations: Sequence[OperationRow], *, assumed_new: bool) -> bool:
+        if assumed_new:
+            return all(self._insert_new(rows) for rows in chunks(operations))
+        insert(self.db, _OPERATION, operations)
         return True
 
     def _insert_new(self, rows: Sequence[OperationRow]) -> bool:

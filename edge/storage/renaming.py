@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from edge.storage import kept_bases
+from edge.storage import evicted, kept_bases
 from edge.storage.log_reader import unpack_hidden
 from sync.errors import FutureStamp
 from sync.images import is_alive
@@ -62,12 +62,14 @@ def rename(log: DeltaLog, db: apsw.Connection) -> None:
         contributions = [it for row in its_rows for it in _contributions(*row[3:])]
         image = db.execute("SELECT image FROM records WHERE collection = ? AND key = ?", (number, key)).get
         if image is None:
+            image = evicted.image_at(db, log.writer.evicted, (number, key))
+        if image is None:
             continue  # nothing is left of it
         record = Record.decode(image)
         moved += move(record, log.replica, (collection, key), contributions)
         kept_bases.move_pending(log, db, (number, collection, key), contributions)
         after = record.encode()
-        if after != image:
+        if after != image and not evicted.set_image(db, log.writer.evicted, (number, key), after):
             db.execute(
                 "UPDATE records SET living = ?, image = ? WHERE collection = ? AND key = ?",
                 (int(is_alive(after)), after, number, key),

@@ -50,7 +50,7 @@ def rescope(log: DeltaLog, before: Named | None, now: Named) -> dict[str, Any]:
     """What changes with a policy. ``before``: the one that held until now, if it can be read. The caller holds the
     lock, and counts it in ``log.rescoped`` afterwards.
     """
-    from sync.scope import ScopeTable, changed
+    from sync.scope import ScopeTable, changed, is_older
 
     scope, growth, owed = load(log)
     digest, table = now
@@ -58,6 +58,7 @@ def rescope(log: DeltaLog, before: Named | None, now: Named) -> dict[str, Any]:
         return {}  # as it was before a restart
     if growth is None and not owed:
         known = ScopeTable() if not scope else before[1] if before is not None and before[0] == scope else None
-        if known is not None and not changed(known, table).gains:
+        back = known is not None and bool(log.writer.evicted.collections) and is_older(known, table)
+        if known is not None and not changed(known, table).gains and not back:
             return {SCOPE: digest}
     return {NEXT: Growth(digest)}

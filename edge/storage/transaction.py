@@ -4,19 +4,27 @@ It turns a caller's ``Write`` into an ``Operation`` (seq, stamp, what the writer
 record's image, and collects the rows. Several callers' writes can share one transaction: each caller's are taken as
 a whole or not at all (``local`` raises and leaves no trace), and later ones see the earlier ones' effect.
 
-What always holds: nothing here reads or writes the database except through ``fetch``, and nothing outside changes
-until ``DeltaLog`` has committed the rows. So a failed disk leaves no state to undo.
+What always holds: nothing here reads or writes the database except in ``prefetch``, and nothing outside changes until
+``DeltaLog`` has committed the rows. So a failed disk leaves no state to undo.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.storage.shapes import ShapeCache
-from edge.storage.write_checks import check_not_beyond, packed_fields, too_large, wrong_rule
+from edge.storage.evicted import OVER_STUB, Stubs
+from edge.storage.write_checks import (
+    PackedPut,
+    check_not_beyond,
+    pack_put,
+    packed_fields,
+    plain_put,
+    too_large,
+    wrong_rule,
+)
 from sync.errors import (
     AgentDBError,
     FutureStamp,
@@ -24,18 +32,17 @@ from sync.errors import (
     StaleWrite,
     UnknownCollection,
 )
-from sync.images import PLAIN, fold, is_alive, plain_image, replaced_fields
+from sync.images import PLAIN, fold, is_alive, replaced_fields
 from sync.limits import OPERATION_BYTES_MAX
 from sync.moving import MOVED_RULES, kept_writer
 from sync.operations import Operation, Shape
+from sync.places import Whole
 from sync.records import Record, compose, compose_add, compose_increment, compose_remove
 from sync.schema import COLLECTIONS, COLLECTIONS_SCHEMA, CollectionSchema, check_value
-from sync.stamps import HybridClock
 
 if TYPE_CHECKING:
     from edge.storage.group_commit import Job
-    from edge.storage.kept_back import Kept
-    from edge.storage.own_slots import Run
+    from edge.storage.log_core import LogCore
 
 _PUT, _PATCH, _INCREMENT, _ADD, _REMOVE, _DELETE = 1, 2, 3, 4, 5, 6  # an IntEnum costs 4 times as much to compare
 
@@ -49,14 +56,6 @@ KnownRow = tuple[int, bytes, int]  # living, image, rowid
 _UNKNOWN: Held = (None, None, 0)
 _MISSING = dict.fromkeys((_PATCH, _INCREMENT, _ADD), "put() creates one; so does upsert=True")
 _place = itemgetter(0, 1)
-
-
-class PackedPut(NamedTuple):
-    """What of a PUT of last-writer fields does not depend on when it is committed: made in the caller's thread."""
-
-    ref: Ref
-    rules: str
-    packed: bytes
 
 
 class Write(NamedTuple):
@@ -80,58 +79,52 @@ class Write(NamedTuple):
 
 class Transaction:
     """``held`` is what was known of the records before, ``touched`` maps those that change to their new images; ``seq``
-    and ``position`` are what they will be. ``kept`` has, of local writes without an operation, because they stay here
-    (``kept_back``), their position and what the record was before the first of them; ``shrunk``: one that was larger
-    than is sent no longer is; ``merged``: operations from elsewhere, if something may be kept back.
+    and ``position`` are what they will be. ``stubs`` are held and touched where a record is not here (``evicted``).
+    ``kept`` has, of local writes without an operation, because they stay here (``kept_back``), their position and what
+    the record was before the first of them; ``shrunk``: one that was larger than is sent no longer is; ``merged``:
+    operations from elsewhere, if something may be kept back.
     """
 
     __slots__ = (
-        *("seq", "position", "operations", "marks", "touched", "new_collections", "held", "kept", "shrunk", "merged"),
-        *("_known", "_replica", "_clock", "_seen", "_schemas", "_collections", "_shapes", "_fetch", "_run", "_bound"),
-        "_follows",
+        *("seq", "position", "operations", "marks", "touched", "new_collections", "held", "stubs", "kept", "shrunk"),
+        *("merged", "_known", "_replica", "_clock", "_seen", "_schemas", "_collections", "_shapes", "_run", "_writer"),
+        *("_bound", "_follows"),
     )
 
-    def __init__(
-        self,
-        *,
-        replica: bytes,
-        clock: HybridClock,
-        seq: int,
-        position: int,
-        seen: int,
-        schemas: Mapping[str, CollectionSchema],
-        collections: Mapping[str, int],
-        shapes: ShapeCache,
-        fetch: Callable[[Sequence[Ref]], Mapping[Ref, Held]],
-        run: Run,
-        keeping: Kept,
-    ) -> None:
-        self.seq = seq
-        self.position = position
+    def __init__(self, log: LogCore) -> None:
+        """From where its memory says that it stands."""
+        self.seq = log.head_seq
+        self.position = log.position
         self.operations: list[OperationRow] = []
         self.marks: list[tuple[int, int, str]] = []
         self.touched: dict[Ref, bytes] = {}
         self.new_collections: dict[str, int] = {}
         self.held: dict[Ref, Held] = {}
+        self.stubs = Stubs()
         self.kept: dict[Ref, tuple[int, bytes | None]] = {}
         self.shrunk = False
         self.merged: Sequence[Operation] = ()
         self._known: dict[str, tuple[int, CollectionSchema, bool]] = {}
-        self._replica = replica
-        self._clock = clock
-        self._seen = seen
-        self._schemas = schemas
-        self._collections = collections
-        self._shapes = shapes
-        self._fetch = fetch
-        self._run = run
-        self._bound = keeping.bound
-        self._follows = keeping.there is not False
+        self._replica = log.replica
+        self._clock = log.clock
+        self._seen = log.cursor
+        self._schemas: Mapping[str, CollectionSchema] = log.schemas
+        self._collections = log.numbers
+        self._shapes = log.shapes
+        self._writer = log.writer
+        self._run = log.run
+        self._bound = log.kept.bound
+        self._follows = log.kept.there is not False
 
     def prefetch(self, refs: Iterable[tuple[str, str]]) -> None:
         """Read, in one go, what is held of the records (collection, key) that are about to change."""
         number = self._collection_id
-        self.held.update(self._fetch([(number(collection), key) for collection, key in refs]))
+        wanted = [(number(collection), key) for collection, key in refs]
+        self.held.update(self._writer.fetch(wanted))
+        if self._writer.evicted.collections:
+            found = self._writer.stubs([ref for ref in wanted if ref not in self.held])
+            self.stubs.now.update(found)
+            self.held.update((ref, (None, stub.image, 0)) for ref, stub in found.items())
 
     # -- local writes -------------------------------------------------------------------------------------------------
 
@@ -153,10 +146,11 @@ class Transaction:
             return self.seq
         seq, position, count, touched = self.seq, self.position, len(self.operations), dict(self.touched)
         marks, kept = len(self.marks), dict(self.kept)
+        stubs = self.stubs.copy() if self.stubs.now else self.stubs
         try:
             self._local_many(writes)
         except BaseException:
-            self.seq, self.position, self.touched = seq, position, touched
+            self.seq, self.position, self.touched, self.stubs = seq, position, touched, stubs
             del self.operations[count:]
             self.kept = kept
             del self.marks[marks:]
@@ -192,14 +186,17 @@ class Transaction:
         image = self.touched.get(ref)
         if image is None and ref in self.held:
             image = self.held[ref][1]
-        if image is not None and self._clock.beyond >= ts:
-            check_not_beyond(collection, key, image, ts)
-        if not upsert and kind != _PUT and (image is None or not is_alive(image)):
+        stub = self.stubs.now.get(ref)
+        over = 0 if stub is None else self._writer.evicted.over(stub, write, schema)
+        if self._clock.beyond >= ts and (image is not None or stub is not None):
+            check_not_beyond(collection, key, image, ts, 0 if stub is None else stub.newest)
+        absent = image is None or not is_alive(image)
+        if absent and not upsert and kind != _PUT and not (stub is not None and (over == OVER_STUB or kind == _DELETE)):
             raise NotFound(f"there is no record {key!r} in {collection!r}", hint=_MISSING.get(kind, ""))
-        if new and image is not None and is_alive(image):
+        if new and not absent:
             raise StaleWrite(f"there is a record {key!r} in {collection!r} already")
         bound = 0 if self._bound is None else self._bound(collection, key)
-        if bound and self._keep(write, schema, ref, image, ts, bound):
+        if bound and self._keep(write, schema, ref, image, ts, bound, over):
             return
         seq, position = self.seq + 1, self.position + 1
         fields: Mapping[str, Any] | None = None
@@ -219,10 +216,15 @@ class Transaction:
         self.seq, self.position = seq, position
         self.operations.append(row)
         self.touched[ref] = image
+        if over:
+            self.stubs.wrote(ref, over, image)
 
-    def _keep(self, write: Write, schema: CollectionSchema, ref: Ref, image: bytes | None, ts: int, bound: int) -> bool:
+    def _keep(
+        self, write: Write, schema: CollectionSchema, ref: Ref, image: bytes | None, ts: int, bound: int, over: int
+    ) -> bool:
         """Take the write without an operation, if what it leads to stays here: all does if ``bound`` is negative, else
-        what is larger. False, and nothing done, if it is sent.
+        what is larger. False, and nothing done, if it is sent. Raises NotHere over a stub that would stay one: what is
+        kept back is here whole.
         """
         key, by = ref[1], self._replica
         shape, values = self._compose(write, schema, image, by)
@@ -236,10 +238,14 @@ class Transaction:
         if bound >= 0 and len(after) <= bound:
             self.shrunk |= image is not None and len(image) > bound
             return False
+        if over == OVER_STUB:
+            self._writer.evicted.refuse(write)
         self.position += 1
         self.kept[ref] = (self.position, self.kept[ref][1] if ref in self.kept else image)
         self.marks.append((self.position, *ref))
         self.touched[ref] = after
+        if over:
+            self.stubs.wrote(ref, over, after)
         return True
 
     def _compose(
@@ -273,11 +279,11 @@ class Transaction:
 
     # -- remote operations --------------------------------------------------------------------------------------------
 
-    def remote(self, operations: Sequence[Operation]) -> int:
+    def remote(self, operations: Sequence[Operation], whole: Whole | None = None) -> int:
         """Merge operations from elsewhere; their records must have been prefetched. Returns how many records
-        changed.
+        changed. ``whole``: they are all that the cloud has of their records.
         """
-        touched, held = self.touched, self.held
+        touched, held, stubs = self.touched, self.held, self.stubs
         if self._follows:
             self.merged = operations
         for operation in operations:
@@ -286,9 +292,16 @@ class Transaction:
             image = touched.get(ref)
             if image is None:
                 image = held.get(ref, _UNKNOWN)[1]
+            stubbed = ref in stubs.now
+            if stubbed and whole is None and stubs.passes_by(ref, operation):
+                continue
             merged = fold(image, operation)
-            if merged != image:
+            if merged != image or (stubbed and whole is not None):
                 touched[ref] = merged
+                if stubbed:
+                    stubs.heard(ref, operation, merged, whole=whole is not None)
+        if whole is not None and stubs.now:
+            touched.update(stubs.answered(whole, self._collection_id))
         self.marks = [(position, *ref) for position, ref in enumerate(touched, self.position + 1)]
         self.position += len(touched)
         return len(touched)
@@ -319,7 +332,7 @@ class Transaction:
         """What will be known of the touched records: their new images, and the table's rows as they are."""
         held = self.held
         out: dict[Ref, Held] = {}
-        for ref, image in self.touched.items():
+        for ref, image in self.stubs.others(self.touched).items():
             rowid, _, living = held.get(ref, _UNKNOWN)
             out[ref] = (rowid, image, living)
         return out
@@ -329,7 +342,7 @@ class Transaction:
 
         New ones in order of key: neighbours in the index then meet on one page while it is warm.
         """
-        held, touched = self.held, self.touched
+        held, touched = self.held, self.stubs.others(self.touched)
         inserts: list[NewRow] = []
         updates: list[KnownRow] = []
         for ref, (rowid, image, _) in overlay.items():
@@ -375,21 +388,3 @@ class Transaction:
         if found is None:
             found = self.new_collections[name] = len(self._collections) + len(self.new_collections) + 1
         return found
-
-
-def pack_put(ref: Ref, fields: Mapping[str, Any], shapes: ShapeCache) -> PackedPut:
-    """Raises InvalidValue or TooLarge."""
-    names = tuple(fields)
-    ordered, rules, in_order = shapes.orders.get(names) or shapes.order(names)
-    return PackedPut(
-        ref, rules, packed_fields(ref[1], fields if in_order else {name: fields[name] for name in ordered})
-    )
-
-
-def plain_put(
-    seq: int, position: int, ts: int, seen: int, put: PackedPut, replica: bytes
-) -> tuple[OperationRow, bytes]:
-    """A PUT whose outcome is a plain image: its row in the log and that image, with the same packed fields in both."""
-    (collection_id, key), rules, packed = put
-    row = (seq, position, ts, seen, collection_id, key, _PUT, rules, packed)
-    return row, plain_image(ts, replica, packed)

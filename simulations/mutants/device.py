@@ -15,15 +15,13 @@ MUTANTS = [
         "            try:\n"
         "                writer.begin()\n"
         "                transaction = self._transaction()\n"
-        "                transaction.prefetch([*((operation[4][1], operation[5]) "
-        "for operation in admitted), *denied])\n",
+        "                asked = ",
         "            try:\n"
         "                if cursor is not None:\n"
         '                    self.meta_set("cursor", cursor)\n'
         "                writer.begin()\n"
         "                transaction = self._transaction()\n"
-        "                transaction.prefetch([*((operation[4][1], operation[5]) "
-        "for operation in admitted), *denied])\n",
+        "                asked = ",
         "a crash or a full disk between cursor and page skips the page",
     ),
     Mutant(
@@ -36,9 +34,9 @@ MUTANTS = [
     ),
     Mutant(
         "seen-off-by-one",
-        _CORE,
-        "            seen=self.cursor,\n",
-        "            seen=self.cursor + 1,\n",
+        _TRANSACTION,
+        "        self._seen = log.cursor\n",
+        "        self._seen = log.cursor + 1\n",
         "the writer claims to have seen the next position: a concurrent write there is no conflict",
     ),
     Mutant(
@@ -112,14 +110,14 @@ MUTANTS = [
     Mutant(
         "tombstones-not-taken",
         _TRANSACTION,
-        "            if merged != image:\n",
+        "            if merged != image or (stubbed and whole is not None):\n",
         "            if merged != image and (image is None or is_alive(merged)):\n",
         "deletes of known records do not arrive",
     ),
     Mutant(
         "failed-batch-is-written",
         _TRANSACTION,
-        "            self.seq, self.position, self.touched = seq, position, touched\n"
+        "            self.seq, self.position, self.touched, self.stubs = seq, position, touched, stubs\n"
         "            del self.operations[count:]\n",
         "            self.touched = touched\n",
         "of a batch that failed in the middle the first half is pushed to everybody",

@@ -35,7 +35,7 @@ MUTANTS = [
     ),
     Mutant(
         "trimmed-feed-not-said",
-        _PLANE,
+        "cloud/stream/checks.py",
         "    if hello.cursor < head.trimmed or hello.cursor > head.position:\n",
         "    if hello.cursor > head.position:\n",
         "a device that was away until the feed was trimmed asks for what is not there, for ever",

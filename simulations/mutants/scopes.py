@@ -7,6 +7,9 @@ from simulations.mutants import Mutant
 _GROWING, _SCOPING = "sync/growing.py", "edge/storage/scoping.py"
 _LEAVING = "edge/storage/leaving.py"
 _SHRINKS = "tests/contracts/test_scope_shrinks.py::"
+_EVICTED = "edge/storage/evicted.py"
+_STUBS = "tests/contracts/test_scope_evicted.py::"
+_AGENTS = "tests/contracts/test_scope_agents.py::"
 _CHANGES = "tests/contracts/test_scope_changes.py::"
 
 MUTANTS = [
@@ -84,11 +87,35 @@ MUTANTS = [
     ),
     Mutant(
         "gone-with-its-slots",
-        _LEAVING,
-        "    return not of_others and schema is not None and schema.all_lww()\n",
-        "    return not of_others and schema is not None\n",
+        _EVICTED,
+        "            if rule in MOVED_RULES and replica in slots:\n",
+        "            if False:\n",
         "a counter whose slot has gone begins again at nothing: what it had counted is lost for the fleet",
-        _SHRINKS + "test_what_the_cloud_refused_stays_and_so_does_what_has_slots_of_its_own",
+        _STUBS + "test_its_own_slots_go_on",
+    ),
+    Mutant(
+        "written-over-the-unseen",
+        _EVICTED,
+        "        if kind in (Kind.PUT, Kind.REMOVE) or (\n",
+        "        if False and (\n",
+        "a put over what is not here leaves the fields that it does not name, and a removal removes nothing",
+        _STUBS + "test_what_depends_on_the_rest_waits_for_it",
+    ),
+    Mutant(
+        "collected-for-want-of-a-checkpoint",
+        "edge/agent/shelf.py",
+        "        return any(left.places(log, collection, prefix) for collection, prefix in prefixes)\n",
+        "        return False\n",
+        "values are deleted in the whole fleet because the checkpoints that need them have left this device",
+        _AGENTS + "test_nothing_is_collected_while_what_may_need_it_is_away",
+    ),
+    Mutant(
+        "the-only-copy-of-a-body",
+        "edge/storage/attached.py",
+        "        if collection != ATTACHMENTS:\n",
+        "        if True:\n",
+        "an attachment whose bytes nobody else has leaves with its record",
+        _AGENTS + "test_an_attachment_stays_until_the_cloud_has_its_bytes",
     ),
     Mutant(
         "gone-unheard",

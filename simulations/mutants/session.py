@@ -19,8 +19,8 @@ MUTANTS = [
     Mutant(
         "baseline-ends-early",
         _SESSION,
-        "Apply(operations, cursor, page.next or None, self._pristine, page.narrowed)",
-        "Apply(operations, page.cursor, None, self._pristine, page.narrowed)",
+        "Apply(operations, cursor, page.next or None, self._pristine, page.narrowed, None, Whole())",
+        "Apply(operations, page.cursor, None, self._pristine, page.narrowed, None, Whole())",
         "a new device takes the first page of several for the whole state",
     ),
     Mutant(

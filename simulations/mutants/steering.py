@@ -85,7 +85,7 @@ MUTANTS = [
     Mutant(
         "narrowing-waits-for-the-device",
         _SCOPES,
-        "    return Filtered(Both(table, assigned[1]), narrowed=bool(changed(table, assigned[1]).loses))\n",
+        "    return Filtered(Both(table, assigned[1]), narrowed=_loses(table, assigned[1]))\n",
         "    return Filtered(table, narrowed=False)\n",
         "a device that does not take up its new policy goes on getting what it may not have any more",
         scenario=POLICIES,
@@ -93,7 +93,7 @@ MUTANTS = [
     Mutant(
         "narrowing-not-told",
         _SCOPES,
-        "    return Filtered(Both(table, assigned[1]), narrowed=bool(changed(table, assigned[1]).loses))\n",
+        "    return Filtered(Both(table, assigned[1]), narrowed=_loses(table, assigned[1]))\n",
         "    return Filtered(Both(table, assigned[1]), narrowed=False)\n",
         "a policy that was assigned and taken back before the device heard of it leaves a gap for good",
         scenario=POLICIES,
@@ -109,7 +109,7 @@ MUTANTS = [
     Mutant(
         "gains-not-looked-at",
         _SCOPING,
-        "        if known is not None and not changed(known, table).gains:\n",
+        "        if known is not None and not changed(known, table).gains and not back:\n",
         "        if known is not None:\n",
         "what comes into a device's scope is taken to be there",
         scenario=POLICIES,

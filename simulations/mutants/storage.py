@@ -18,11 +18,11 @@ MUTANTS = [
     Mutant(
         "batch-split-by-a-crash",
         _WRITER,
-        "                insert(db, _OPERATION, transaction.operations)\n",
-        "                for row in transaction.operations:\n"
-        "                    insert(db, _OPERATION, [row])\n"
-        '                    db.execute("COMMIT")\n'
-        '                    db.execute("BEGIN IMMEDIATE")\n',
+        "        insert(self.db, _OPERATION, operations)\n",
+        "        for row in operations:\n"
+        "            insert(self.db, _OPERATION, [row])\n"
+        '            self.db.execute("COMMIT")\n'
+        '            self.db.execute("BEGIN IMMEDIATE")\n',
         "a crash leaves the first operations of a batch",
     ),
     Mutant(

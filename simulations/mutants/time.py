@@ -27,8 +27,8 @@ MUTANTS = [
     Mutant(
         "restamped-but-not-merged-again",
         _CLOCK,
-        "        image = fold(image, operation)\n        if image != held:",
-        "        if image != held:",
+        "        image = fold(image, operation)\n        if image != held and",
+        "        if image != held and",
         "a write stamped too low had lost on its own device, and goes on to do so there when it wins elsewhere",
         "tests/edge/test_log_clock.py::test_what_had_lost_by_a_slow_clock_wins_once_it_is_stamped_anew",
     ),

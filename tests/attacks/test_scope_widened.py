@@ -29,11 +29,16 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def gets(device: Device) -> set[str]:
-    """By the feed from its beginning, and by a baseline with the deletes: the same."""
+    """By the feed from its beginning, by a baseline with the deletes, and by name: the same."""
     by_feed = {one.key for one in device.pull() if not one.shape.collection.startswith("_")}
     device.images.clear()
     device.baseline(everything=True)
     assert {key for collection, key in device.images if not collection.startswith("_")} == by_feed
+    asked = [("sensors", f"{side}/{at}") for side in ("north", "south") for at in range(3)]
+    asked += [("secrets", f"n{at}") for at in range(3)]
+    page, records = device.fetch(asked)
+    assert {key for _, key in records} == by_feed
+    assert {asked[at] for at in page.denied} == {place for place in asked if place[1] not in by_feed}
     return by_feed
 
 

@@ -6,7 +6,7 @@ whenever it likes, twice, or wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,22 @@ from cloud.stream.scopes import Scopes
 from sync.digest import StateDigest
 from sync.effects import SessionKeys
 from sync.keys import DeviceKey
-from sync.messages import BaselinePage, Failure, Hello, Pull, PullBaseline, PullPage, Push, PushAck, Welcome
+from sync.messages import (
+    BaselinePage,
+    Failure,
+    FetchRecords,
+    Hello,
+    Pull,
+    PullBaseline,
+    PullPage,
+    Push,
+    PushAck,
+    RecordName,
+    RecordsPage,
+    Welcome,
+)
 from sync.operations import Kind, Operation, Shape
-from sync.pages import open_baseline, open_page
+from sync.pages import open_baseline, open_page, open_records
 from sync.records import Record, compose, compose_increment, fold, state_operation
 from sync.schema import COLLECTIONS, COLLECTIONS_SCHEMA, CollectionSchema, declare
 from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, Sealed, seal, unpack
@@ -294,6 +307,14 @@ class Device:
             if not token:
                 self.cursor = page.cursor
                 return page.cursor
+
+    def fetch(self, places: Sequence[Place]) -> tuple[RecordsPage, dict[Place, Operation]]:
+        """Records by name."""
+        names = [RecordName(*place) for place in places]
+        page = self.fleet.plane.handle(FetchRecords(self.replica, names, self.incarnation, self.scope), self.caller)
+        assert isinstance(page, RecordsPage)
+        operations = open_records(page, self._keys(), self.incarnation)
+        return page, {(operation.shape.collection, operation.key): operation for operation in operations}
 
     def open_baseline(self, page: BaselinePage, token: bytes) -> list[Operation]:
         return open_baseline(page, token, self._keys(), self.incarnation)

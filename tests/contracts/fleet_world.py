@@ -23,7 +23,7 @@ from edge.storage import link_state
 from sync.digest import StateDigest
 from sync.effects import Send, SessionKeys, SessionLimits
 from sync.errors import AgentDBError, Unreachable
-from sync.growing import GrowingSession
+from sync.fetching import FetchingSession
 from sync.keys import KeyRing, unwrap
 from sync.messages import PROTOCOL_VERSIONS, Answer, Enroll, Enrolled, Failure, Message, decode, encode, enroll_proof
 from tests.cloud.identity_world import NOW_MS, SeededRandom, SetClock
@@ -136,7 +136,7 @@ class Device:
         """Up to ``steps`` rounds over a wire that loses requests and answers; whether both sides have everything."""
         log = self.edge.log
         keys = SessionKeys(self.cloud.fleet, self.key, self.cloud.keys.service_key.public, self.ring)
-        session = GrowingSession(link_state.load_position(log), keys, self.random, limits=LIMITS, versions=versions)
+        session = FetchingSession(link_state.load_position(log), keys, self.random, limits=LIMITS, versions=versions)
         carrier = Carrier(log, str(self.path), session)
         sends: list[Send] = []
         now = 0
@@ -158,7 +158,7 @@ class Device:
                 now += session.wake_ms() or 0
         return False
 
-    def _exchange(self, session: GrowingSession, send: Send, loss: float) -> None:
+    def _exchange(self, session: FetchingSession, send: Send, loss: float) -> None:
         request = decode(encode(send.message))
         caller = Caller(self.cloud.fleet, self.key.device_id, self.key.public)
         if self.delayed and self.rng.random() < loss:

@@ -14,9 +14,10 @@ from cloud.ports import Caller, Reading
 from cloud.storage.archive.state import ArchiveState, save_state
 from edge.storage import link_state
 from edge.storage.control_tables import Document
-from sync.errors import NotAllowed, NotFound
-from sync.images import is_alive
+from sync.errors import NotAllowed, NotFound, NotHere
+from sync.images import image_values, is_alive
 from sync.policy import Policy
+from sync.records import Record
 from sync.scope import ScopeTable
 from tests.contracts.fleet_world import Cloud, Device
 
@@ -27,6 +28,8 @@ RULES: dict[str, list[dict[str, Any]]] = {
     "south": [{"collections": ["notes"], "prefixes": ["south/"]}, {"collections": ["*"], "direction": "absent"}],
     "notes": [{"collections": ["logs"], "direction": "absent"}],
     "logs": [{"collections": ["notes"], "direction": "up"}],
+    "young": [{"collections": ["notes"], "age_days_max": 1}, {"collections": ["logs"], "age_days_max": 3}],
+    "no guide": [{"agents": ["guide"], "direction": "absent"}],
     "north only": [NORTH, {"collections": ["*"], "direction": "absent"}],
 }
 #: Policies that keep some of what is written on the device.
@@ -38,8 +41,10 @@ KEEPING: dict[str, list[dict[str, Any]]] = {
     "local up": [{"collections": ["notes"], "direction": "local"}, {"collections": ["*"], "direction": "up"}],
 }
 KEYS = [f"{place}/{at}" for place in ("north", "south") for at in range(4)]
+DAY_MS = 86_400_000
 COLLECTIONS = ("notes", "logs")
 PLACES = [(collection, key) for collection in COLLECTIONS for key in KEYS]
+TALLIES = [("notes", "north/tally"), ("notes", "south/tally")]  # of which is known what they have to come to
 
 
 def policy(name: str) -> Policy:
@@ -49,6 +54,14 @@ def policy(name: str) -> Policy:
 ALL = RULES | KEEPING
 TABLES = {name: ScopeTable(policy(name).sync if name else ()) for name in ALL}
 DOCUMENTS = {name: policy(name).to_json() for name in ALL if name}
+
+
+class Tally:
+    """What was written to a record that only counts, and from which nobody removes what another adds."""
+
+    def __init__(self) -> None:
+        self.visits = self.best = 0
+        self.tags: set[str] = set()
 
 
 class ScopeWorld:
@@ -69,6 +82,7 @@ class ScopeWorld:
             self._names[device.key.device_id] = name
         self.wrote: set[tuple[str, str]] = set()
         self.count = 0
+        self.tallies = {place: Tally() for place in TALLIES}
         self.archived: Path | None = None
 
     def close(self) -> None:
@@ -106,11 +120,42 @@ class ScopeWorld:
                 held.delete(place[1])
             elif kind == "patch":
                 held.patch(place[1], {"text": f"{name} {self.count}"})
+            elif kind in ("add", "remove", "count") and place[0] == "logs":
+                return False
+            elif kind == "add":
+                held.add(place[1], "tags", str(self.count % 5))
+            elif kind == "remove":
+                held.remove(place[1], "tags", str(self.count % 5))
+            elif kind == "count":
+                held.increment(place[1], "visits", 2)
             else:
                 held.put(place[1], {"text": f"{name} {self.count}"})
-        except (NotAllowed, NotFound):
+        except (NotAllowed, NotFound, NotHere):
             return False
         self.wrote.add(place)
+        return True
+
+    def tally(self, name: str, place: tuple[str, str]) -> bool:
+        """Count there, by 1, raise its maximum, and swap a tag of the device's own. False where it may not write."""
+        device, tally = self.devices[name], self.tallies[place]
+        device.clock.now_ms += 1
+        self.count += 1
+        notes, key, tag = device.edge.collection("notes"), place[1], f"{name} {self.count}"
+        try:
+            notes.increment(key, "visits", upsert=True)
+            tally.visits += 1
+            notes.patch(key, {"best": self.count % 50}, upsert=True)
+            tally.best = max(tally.best, self.count % 50)
+            notes.add(key, "tags", tag, upsert=True)
+            tally.tags.add(tag)
+            old = min((one for one in tally.tags if one.startswith(name) and one != tag), default=None)
+            if old is not None and old in (notes.get(key) or {}).get("tags", ()):
+                notes.remove(key, "tags", old)
+                tally.tags.discard(old)
+        except NotAllowed:
+            return False
+        except NotHere:
+            return True
         return True
 
     def heal(self) -> None:
@@ -126,6 +171,12 @@ class ScopeWorld:
         for _ in range(2):
             for device in self.devices.values():
                 assert device.sync(), f"{device.name} does not come to rest: {device.edge.status()['log']}"
+
+    def pass_by(self, ms: int) -> None:
+        """For everybody."""
+        self.cloud.clock.now_ms += ms
+        for device in self.devices.values():
+            device.clock.now_ms += ms
 
     def archive(self) -> None:
         """What is there now is archived; a restore goes back to that."""
@@ -148,15 +199,24 @@ class ScopeWorld:
         """Nothing that was written is lost, and everybody has what is in its scope, as it is in the cloud."""
         images = self.images()
         assert self.wrote <= set(images), self.wrote - set(images)
+        for place, tally in self.tallies.items():
+            shown = image_values(images[place]) if place in images else {}
+            told = [(shown or {}).get(name) for name in ("visits", "best", "tags")]
+            assert told == ([tally.visits, tally.best, sorted(tally.tags)] if tally.visits else [None] * 3), place
         for name, device in self.devices.items():
-            for place in PLACES:
+            for place in [*PLACES, *TALLIES]:
                 held, wanted = device.edge.log.image(*place), images.get(place)
-                if TABLES[self.assigned[name]].has(*place):
-                    if wanted is not None and is_alive(wanted):
+                rule = TABLES[self.assigned[name]].rule(*place)
+                if rule.in_scope:
+                    if rule.age_days_max and wanted is not None and is_alive(wanted):
+                        since = device.edge.log.clock.reading(-rule.age_days_max * DAY_MS)
+                        young = Record.decode(wanted).newest_ts >= since
+                        assert held == wanted or (held is None and not young), (name, place, "is here in part")
+                    elif wanted is not None and is_alive(wanted):
                         assert held == wanted, (name, place, "is not here, or is not what the cloud has")
                     else:
                         assert held is None or not is_alive(held), (name, place, "was deleted")
-                elif TABLES[self.assigned[name]].rule(*place).direction == "absent" and place[0] == "logs":
+                elif rule.direction == "absent":
                     assert held is None or not is_alive(held), (name, place, "must not be here")
             position = link_state.load_position(device.edge.log)
             digest = self.digest(self.assigned[name])

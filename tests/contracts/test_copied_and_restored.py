@@ -9,7 +9,7 @@ import pytest
 from edge.link.carrier import Carrier
 from edge.storage import link_state
 from sync.effects import Send, SessionKeys
-from sync.growing import GrowingSession
+from sync.fetching import FetchingSession
 from sync.messages import Hello, Push
 from sync.records import Record
 from tests.contracts.fleet_world import LIMITS
@@ -81,7 +81,7 @@ def test_a_store_is_copied_after_a_refusal_and_before_it_is_written_again(
     exchange = device._exchange
     jumped: list[bool] = []
 
-    def watched(session: GrowingSession, send: Send, loss: float) -> None:
+    def watched(session: FetchingSession, send: Send, loss: float) -> None:
         if isinstance(send.message, Hello) and device.edge.log.dead_letters():
             raise Killed
         exchange(session, send, loss)
@@ -112,7 +112,7 @@ def test_one_process_is_renamed_as_often_as_it_is_copied(tmp_path: Path) -> None
     cloud, device, _ = start(tmp_path, 23)
     keys = SessionKeys(cloud.fleet, device.key, cloud.keys.service_key.public, device.ring)
     log = device.edge.log
-    session = GrowingSession(link_state.load_position(log), keys, device.random, limits=LIMITS)
+    session = FetchingSession(link_state.load_position(log), keys, device.random, limits=LIMITS)
     carrier, now_ms = Carrier(log, str(device.path), session), 0
     for number in range(5):
         for _ in range(400):

@@ -160,7 +160,7 @@ def test_a_counter_that_was_kept_over_very_many_processes(world: ScopeWorld) -> 
     world.give("kiosk", "local")
     kiosk.notes.put("a", {"visits": 0})
     for _ in range(80):
-        kiosk.edge.log._run.begin()
+        kiosk.edge.log.run.begin()
         kiosk.notes.increment("a", "visits")
     assert kiosk.notes.get("a") == {"visits": 80}
     assert len(kiosk.edge.log.image("notes", "a") or b"") < 4_096

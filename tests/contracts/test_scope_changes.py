@@ -18,8 +18,9 @@ from cloud.stream import baseline
 from edge.storage import link_state
 from sync.effects import Growth
 from tests.contracts.fleet_world import Device
-from tests.contracts.scope_world import KEYS, PLACES, RULES, ScopeWorld
+from tests.contracts.scope_world import DAY_MS, KEYS, PLACES, RULES, TALLIES, ScopeWorld
 
+KINDS = ["put", "put", "patch", "delete", "add", "remove", "count"]
 NAMES = ("office", "kiosk", "van")
 
 
@@ -222,9 +223,13 @@ class ScopeChanges(RuleBasedStateMachine):
     def begin(self, first: str) -> None:
         self.world.give("kiosk", first)
 
-    @rule(name=names, place=st.sampled_from(PLACES), kind=st.sampled_from(["put", "put", "patch", "delete"]))
+    @rule(name=names, place=st.sampled_from(PLACES), kind=st.sampled_from(KINDS))
     def write(self, name: str, place: tuple[str, str], kind: str) -> None:
         self.world.write(name, place, kind)
+
+    @rule(name=names, place=st.sampled_from(TALLIES))
+    def tally(self, name: str, place: tuple[str, str]) -> None:
+        self.world.tally(name, place)
 
     @rule(name=names, wanted=st.sampled_from(sorted(RULES)))
     def assign(self, name: str, wanted: str) -> None:
@@ -260,6 +265,10 @@ class ScopeChanges(RuleBasedStateMachine):
     @rule(name=names)
     def cut(self, name: str) -> None:
         self.world.devices[name].crash()
+
+    @rule(days=st.sampled_from([1, 2]))
+    def pass_by(self, days: int) -> None:
+        self.world.pass_by(days * DAY_MS)
 
     @rule()
     def archive(self) -> None:
