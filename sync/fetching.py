@@ -44,7 +44,12 @@ class FetchingSession(GrowingSession):
 
     @property
     def idle(self) -> bool:
-        return super().idle and not (self._wants and self._may_fetch)
+        return super().idle and not self.fetches
+
+    @property
+    def fetches(self) -> bool:
+        """Whether there are records to fetch next."""
+        return self._wants and self._may_fetch
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -54,7 +59,7 @@ class FetchingSession(GrowingSession):
         return self.connected and self.version > 2 and position.baseline is None and position.growth is None
 
     def _plan_pull(self) -> None:
-        if self._wants and self._may_fetch:
+        if self.fetches:
             self._effects.append(LoadPlaces())
         else:
             super()._plan_pull()

@@ -20,6 +20,7 @@ from sync.records import Record
 from sync.records import fold as full_fold
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+_PLAIN_64 = b"\x93\xcf"  # and with a timestamp of 64 bits, as nearly all have
 PLAIN = 0x93  # msgpack: an array of three
 
 
@@ -49,6 +50,13 @@ def fold(image: bytes | None, operation: Operation) -> bytes:
 def is_alive(image: bytes) -> bool:
     """Whether a reader sees the record."""
     return image[0] == PLAIN or Record.decode(image).alive
+
+
+def newest_of(image: bytes) -> int:
+    """The largest timestamp in it. Raises Malformed."""
+    if image[:2] == _PLAIN_64:
+        return int.from_bytes(image[2:10], "big")
+    return Record.decode(image).newest_ts
 
 
 def image_values(image: bytes) -> dict[str, Any] | None:

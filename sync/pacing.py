@@ -31,8 +31,9 @@ class PacedSession(FetchingSession):
     def polls(self) -> bool:
         """Whether the next thing it asks the feed is to wait for news."""
         position = self.position
+        reads = position.baseline is not None or position.growth is not None or position.cursor < self.head
         looks = position.owed and self._whole is None  # whether something is still left out
-        return position.baseline is None and position.growth is None and position.cursor >= self.head and not looks
+        return not (reads or looks or self.fetches)
 
     @property
     def pushes(self) -> bool:

@@ -88,6 +88,10 @@ def _rules(policy: Policy) -> Iterator[Finding]:
         if rule.direction == "local" and rule.age_days_max:
             hint = "what is local is on no other device: nothing of it may leave"
             yield Finding(WARNING, f"{where}: age_days_max", "has no effect under local", hint)
+        if rule.agents and rule.age_days_max and rule.direction not in ("absent", "local"):
+            hint = "memories, attachments and vectors do"
+            message = "an agent's state and documents are of several records, and do not leave by their age"
+            yield Finding(WARNING, f"{where}: age_days_max", message, hint)
         if rule.priority == "urgent" and rule.interval_s:
             yield Finding(WARNING, f"{where}: interval_s", "urgent writes do not wait", "normal, or no interval")
 

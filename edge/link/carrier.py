@@ -45,7 +45,7 @@ class Carrier:
         self._session = session
         self._rescoped = log.rescoped
         self._kept = -1
-        self._looked: tuple[int, int, int] | None = None
+        self._looked: tuple[int, int] | None = None
         self.pushed = self.pulled = self.refused = self.handshakes = 0
 
     def follow(self) -> None:
@@ -62,7 +62,7 @@ class Carrier:
             self._rescoped = noted
         evicted = self._log.writer.evicted
         if evicted.wanted or evicted.asked:
-            looked = (self._log.position, self._log.rescoped, evicted.asks)
+            looked = (self._log.rescoped, evicted.turns)
             if looked != self._looked:
                 self._looked = looked
                 self._session.wants()

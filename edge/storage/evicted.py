@@ -75,16 +75,16 @@ class Stub(NamedTuple):
 
 class Evicted:
     """Of one log; whoever uses it to write holds the write lock. ``collections`` (ids) have rows; ``wanted``: there may
-    be places to fetch; ``asked``: places that somebody would write to if they were here (``asks``: how
-    often). ``blind``: whether nothing is
-    received at a place, so that nothing is fetched either, and who writes there writes over what is here.
+    be places to fetch; ``asked``: places that somebody would write to if they were here; ``turns`` grows when there may
+    be more of both. ``blind``: whether nothing is received at a place, so that nothing is fetched either, and who
+    writes there writes over what is here.
     """
 
     def __init__(self) -> None:
         self.collections: frozenset[int] = frozenset()
         self.wanted = False
         self.asked: dict[Place, None] = {}
-        self.asks = 0
+        self.turns = 0
         self.blind: Callable[[str, str], bool] = _never
 
     def learn(self, db: apsw.Connection) -> None:
@@ -128,7 +128,7 @@ class Evicted:
         while len(self.asked) >= FETCHED_RECORDS_MAX:
             self.asked.pop(next(iter(self.asked)), None)
         self.asked[place] = None
-        self.asks += 1
+        self.turns += 1
 
     def answered(self, places: Iterable[Place]) -> None:
         """Nobody has to ask for these again: the cloud has none of them, or does not give them."""
@@ -145,6 +145,7 @@ class Evicted:
     def stored(self, db: apsw.Connection, stubs: Stubs) -> None:
         """After it has committed. Raises apsw.Error."""
         if stubs.moved:
+            self.turns += 1
             self.learn(db)
 
     def places(self, log: DeltaLog, collection: str, prefix: str = "") -> list[tuple[str, int]]:

@@ -52,6 +52,7 @@ _ROWS = (
 )
 _COLLECTIONS = "SELECT DISTINCT k.collection, c.name FROM kept_back k JOIN collections c ON c.id = k.collection"
 _IMAGE = "SELECT image FROM records WHERE collection = ? AND key = ?"
+_HAS = "SELECT 1 FROM kept_back k JOIN collections c ON c.id = k.collection WHERE c.name = ? AND k.key = ?"
 _NOTHING = Record().encode()
 _DROP = "DELETE FROM kept_back WHERE collection = ? AND key = ? AND version = ?"
 
@@ -331,11 +332,9 @@ def bases(log: DeltaLog, collection: str) -> dict[str, bytes | None]:
     return dict(log.reader.all("SELECT key, base FROM kept_back WHERE collection = ?", number))
 
 
-def holds(db: apsw.Connection, collection: int, key: str) -> bool:
-    """Whether a record has what never left this device."""
-    if not db.execute(_IS_THERE).get:
-        return False
-    return bool(db.execute("SELECT 1 FROM kept_back WHERE collection = ? AND key = ?", (collection, key)).get)
+def has(log: DeltaLog, collection: str, key: str) -> bool:
+    """Whether a record has what never left this device. Raises StorageError."""
+    return is_there(log) and log.reader.one(_HAS, collection, key) is not None
 
 
 # -- forgetting, erasing, mending -------------------------------------------------------------------------------------

@@ -20,22 +20,20 @@ from typing import TYPE_CHECKING, Any
 from edge.storage import evicted, kept_back, policy_row, scoping
 from edge.storage.attached import Attached
 from sync.errors import InvalidPolicy
-from sync.images import is_alive
+from sync.images import is_alive, newest_of
 from sync.places import is_of_agents
 from sync.policy import Policy
-from sync.records import Record
 from sync.scope import Coverage, Rule, ScopeTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    import apsw
+    from collections.abc import Iterator
 
     from edge.storage.delta_log import DeltaLog
     from edge.storage.policy_row import PolicyRow
 
 MARKED_MAX = 10_000
 BATCH = 500
+_CHANGES_MAX = 100_000
 _NOTE = "leaving"
 _DAY_MS = 86_400_000
 _TOGETHER = ("_checkpoints", "_values", "_recalls", "agent.documents", "agent.chunks")  # none makes sense alone
@@ -122,7 +120,7 @@ def _is_due(log: DeltaLog, collection: str, rule: Rule, image: bytes) -> bool:
         return True
     if not rule.age_days_max or rule.direction == "local" or collection in _TOGETHER:
         return False
-    return Record.decode(image).newest_ts < log.clock.reading(-rule.age_days_max * _DAY_MS)
+    return newest_of(image) < log.clock.reading(-rule.age_days_max * _DAY_MS)
 
 
 class _Going:
@@ -138,34 +136,42 @@ class _Going:
         concerned = table.covers(collection) is not Coverage.ALL or table.ages(collection)
         return concerned and _may_go(self._log, collection)
 
-    def has(self, db: apsw.Connection, collection: str, key: str, image: bytes) -> bool:
+    def has(self, collection: str, key: str, image: bytes) -> bool:
         return (
             _is_due(self._log, collection, self._table.rule(collection, key), image)
-            and not db.execute(_REFUSED, (collection, key)).get
+            and not kept_back.has(self._log, collection, key)
+            and not self._log.reader.one(_REFUSED, collection, key)
             and not self._attached.holds_back(collection, image)
         )
 
 
 def _mark(log: DeltaLog, row: PolicyRow, going: _Going, head: int) -> None:
+    """Writers go on while it looks: what they change meanwhile is not marked."""
     with log.writer.lock:
         if not _holds(log, row):
             return
         log.fold()  # what has changed in memory only is not what would be marked
+        position, here = log.position, _here(log, row)
+    due = list(islice(_due(log, going), MARKED_MAX))
+    with log.writer.lock:
+        changed = {tuple(place) for _, *place in log.changes(position, _CHANGES_MAX)}
+        if policy_row.load(log) != row or _here(log, row) != here or len(changed) == _CHANGES_MAX:
+            return
         with log.transact() as db:
             db.execute(_TABLE)
             db.execute(evicted.TABLE)
             db.execute("DELETE FROM leaving")
-            db.executemany("INSERT INTO leaving VALUES (?, ?)", list(islice(_due(log, db, going), MARKED_MAX)))
-            log.writer.put_meta(_NOTE, [*_here(log, row), head])
+            marks = [(record, digest) for place, record, digest in due if place not in changed]
+            db.executemany("INSERT INTO leaving VALUES (?, ?)", marks)
+            log.writer.put_meta(_NOTE, [*here, head])
 
 
-def _due(log: DeltaLog, db: apsw.Connection, going: _Going) -> Iterator[tuple[int, bytes]]:
+def _due(log: DeltaLog, going: _Going) -> Iterator[tuple[tuple[str, str], int, bytes]]:
     for name, number in log.collection_ids().items():
         if going.may(name):
-            rows: Iterable[Any] = db.execute(_LIVING, (number,))
-            for record, key, image in rows:
-                if going.has(db, name, key, image) and not kept_back.holds(db, number, key):
-                    yield record, sha256(image).digest()
+            for record, key, image in log.reader.walk(_LIVING, (number,)):
+                if going.has(name, key, image):
+                    yield (name, key), record, sha256(image).digest()
 
 
 def _evict(log: DeltaLog, row: PolicyRow, going: _Going) -> int | None:
@@ -183,7 +189,7 @@ def _evict(log: DeltaLog, row: PolicyRow, going: _Going) -> int | None:
                 db.execute("DELETE FROM leaving WHERE record = ?", (record,))
                 if image is None or sha256(image).digest() != digest:
                     continue  # it has gone, or is another than was marked
-                if going.has(db, name, key, image) and not kept_back.holds(db, number, key):
+                if going.has(name, key, image):
                     position += 1
                     evicted.keep(db, (number, key), image, log.replica)
                     db.execute("DELETE FROM records WHERE id = ?", (record,))

@@ -8,6 +8,7 @@ _GROWING, _SCOPING = "sync/growing.py", "edge/storage/scoping.py"
 _LEAVING = "edge/storage/leaving.py"
 _SHRINKS = "tests/contracts/test_scope_shrinks.py::"
 _EVICTED = "edge/storage/evicted.py"
+_AGES = "tests/contracts/test_scope_ages.py::"
 _STUBS = "tests/contracts/test_scope_evicted.py::"
 _AGENTS = "tests/contracts/test_scope_agents.py::"
 _CHANGES = "tests/contracts/test_scope_changes.py::"
@@ -116,6 +117,39 @@ MUTANTS = [
         "        if True:\n",
         "an attachment whose bytes nobody else has leaves with its record",
         _AGENTS + "test_an_attachment_stays_until_the_cloud_has_its_bytes",
+    ),
+    Mutant(
+        "marked-though-written-meanwhile",
+        _LEAVING,
+        "            marks = [(record, digest) for place, record, digest in due if place not in changed]\n",
+        "            marks = [(record, digest) for place, record, digest in due]\n",
+        "a write that comes while records are looked at is taken for one that the archive has",
+        _SHRINKS + "test_what_is_written_while_it_is_marked_is_not",
+    ),
+    Mutant(
+        "a-part-for-the-whole",
+        "edge/storage/transaction.py",
+        "                if stubbed:\n                    stubs.heard(",
+        "                if stubbed:\n                    stubs.came_back(ref)\n"
+        "                elif stubbed:\n                    stubs.heard(",
+        "of a record that has left, what somebody has written since is shown as all of it",
+        _AGES + "test_the_old_leaves_and_comes_back_whole_when_it_is_written_to",
+    ),
+    Mutant(
+        "fetched-for-anybody",
+        "cloud/stream/fetched.py",
+        "    denied = [at for at, place in enumerate(places) if scope is not None and not scope.has(*place)]\n",
+        "    denied: list[int] = []\n",
+        "whoever can name a record gets it, whatever its device is assigned",
+        "tests/attacks/test_scope_widened.py::test_whatever_it_names_it_gets_no_more_than_it_is_assigned",
+    ),
+    Mutant(
+        "too-old-for-ever",
+        _SCOPING,
+        "        back = known is not None and bool(log.writer.evicted.collections) and is_older(known, table)\n",
+        "        back = False\n",
+        "what has left by its age stays away under a policy that knows no ages",
+        _AGES + "test_a_longer_age_brings_back_what_is_young_enough_by_it",
     ),
     Mutant(
         "gone-unheard",

@@ -14,7 +14,7 @@ from edge.storage.evicted import WANTED
 from sync.errors import NotFound, NotHere
 from sync.images import image_values
 from tests.contracts.fleet_world import Device
-from tests.contracts.scope_world import KEYS, TALLIES, ScopeWorld
+from tests.contracts.scope_world import DAY_MS, KEYS, TALLIES, ScopeWorld
 
 KEY = KEYS[0]
 PLACE = ("notes", KEY)
@@ -180,6 +180,25 @@ def test_the_cloud_was_restored_while_it_was_away(world: ScopeWorld) -> None:
     world.restore()
     world.heal()
     assert (shown(world) or {})["visits"] == 16
+    world.check()
+
+
+@pytest.mark.parametrize("wrong_ms", [-DAY_MS, DAY_MS])
+def test_a_wrong_clock_is_mended_in_what_was_written_to_a_stub(world: ScopeWorld, wrong_ms: int) -> None:
+    world.give("kiosk", "")
+    kiosk = world.devices["kiosk"]
+    kiosk.clock.now_ms += wrong_ms
+    notes(world).increment(KEY, "visits", 1)
+    notes(world).patch(KEY, {"mood": "wrong", "best": 8})
+    kiosk.crash()
+    world.heal()
+    told = shown(world)
+    assert told is not None
+    assert (told["visits"], told["best"], told["mood"]) == (16, 8, "wrong")
+    assert notes(world).get(KEY) == told
+    notes(world).increment(KEY, "visits", 1)
+    world.heal()
+    assert (shown(world) or {})["visits"] == 17
     world.check()
 
 

@@ -150,6 +150,27 @@ def test_while_anything_is_not_acknowledged_nothing_is_marked_or_goes(world: Sco
     assert held(world) == NOTES | LOGS
 
 
+def test_what_is_written_while_it_is_marked_is_not(world: ScopeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers go on while it looks; what it saw of one that is not in the archive must not go."""
+    kiosk, due = world.devices["kiosk"].edge, leaving._due
+    changed = ("logs", KEYS[1])
+
+    def meanwhile(*given: Any) -> Any:
+        kiosk.log.admits = None
+        world.write("kiosk", changed, "patch")
+        kiosk.log.fold()
+        return due(*given)
+
+    monkeypatch.setattr(leaving, "_due", meanwhile)
+    world.devices["kiosk"].sync()
+    monkeypatch.undo()
+    assert (kiosk.log.reader.one("SELECT count(*) FROM leaving"), kiosk.log.head_seq) == (len(LOGS) - 1, 3)
+    assert synced(world) == NOTES | {changed}
+    assert synced(world) == NOTES | {changed}, "the archive does not have it"
+    world.archive()
+    assert synced(world) == NOTES
+
+
 def test_what_the_cloud_refused_stays(world: ScopeWorld) -> None:
     kiosk = world.devices["kiosk"].edge
     refused = ("logs", KEYS[3])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.errors import Malformed
-from sync.images import fold, image_values, is_alive, plain_image, replaced_fields, split_image
+from sync.images import fold, image_values, is_alive, newest_of, plain_image, replaced_fields, split_image
 from sync.operations import Kind, Operation, Shape
 from sync.records import Record, compose
 from sync.records import fold as full_fold
@@ -20,7 +20,7 @@ REPLICAS = [replica_id(bytes([number]) * 12, 1) for number in (1, 2)]
 NAMES = st.sampled_from("abcd")
 VALUES = st.none() | st.integers(-5, 5) | st.sampled_from(["", "x", "é"]) | st.binary(max_size=3)
 FIELDS = st.dictionaries(NAMES, VALUES, max_size=4)
-STAMPS = st.integers(1, 6) | st.integers(1 << 40, (1 << 40) + 3)
+STAMPS = st.integers(1, 6) | st.integers(1 << 32, (1 << 32) + 2) | st.integers(1 << 40, (1 << 40) + 3)
 
 
 @st.composite
@@ -51,6 +51,7 @@ def test_readers_see_what_the_record_shows(history: list[Operation]) -> None:
     assert image is not None
     record = Record.decode(image)
     assert is_alive(image) == record.alive
+    assert newest_of(image) == record.newest_ts
     shown = image_values(image)
     assert shown == (record.values() if record.alive else None)
     assert shown is None or list(shown) == sorted(shown)

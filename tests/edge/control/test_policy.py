@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from edge import Attachments, Documents, Edge, Memory, Thread, Vectors
 from edge.cli import main
 from edge.control.policy import ActivePolicy, activate
-from edge.storage import policy_row
+from edge.storage import evicted, policy_row
 from edge.storage.policy_row import PolicyRow
 from sync.errors import CorruptStore, InvalidPolicy, NotAllowed
 from sync.policy import Policy
@@ -139,6 +139,30 @@ def test_explain_says_why_a_record_that_must_not_be_here_is(tmp_path: Path) -> N
         assert why in told
         assert bool(why) == bool(told)
         assert ("stays for now" in run(*asked).stdout) == bool(why)
+
+
+def test_explain_says_what_has_left_and_what_is_too_old(tmp_path: Path) -> None:
+    with Edge.open(tmp_path) as edge:
+        edge.collection("notes").put("old", {"n": 1})
+        edge.agent("guide").documents().add("A text.", id="d")
+        (document,) = [key for key, _ in edge.log.scan("agent.documents")]
+        rules = [{"collections": ["*"], "age_days_max": 1}, {"agents": ["*"], "age_days_max": 1}]
+        activate(edge.log, row(sync=rules))
+        ref = (edge.log.collection_id("notes"), "gone")
+        with edge.log.writer.lock, edge.log.transact() as db:
+            db.execute(evicted.TABLE)
+            db.execute("INSERT INTO evicted VALUES (?, ?, 1, ?, X'')", (*ref, evicted.WANTED))
+    for collection, key, left, stays in (
+        ("notes", "gone", "fetched", ""),
+        ("notes", "old", "", ""),
+        ("agent.documents", document, "", "several records"),
+    ):
+        asked = ("policy", "explain", tmp_path, collection, key)
+        told = json.loads(run(*asked, "--json").stdout)
+        assert (left in told["left"], stays in told["stays"]) == (True, True)
+        assert (bool(told["left"]), bool(told["stays"])) == (bool(left), bool(stays))
+        shown = run(*asked).stdout
+        assert ("has left" in shown, "stays for now" in shown) == (bool(left), bool(stays))
 
 
 def test_another_policy_can_be_asked_as_if_it_held(tmp_path: Path) -> None:
