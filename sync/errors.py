@@ -16,7 +16,7 @@
     │   ├── InvalidConfig       a configuration file or option that is not understood
     │   ├── InvalidPolicy       a policy that is not understood, or not by this build
     │   ├── NotAllowed          the policy does not allow this, here or to this agent
-    │   └── NotHere             by the policy it is not kept on this device, and could not be fetched
+    │   └── NotHere             by the policy it has left this device, and what is to be done depends on it
     ├── DataError               bytes from outside are not what they claim to be; nothing changed
     │   ├── Malformed           wrong structure, lengths, limits
     │   ├── BadSignature        unknown signer or wrong signature

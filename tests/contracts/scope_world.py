@@ -29,6 +29,7 @@ RULES: dict[str, list[dict[str, Any]]] = {
     "notes": [{"collections": ["logs"], "direction": "absent"}],
     "logs": [{"collections": ["notes"], "direction": "up"}],
     "young": [{"collections": ["notes"], "age_days_max": 1}, {"collections": ["logs"], "age_days_max": 3}],
+    "older": [{"collections": ["notes"], "age_days_max": 30}],
     "no guide": [{"agents": ["guide"], "direction": "absent"}],
     "north only": [NORTH, {"collections": ["*"], "direction": "absent"}],
 }

@@ -107,14 +107,20 @@ def test_what_others_delete_is_not_asked_for(world: ScopeWorld) -> None:
         notes(world).increment(KEY, "visits", 1)
 
 
-def test_a_longer_age_brings_back_what_is_young_enough_by_it(world: ScopeWorld) -> None:
+@pytest.mark.parametrize("then", ["", "older"])
+def test_a_longer_age_brings_back_what_is_young_enough_by_it(world: ScopeWorld, then: str) -> None:
     world.heal()
     assert held(world) == LOGS
-    world.give("kiosk", "notes")
-    world.give("kiosk", "")
+    kiosk = world.devices["kiosk"]
+    kiosk.crash()
+    world.give("kiosk", then)
     world.heal()
     assert held(world) == NOTES | LOGS
-    assert counted(world.devices["kiosk"]) == {}
+    assert counted(kiosk) == {}
+    world.give("kiosk", "young")
+    assert link_state.load_position(kiosk.edge.log).growth is None, "nothing is gained"
+    world.give("kiosk", then)
+    assert link_state.load_position(kiosk.edge.log).growth is None, "nothing has left by then"
     world.check()
 
 
