@@ -196,11 +196,12 @@ class Stubs:
 
     def passes_by(self, ref: Ref, operation: Operation) -> bool:
         """Whether an operation from elsewhere is none of what the stub has to know: it is older than what has left, so
-        the cloud has it, and it comes with the rest if that is asked for.
+        the cloud has it, and it comes with the rest if that is asked for. Not so one without a number, which no log
+        has: it may be what this store has to take back as a copy (``renaming``), and the cloud has not.
         """
-        kind = operation.shape.kind
         stub = self.now[ref]
-        return kind not in (Kind.DELETE, Kind.IMAGE) and operation.ts <= stub.newest and stub.state != ALONE
+        logged = operation.shape.kind not in (Kind.DELETE, Kind.IMAGE) and operation.seq > 0
+        return logged and operation.ts <= stub.newest and stub.state != ALONE
 
     def heard(self, ref: Ref, operation: Operation, image: bytes, *, whole: bool) -> None:
         """An operation from elsewhere changed the image: a delete of all that has left leaves nothing to ask for."""

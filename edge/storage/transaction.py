@@ -190,10 +190,10 @@ class Transaction:
         over = 0 if stub is None else self._writer.evicted.over(stub, write, schema)
         if self._clock.beyond >= ts and (image is not None or stub is not None):
             check_not_beyond(collection, key, image, ts, 0 if stub is None else stub.newest)
-        absent = image is None or not is_alive(image)
-        if absent and not upsert and kind != _PUT and not (stub is not None and (over == OVER_STUB or kind == _DELETE)):
+        there = upsert or kind == _PUT or (stub is not None and (over == OVER_STUB or kind == _DELETE))
+        if not there and (image is None or not is_alive(image)):
             raise NotFound(f"there is no record {key!r} in {collection!r}", hint=_MISSING.get(kind, ""))
-        if new and not absent:
+        if new and image is not None and is_alive(image):
             raise StaleWrite(f"there is a record {key!r} in {collection!r} already")
         bound = 0 if self._bound is None else self._bound(collection, key)
         if bound and self._keep(write, schema, ref, image, ts, bound, over):

@@ -136,6 +136,14 @@ MUTANTS = [
         _AGES + "test_the_old_leaves_and_comes_back_whole_when_it_is_written_to",
     ),
     Mutant(
+        "taken-back-passed-by",
+        _EVICTED,
+        "not in (Kind.DELETE, Kind.IMAGE) and operation.seq > 0\n",
+        "not in (Kind.DELETE, Kind.IMAGE)\n",
+        "what a copy has to take back of a record that has left it is counted twice",
+        _AGES + "test_what_a_copy_takes_back_of_what_has_left_it",
+    ),
+    Mutant(
         "fetched-for-anybody",
         "cloud/stream/fetched.py",
         "    denied = [at for at, place in enumerate(places) if scope is not None and not scope.has(*place)]\n",

@@ -18,6 +18,7 @@ from sync.images import image_values
 from sync.messages import RecordsPage
 from tests.contracts.fleet_world import Device
 from tests.contracts.scope_world import DAY_MS, KEYS, PLACES, TABLES, ScopeWorld
+from tests.contracts.test_convergence import copy_of
 
 KEY = KEYS[0]
 NOTES = {("notes", key) for key in KEYS}
@@ -217,6 +218,34 @@ def test_what_the_cloud_does_not_give_is_not_asked_for_again_and_again(world: Sc
     notes(world).increment(KEY, "visits", 1)
     world.heal()
     assert notes(world).get(KEY)["visits"] == 10
+
+
+def test_what_a_copy_takes_back_of_what_has_left_it(world: ScopeWorld, tmp_path: Path) -> None:
+    """It moved what both had counted and was not sent (ADR 12); then the record left; then the original sent it."""
+    kiosk = world.devices["kiosk"]
+    world.pass_by(1_000)
+    notes(world).increment(KEY, "visits", 4)
+    kiosk.edge.snapshot(tmp_path / "snapshot")
+    original = copy_of(kiosk, tmp_path / "original")
+    original.edge.close()
+    kiosk.edge.close()
+    shutil.rmtree(kiosk.path)
+    shutil.copytree(tmp_path / "snapshot", kiosk.path)
+    kiosk.open()
+    world.heal()
+    assert notes(world, "office").get(KEY)["visits"] == 12
+    for _ in range(3):
+        world.pass_by(2 * DAY_MS)
+        world.heal()
+    assert notes(world).get(KEY) is None
+    original.clock.now_ms = kiosk.clock.now_ms
+    original.open()
+    assert original.sync()
+    world.heal()
+    assert original.sync()
+    assert notes(world, "office").get(KEY)["visits"] == 12, "each is counted once"
+    world.check()
+    original.edge.close()
 
 
 @pytest.mark.parametrize(
