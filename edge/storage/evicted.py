@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from sync.errors import NotHere
+from sync.errors import FutureStamp, NotHere
 from sync.images import PLAIN
 from sync.limits import FETCHED_RECORDS_MAX
 from sync.moving import MOVED_RULES
@@ -103,8 +103,15 @@ class Evicted:
                 found[ref] = Stub(row[0], row[1], row[2] or None)
         return found
 
-    def over(self, stub: Stub, write: Write, schema: CollectionSchema) -> int:
-        """What a local write is over, where there is a stub. Raises NotHere for one that depends on the rest."""
+    def over(self, stub: Stub, write: Write, schema: CollectionSchema, ts: int) -> int:
+        """What a local write at ``ts`` is over, where there is a stub. Raises NotHere for one that depends on the rest,
+        FutureStamp for one that is stamped before it.
+        """
+        if stub.newest >= ts:
+            raise FutureStamp(
+                f"record {write.key!r:.100} of {write.collection!r} was written by a clock that is ahead, and has left",
+                hint="it can be written again when that time has come; other records are not concerned",
+            )
         if stub.state == ALONE or self.blind(write.collection, write.key):
             return OVER_ALL
         kind, letter = write.kind, schema.rule_letter
