@@ -187,9 +187,9 @@ class Transaction:
         if image is None and ref in self.held:
             image = self.held[ref][1]
         stub = self.stubs.now.get(ref)
-        over = 0 if stub is None else self._writer.evicted.over(stub, write, schema)
-        if self._clock.beyond >= ts and (image is not None or stub is not None):
-            check_not_beyond(collection, key, image, ts, 0 if stub is None else stub.newest)
+        over = 0 if stub is None else self._writer.evicted.over(stub, write, schema, ts)
+        if image is not None and self._clock.beyond >= ts:
+            check_not_beyond(collection, key, image, ts)
         there = upsert or kind == _PUT or (stub is not None and (over == OVER_STUB or kind == _DELETE))
         if not there and (image is None or not is_alive(image)):
             raise NotFound(f"there is no record {key!r} in {collection!r}", hint=_MISSING.get(kind, ""))

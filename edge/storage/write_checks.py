@@ -22,12 +22,9 @@ _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 _OVERHEAD_BYTES = 128  # stamps, ids, kind and rules of an operation
 
 
-def check_not_beyond(collection: str, key: str, image: bytes | None, ts: int, newest: int = 0) -> None:
-    """A write that is stamped before what it should replace would be acknowledged and without effect. ``newest``: of
-    what is known to have been there besides the image. Raises FutureStamp.
-    """
-    if image is not None:
-        newest = max(newest, Record.decode(image).newest_ts)
+def check_not_beyond(collection: str, key: str, image: bytes, ts: int) -> None:
+    """A write that is stamped before what it should replace would be acknowledged and without effect."""
+    newest = Record.decode(image).newest_ts
     if newest >= ts:
         raise FutureStamp(
             f"record {key!r} of {collection!r} was written by a clock {wall_ms_of(newest - ts) / 1000:.0f} s ahead",
