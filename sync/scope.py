@@ -99,6 +99,7 @@ class ScopeTable:
         self._collections = Patterns(collections)
         self._agents = Patterns(agents)
         self.patterns = {"collection": self._collections, "agent": self._agents}
+        self._agents_age = any(rule.agents and rule.age_days_max for rule in rules)
         self._chains: dict[str, _Chain | None] = {}  # None: of agents
         self._owners: dict[tuple[str, str | None], Rule] = {}
         self._coverage: dict[str, Coverage] = {}
@@ -132,9 +133,9 @@ class ScopeTable:
         return chain is None or any(rule.is_sent for rule in chain[1])
 
     def ages(self, collection: str) -> bool:
-        """Whether some of a collection may be too old to be here: said of all, if a rule says it of agents'."""
+        """Whether some of a collection may be too old to be here: of all agents', if a rule says it of one's."""
         chain = self._chains[collection] if collection in self._chains else self._chain(collection)
-        return any(rule.age_days_max for rule in (chain[1] if chain is not None else self._rules))
+        return self._agents_age if chain is None else any(rule.age_days_max for rule in chain[1])
 
     def reached(self) -> frozenset[int]:
         """The numbers of the rules that some place has."""

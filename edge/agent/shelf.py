@@ -157,7 +157,7 @@ class Shelf:
         """Whether some of its checkpoints or values are not here by the policy: what they need cannot be told then."""
         left, log = self.log.writer.evicted, self.log
         prefixes = [(VALUES, f"{agent}/"), *((CHECKPOINTS, f"{kind}/{agent}/") for kind in sorted(TYPES))]
-        return any(left.places(log, collection, prefix) for collection, prefix in prefixes)
+        return any(left.places(log, collection, prefix, 1) for collection, prefix in prefixes)
 
     def _needed(self, agent: str) -> Iterable[Ref]:
         for kind in sorted(TYPES):

@@ -61,7 +61,7 @@ _TWICE = (
     "SELECT c.name, e.key FROM evicted e JOIN records r ON r.collection = e.collection AND r.key = e.key "
     "JOIN collections c ON c.id = e.collection LIMIT 100"
 )
-_UNDER = "SELECT key, newest FROM evicted WHERE collection = ? AND key >= ? AND key < ?"
+_UNDER = "SELECT key, newest FROM evicted WHERE collection = ? AND key >= ? AND key < ? LIMIT ?"
 _NEED_ALL = frozenset("csk")  # rules whose new value depends on what others wrote
 
 
@@ -155,12 +155,12 @@ class Evicted:
             self.turns += 1
             self.learn(db)
 
-    def places(self, log: DeltaLog, collection: str, prefix: str = "") -> list[tuple[str, int]]:
+    def places(self, log: DeltaLog, collection: str, prefix: str = "", limit: int = -1) -> list[tuple[str, int]]:
         """(key, newest timestamp) of those of a collection whose keys begin so. Raises StorageError."""
         number = log.collection_ids().get(collection)
         if number not in self.collections:
             return []
-        return list(log.reader.all(_UNDER, number, prefix, prefix + "\U0010ffff" * 129))
+        return list(log.reader.all(_UNDER, number, prefix, prefix + "\U0010ffff" * 129, limit))
 
 
 class Stubs:

@@ -105,7 +105,7 @@ MUTANTS = [
     Mutant(
         "collected-for-want-of-a-checkpoint",
         "edge/agent/shelf.py",
-        "        return any(left.places(log, collection, prefix) for collection, prefix in prefixes)\n",
+        "        return any(left.places(log, collection, prefix, 1) for collection, prefix in prefixes)\n",
         "        return False\n",
         "values are deleted in the whole fleet because the checkpoints that need them have left this device",
         _AGENTS + "test_nothing_is_collected_while_what_may_need_it_is_away",

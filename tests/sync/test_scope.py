@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sync.places import agent_of, escaped, is_of_agents
 from sync.policy import Policy
 from sync.policy_tables import SyncRule
-from sync.scope import LAST_RESORT, Coverage, Region, Rule, ScopeTable, changed
+from sync.scope import LAST_RESORT, Coverage, Region, Rule, ScopeTable, changed, is_older
 from tests.sync.policies import agents_collections, collections, names, prefixes, sync_rules
 
 rules = st.lists(sync_rules, max_size=8).map(
@@ -178,3 +179,36 @@ def test_a_write_is_urgent_by_a_number_that_is_large_enough(field: str, fields: 
     value = fields.get(field)
     large = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 5
     assert rule.lane(fields) == ("urgent" if large else "bulk")
+
+
+def test_what_may_be_too_old_is_said_of_each_collection() -> None:
+    told_rules: list[dict[str, Any]] = [
+        {"collections": ["notes"], "prefixes": ["old/"], "age_days_max": 30},
+        {"collections": ["logs"], "direction": "absent"},
+        {"agents": ["guide"], "age_days_max": 7},
+    ]
+    table = ScopeTable(policy_of(told_rules))
+    told = {name: table.ages(name) for name in ("notes", "logs", "others", "_collections", "agent.memories")}
+    assert told == {"notes": True, "logs": False, "others": False, "_collections": False, "agent.memories": True}
+    assert not ScopeTable(policy_of(told_rules[:2])).ages("agent.memories")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ({"age_days_max": 30}, {}, True),
+        ({"age_days_max": 30}, {"age_days_max": 31}, True),
+        ({"age_days_max": 30}, {"age_days_max": 30}, False),
+        ({"age_days_max": 30}, {"age_days_max": 7}, False),
+        ({}, {"age_days_max": 7}, False),
+        ({"age_days_max": 30}, {"direction": "up"}, False),
+        ({"age_days_max": 30}, {"direction": "absent"}, False),
+    ],
+)
+def test_what_was_too_old_and_is_not_any_more(before: dict[str, Any], after: dict[str, Any], told: bool) -> None:
+    old, new = (ScopeTable(policy_of([{"collections": ["notes"], **rule}])) for rule in (before, after))
+    assert is_older(old, new) is told
+
+
+def policy_of(rules: list[dict[str, Any]]) -> Any:
+    return Policy.from_document({"schema": 1, "name": "ages", "sync": rules}).sync
