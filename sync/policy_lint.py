@@ -92,6 +92,10 @@ def _rules(policy: Policy) -> Iterator[Finding]:
             hint = "memories, attachments and vectors do"
             message = "an agent's state and documents are of several records, and do not leave by their age"
             yield Finding(WARNING, f"{where}: age_days_max", message, hint)
+        if rule.agents and rule.record_bytes_max:
+            hint = "leave it out for agents whose state others read"
+            message = "a checkpoint goes without those of its values that are larger: others cannot read it"
+            yield Finding(WARNING, f"{where}: record_bytes_max", message, hint)
         if rule.priority == "urgent" and rule.interval_s:
             yield Finding(WARNING, f"{where}: interval_s", "urgent writes do not wait", "normal, or no interval")
 

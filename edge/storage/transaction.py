@@ -88,7 +88,7 @@ class Transaction:
     __slots__ = (
         *("seq", "position", "operations", "marks", "touched", "new_collections", "held", "stubs", "kept", "shrunk"),
         *("merged", "_known", "_replica", "_clock", "_seen", "_schemas", "_collections", "_shapes", "_run", "_writer"),
-        *("_bound", "_follows"),
+        *("_bound", "_keeping"),
     )
 
     def __init__(self, log: LogCore) -> None:
@@ -114,7 +114,7 @@ class Transaction:
         self._writer = log.writer
         self._run = log.run
         self._bound = log.kept.bound
-        self._follows = log.kept.there is not False
+        self._keeping = log.kept
 
     def prefetch(self, refs: Iterable[tuple[str, str]]) -> None:
         """Read, in one go, what is held of the records (collection, key) that are about to change."""
@@ -240,6 +240,7 @@ class Transaction:
             return False
         if over == OVER_STUB:
             self._writer.evicted.refuse(write)
+        self._keeping.there = self._keeping.there or None  # whatever comes of the commit, it is looked up
         self.position += 1
         self.kept[ref] = (self.position, self.kept[ref][1] if ref in self.kept else image)
         self.marks.append((self.position, *ref))
@@ -284,7 +285,7 @@ class Transaction:
         changed. ``whole``: they are all that the cloud has of their records.
         """
         touched, held, stubs = self.touched, self.held, self.stubs
-        if self._follows:
+        if self._keeping.there is not False:
             self.merged = operations
         for operation in operations:
             collection = operation[4][1]

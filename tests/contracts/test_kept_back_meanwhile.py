@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edge import Edge
-from edge.storage import policy_row
+from edge.storage import kept_back, policy_row
 from sync.errors import CorruptStore, StorageError
 from tests.cloud.identity_world import SeededRandom
 from tests.contracts.kept_world import BIG, PLACE, in_the_cloud, rows, values, why, world
@@ -98,6 +98,22 @@ def test_what_a_wrong_clock_stamped_is_mended(world: ScopeWorld, ahead_ms: int) 
     assert kiosk.edge.digest() == world.cloud.digest()
 
 
+def test_what_comes_from_the_future_waits_until_its_time(world: ScopeWorld) -> None:
+    """Here: until it is mended, which it cannot be while something that was sent has no answer."""
+    kiosk = world.devices["kiosk"]
+    world.give("kiosk", "local")
+    kiosk.clock.now_ms += 3_600_000
+    kiosk.notes.put("a", {"text": "1"})
+    kiosk.edge.log.learn_time(kiosk.clock.now_ms - 3_600_000)
+    world.give("kiosk", "")
+    assert kept_back.load(kiosk.edge.log, None, 100, 1 << 20)[0] == []
+    assert why(kiosk, ("notes", "a")) == "future"
+    assert kiosk.edge.status()["deferred"][0]["why"] == "future"
+    kiosk.edge.log.mend_stamps()
+    assert why(kiosk, ("notes", "a")) == ""
+    assert len(kept_back.load(kiosk.edge.log, None, 100, 1 << 20)[0]) == 1
+
+
 def test_copies_both_bring_what_they_kept(world: ScopeWorld, tmp_path: Path) -> None:
     kiosk = world.devices["kiosk"]
     world.give("kiosk", "local")
@@ -171,8 +187,8 @@ def test_a_counter_that_was_kept_over_very_many_processes(world: ScopeWorld) -> 
 
 def test_a_power_cut_between_the_commit_and_what_follows(world: ScopeWorld, monkeypatch: Any) -> None:
     kiosk = world.devices["kiosk"]
+    world.write("kiosk", PLACE)
     world.give("kiosk", "local")
-    kiosk.notes.put("a", {"text": "1"})
     commit = type(kiosk.edge.log.writer).commit
 
     def cut(*given: Any, **options: Any) -> bool:
@@ -182,8 +198,9 @@ def test_a_power_cut_between_the_commit_and_what_follows(world: ScopeWorld, monk
     with monkeypatch.context() as broken:
         broken.setattr(type(kiosk.edge.log.writer), "commit", cut)
         with pytest.raises(StorageError):
-            kiosk.notes.patch("a", {"text": "2"})
+            kiosk.notes.put("a", {"text": "2"})
     assert kiosk.notes.get("a") == {"text": "2"}, "it is on the disk"
+    assert rows(kiosk) == {("notes", "a")}
     kiosk.crash()
     assert kiosk.notes.get("a") == {"text": "2"}
     kiosk.notes.patch("a", {"text": "3"})

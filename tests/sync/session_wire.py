@@ -5,16 +5,19 @@ from __future__ import annotations
 import msgpack
 
 from sync.effects import (
+    FLEETING,
     Apply,
     Effect,
     Learn,
     Leave,
     Load,
+    LoadKept,
     LoadState,
     Mend,
     NewIncarnation,
     Persist,
     Position,
+    Release,
     Send,
     SessionKeys,
     Sweep,
@@ -75,7 +78,7 @@ class Wire:
             said.append(words(effect))
             if isinstance(effect, Send):
                 self.sends[effect.lane] = effect
-            elif durable and not isinstance(effect, (Load, LoadState)):
+            elif durable and not isinstance(effect, FLEETING):
                 if isinstance(effect, NewIncarnation):
                     self.session.reincarnated(RENEWED)
                 self.session.advance(effect)
@@ -131,6 +134,10 @@ def words(effect: Effect) -> str:
         return f"send {effect.lane} {type(effect.message).__name__}"
     if isinstance(effect, Load):
         return f"load after {effect.after_seq}"
+    if isinstance(effect, LoadKept):
+        return f"load kept after {effect.after}, {effect.max_operations}"
+    if isinstance(effect, Release):
+        return f"release {[key for _, key, _ in effect.ticket]}{f', {effect.refused[0]}' if effect.refused else ''}"
     if isinstance(effect, LoadState):
         return f"load state after {effect.after}"
     if isinstance(effect, Learn):

@@ -40,6 +40,7 @@ def sync(*rules: dict[str, Any]) -> dict[str, Any]:
         (sync({"direction": "down", "priority": "urgent"}), "[[sync]] 1: priority", "has no effect under down"),
         (sync({"direction": "down", "vectors": "int8"}), "[[sync]] 1: vectors", "nothing is written"),
         (sync({"direction": "absent", "age_days_max": 5}), "[[sync]] 1: age_days_max", "all is absent"),
+        ({"sync": [{"agents": ["a"], "record_bytes_max": 9}]}, "[[sync]] 1: record_bytes_max", "goes without"),
         (sync({"direction": "local", "age_days_max": 5}), "[[sync]] 1: age_days_max", "under local"),
         (sync({"priority": "urgent", "interval_s": 5}), "[[sync]] 1: interval_s", "do not wait"),
         (sync({"collections": ["note"]}), "[[sync]] 1: collections", "no collection of the fleet"),
