@@ -7,9 +7,12 @@ from __future__ import annotations
 import pytest
 
 from edge import Edge
+from edge.storage.group_commit import Job
 from edge.storage.log_sweep import sweep
+from edge.storage.transaction import Write
 from sync.errors import NotFound
 from sync.images import is_alive
+from sync.operations import Kind
 from tests.contracts.kept_world import BIG, PLACE, in_the_cloud, rows, values, why, world
 from tests.contracts.scope_world import KEYS, PLACES, ScopeWorld
 
@@ -278,3 +281,17 @@ def test_a_large_record_that_was_deleted_is_gone_for_all(world: ScopeWorld) -> N
     assert office.notes.get(PLACE[1]) is None
     assert rows(kiosk) == set()
     world.check()
+
+
+def test_one_commit_of_one_that_fails_and_one_that_does_not(world: ScopeWorld) -> None:
+    kiosk = world.devices["kiosk"]
+    world.give("kiosk", "local south")
+    schema = kiosk.edge.log.schemas["notes"]
+    nothing = Write(Kind.PATCH, "notes", "south/9", {"text": "a"}, schema=schema)
+    puts = [Write(Kind.PUT, "notes", f"south/{at}", {"text": "a"}, schema=schema) for at in range(3)]
+    bad, good = Job([puts[0], nothing]), Job(puts[1:])
+    kiosk.edge.log._commit_all([bad, good])
+    assert (type(bad.error), good.error) == (NotFound, None)
+    assert rows(kiosk) == {("notes", "south/1"), ("notes", "south/2")}
+    assert [key for key, _ in kiosk.notes.scan()] == ["south/1", "south/2"]
+    assert kiosk.edge.verify() == []

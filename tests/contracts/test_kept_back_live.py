@@ -69,6 +69,7 @@ def test_it_goes_while_the_link_is_up(fleet: Fleet) -> None:
         assert reader.collection("drafts").get("d") is None
         notes.put("large", {"text": "short now"})
         assert eventually(lambda: reader.collection("notes").get("large") == {"text": "short now"})
+        assert eventually(lambda: writer.status()["kept_back"]["records"] == 2), "its whole state has gone, too"
         fleet.assign("policy", policy(2))
         assert eventually(lambda: reader.collection("drafts").get("d") == {"text": "mine"})
         assert eventually(lambda: writer.cache.status().unconfirmed.count == 0), "its body, too"
