@@ -12,7 +12,7 @@ from types import ModuleType
 
 from cloud.storage.archive import batches, rebuild, side, snapshots, writer
 from cloud.stream import baseline, feed, ingest
-from edge.storage import delta_log, transaction
+from edge.storage import kept_back, transaction, write_checks
 from sync import column_checks, columns, segment
 
 SMALL_OPERATION = 8 << 10  # bytes
@@ -23,8 +23,9 @@ _BOUNDS: list[tuple[ModuleType, str, int]] = [
     (feed, "_RUN_BYTES_MAX", 700),
     (column_checks, "OPERATION_BYTES_MAX", SMALL_OPERATION),
     (columns, "OPERATION_BYTES_MAX", SMALL_OPERATION),
-    (delta_log, "OPERATION_BYTES_MAX", SMALL_OPERATION),
+    (kept_back, "OPERATION_BYTES_MAX", SMALL_OPERATION),
     (transaction, "OPERATION_BYTES_MAX", SMALL_OPERATION),
+    (write_checks, "OPERATION_BYTES_MAX", SMALL_OPERATION),
     (ingest, "OPERATION_BYTES_MAX", SMALL_OPERATION),
     (snapshots, "_IMAGE_BYTES_MAX", SMALL_OPERATION - 1024),
     (segment, "SEGMENT_SEALED_BYTES_MAX", 4 * SMALL_OPERATION),
