@@ -1,9 +1,10 @@
 """A session that also pushes what was kept back (ADR 24): records that were written while the policy kept them on the
 device, and that may go by now, as state.
 
-They take turns with the segments of the log. What always holds: nothing of them is sent while stamps wait to be mended
-or the whole state is owed; which of them went is known by the ticket they were loaded with, and is forgotten here with
-the cloud's answer alone. A lost answer means that they are loaded again, and merged to nothing.
+They take turns with the segments of the log, which begins: what waits to be mended waits for the answer to what is in
+it, and is mended by the handshake after that. What always holds: nothing of them is sent during a repair; which of them
+went is known by the ticket that they were loaded with, and they are let go with the cloud's answer alone. A lost answer
+means that they are loaded again, and merged to nothing.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class KeepingSession(SyncSession):
     def _plan_push(self) -> None:
         position = self.position
         waits = position.acked[0] < position.head_seq and not self._turn
-        if not self._due or waits or self._repair is not None or position.repair or self._mend_later:
+        if not self._due or waits or self._repair is not None:
             self._turn = True
             super()._plan_push()
             return
