@@ -153,11 +153,13 @@ def names(log: DeltaLog) -> list[str]:
 
 def close_off(log: DeltaLog) -> None:
     """Before something else decides what stays. Of what may have been sent besides until now, in parts, operations may
-    have left: it is noted as told, so that a delete of it is not forgotten. The caller holds the lock. Raises
-    StorageError.
+    have left: it is noted as told, so that a delete of it is not forgotten. A record may be gone from here and come
+    back before the next write of it is kept: that one goes on from no slot that was known elsewhere. The caller holds
+    the lock. Raises StorageError.
     """
     if not is_there(log):
         return
+    log.begin_run()
     numbers = log.collection_ids()
     found = [(numbers[name],) for name in names(log) if log.kept.may_send(name)]
     if found:

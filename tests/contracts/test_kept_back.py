@@ -57,6 +57,26 @@ def test_what_is_local_is_here_for_everybody_and_goes_nowhere(world: ScopeWorld)
     assert values(world, "office", ("logs", "a")) is None
 
 
+def test_a_process_that_reads_follows(world: ScopeWorld) -> None:
+    """Also what changed neither the log nor where it was last folded."""
+    kiosk = world.devices["kiosk"]
+    logs = kiosk.edge.collection("logs")
+    logs.put("north/0", {"text": "1"})
+    world.give("kiosk", "local south")
+    with Edge.open(kiosk.path, read_only=True) as reader:
+        held = reader.collection("logs")
+        for text in ("two", "three", "four"):
+            logs.put("south/0", {"text": text})
+            assert held.get("south/0") == {"text": text}
+            logs.put("south/0", {"text": "and " + text})
+            assert held.get("south/0") == {"text": "and " + text}
+            logs.put("north/0", {"text": text})
+            assert held.get("north/0") == {"text": text}
+            assert dict(held.scan()) == dict(logs.scan())
+            assert sorted(hit.key for hit in held.search(text=text, k=5)) == ["north/0", "south/0"]
+        assert reader.digest() == kiosk.edge.digest()
+
+
 def test_it_goes_as_state_once_it_may_and_the_row_with_the_ack(world: ScopeWorld) -> None:
     kiosk = world.devices["kiosk"]
     world.give("kiosk", "local")

@@ -171,6 +171,27 @@ def test_a_copied_directory_brings_what_it_counted_under_the_shared_name(world: 
     kiosk.edge = original
 
 
+def test_what_went_away_and_came_back_counts_on(world: ScopeWorld) -> None:
+    """In one process: its slot was let go with the record."""
+    kiosk, office = world.devices["kiosk"], world.devices["office"]
+    for name in ("office", "kiosk"):
+        world.devices[name].edge.collection("logs", text=["text"], fields={"visits": "counter"})
+    world.heal()
+    world.give("kiosk", "local")
+    logs = kiosk.edge.collection("logs")
+    logs.put("a", {"text": "1", "visits": 5})
+    world.give("kiosk", "")
+    world.heal()
+    kiosk.edge.log.fold()
+    with kiosk.edge.log.writer.lock, kiosk.edge.log.transact() as db:  # as an eviction leaves it
+        db.execute("DELETE FROM records WHERE key = 'a'")
+    world.give("kiosk", "local")
+    logs.increment("a", "visits", 1) if "a" in logs else logs.put("a", {"visits": 1})
+    world.give("kiosk", "")
+    world.heal()
+    assert (office.edge.log.values("logs", "a") or {})["visits"] == 6
+
+
 def test_a_counter_that_was_kept_over_very_many_processes(world: ScopeWorld) -> None:
     kiosk = world.devices["kiosk"]
     world.give("kiosk", "local")
