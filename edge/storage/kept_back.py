@@ -19,7 +19,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from edge.storage import kept_bases, log_clock, renaming
+from edge.storage import kept_bases, renaming
 from sync.errors import FutureStamp
 from sync.images import is_alive, split_image
 from sync.limits import FUTURE_MS_MAX, OPERATION_BYTES_MAX
@@ -187,6 +187,8 @@ def load(
     """What may go by now, as state, in order of place after one; which versions of what these are, and where to go on.
     Raises StorageError.
     """
+    from edge.storage import log_clock
+
     if not is_there(log):
         return [], (), None
     with log.writer.lock:
