@@ -48,6 +48,8 @@ soak: .venv/package.stamp  ## What is too long for a test: 5,000 simulated fleet
 	@$(BIN)/python -m simulations sweep --seeds 0..4999 --jobs $(WORKERS)
 	@$(BIN)/python -m simulations mutants --jobs $(WORKERS)
 	@$(BIN)/python -m simulations sweep --scenario budgets --seeds 0..199 --jobs $(WORKERS)
+	@$(BIN)/python -m simulations sweep --scenario policies --seeds 0..499 --jobs $(WORKERS)
+	@$(BIN)/python -m simulations sweep --scenario models --seeds 0..499 --jobs $(WORKERS)
 	@$(BIN)/python -m simulations run --scenario metered
 	@$(BIN)/python -m simulations run --scenario rollout
 	@$(BIN)/python -m simulations scale

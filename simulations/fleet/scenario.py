@@ -17,6 +17,7 @@ from simulations.fleet.network import Weather
 from sync.errors import NotFound
 
 _BATCHES = [1, 3, 7, 50]  # operations in a segment or a page: few, so that much happens between them
+OF_OPERATORS = ("policy_signed", "policy_assigned", "policy_rolled_out", "rollout_moved", "server_hostile")
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 
 
@@ -85,6 +86,9 @@ def draw(name: str, dice: Random, *, devices: int | None = None, hours: float | 
     for kind, most in spec.get("faults", {}).items():
         if kind in must or dice.random() < 0.5:
             faults[kind] = dice.randint(1, most)
+    steered = dice.random() < spec["steered"] if "steered" in spec else False
+    if not steered:
+        faults = {kind: times for kind, times in faults.items() if kind not in OF_OPERATORS}
     return Plan(
         scenario=name,
         devices=between("devices") if devices is None else devices,
@@ -104,7 +108,7 @@ def draw(name: str, dice: Random, *, devices: int | None = None, hours: float | 
         old_share=dice.choice([0.0, 0.0, 0.5]),
         weather=weather,
         metered=bool(spec.get("metered", False)),
-        steered=dice.random() < share if (share := spec.get("steered", 0.0)) else False,
+        steered=steered,
         models=bool(spec.get("models", False)),
         faults=faults,
     )

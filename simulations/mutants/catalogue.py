@@ -18,6 +18,7 @@ from simulations.mutants import (
     steering,
     storage,
     time,
+    trials,
 )
 
 _AREAS = (
@@ -35,5 +36,6 @@ _AREAS = (
     scopes,
     steering,
     keeping,
+    trials,
 )
 MUTANTS: list[Mutant] = [mutant for area in _AREAS for mutant in area.MUTANTS]

@@ -230,10 +230,10 @@ class Steered:
 
     def arrived(self, operations: list[Operation]) -> None:
         """A page came. Raises Violation for what is in no scope that this device had of late."""
-        served = [self.steering.book(digest) for digest in self.steering.served.get(self.node.id, [])]
+        served = self.steering.served_of_late(self.node.id)
         for operation in operations:
             place = (operation.shape.collection, operation.key)
-            if served and not any(book.has(*place) for book in served):
+            if not any(book.has(*place) for book in served):
                 raise Violation("scope", f"{self.node.name} is sent {place}, which is out of its scope")
 
     def leaving(self) -> None:

@@ -48,6 +48,7 @@ class Modelled:
         self.steering = steering
         self.dice = node.world.dice(f"models of {node.name}")
         self.hardware = self.dice.choice(HARDWARE)
+        self._holds = self.dice.random() < 0.5  # its agent asks by ``path``, and not by ``use``
         self.store: ModelStore | None = None
         self.power_cut = False
         self.client = client
@@ -220,7 +221,11 @@ class Modelled:
         assert active is not None
         if active.digest in refused:
             raise Violation("refused", f"{self.node.name}: {name} {active.number} runs, and was returned from")
-        self._check_files(active, store.path(name))
+        if self._holds:
+            self._check_files(active, store.path(name))
+            return
+        with store.use(name) as path:
+            self._check_files(active, path)
 
     def _check_none(self, store: ModelStore, name: str) -> None:
         """The agent asks all the same, and lets go of what it had by that."""

@@ -33,7 +33,7 @@ MINUTE_MS = 60_000
 JOBS_MS = 20 * MINUTE_MS
 POLICY = choices.POLICY
 _AGAIN_MS = 5 * MINUTE_MS
-_SERVED_MAX = 40
+_UNDER_WAY_MS = 15_000  # an answer that takes longer is not waited for
 
 
 class _Standing(NamedTuple):
@@ -57,7 +57,7 @@ class Steering:
         self.models = fleet.plan.models
         self.shelf = Shelf(fleet.root, fleet.world.dice("weights"))
         self.dangerous = True  # until all is mended
-        self.served: dict[bytes, list[bytes]] = {}  # device -> digests of the policies that its pages were filtered by
+        self.served: dict[bytes, dict[bytes, int]] = {}  # device -> policy that its pages were filtered by -> when last
         self.evicted: dict[bytes, list[tuple[str, tuple[str, str], bytes]]] = {}
         self._standing: dict[tuple[bytes, str], _Standing] = {}
         self._books: dict[bytes, Book] = {b"": EVERYTHING}
@@ -103,6 +103,11 @@ class Steering:
     def _give_out(self, device: bytes, data: bytes) -> None:
         self.issued.setdefault((device, json.loads(data)["number"]), []).append(data)
 
+    def served_of_late(self, device: bytes) -> list[Book]:
+        """By which its pages that may arrive now were filtered."""
+        since_ms = self.world.now_ms - _UNDER_WAY_MS
+        return [self.book(digest) for digest, at_ms in self.served.get(device, {}).items() if at_ms >= since_ms]
+
     def answered(self, message: AnyMessage, caller: Caller, answer: object) -> None:
         """The control plane's own answer, before anybody has touched it."""
         if isinstance(answer, Control) and answer.assignment:
@@ -110,10 +115,7 @@ class Steering:
             self._check_exposure(caller, answer.assignment)
         if isinstance(message, (Pull, PullBaseline)):
             digest = self.wanted(caller.fleet, caller.device).get(POLICY, b"")
-            served = self.served.setdefault(caller.device, [])
-            if not served or served[-1] != digest:
-                served.append(digest)
-                del served[:-_SERVED_MAX]
+            self.served.setdefault(caller.device, {})[digest] = self.world.now_ms
 
     def _check_exposure(self, caller: Caller, assignment: bytes) -> None:
         document = json.loads(assignment)

@@ -42,6 +42,26 @@ def test_a_run_over_metered_links_holds_and_waits() -> None:
     assert outcome.counts["requests that wait, rate"]
 
 
+@pytest.mark.parametrize("seed", [2, 5, 8])
+def test_a_run_of_policies_holds(seed: int) -> None:
+    """Whatever operators, a hostile server and power cuts do."""
+    with mounted():
+        outcome = run(seed, "policies")
+    assert outcome.held, "\n".join([outcome.violation, *outcome.tail[-60:]])
+    assert outcome.counts["targets signed"]
+    assert outcome.counts["fault policy_assigned"]
+
+
+@pytest.mark.parametrize("seed", [1, 4, 7])
+def test_a_run_of_models_holds(seed: int) -> None:
+    """Bad ones among them, and deaths at any step."""
+    with mounted():
+        outcome = run(seed, "models")
+    assert outcome.held, "\n".join([outcome.violation, *outcome.tail[-60:]])
+    assert outcome.counts["models tried"]
+    assert outcome.counts["ranges of packs"]
+
+
 def test_writes_that_copies_of_a_store_gave_one_name_are_told_apart() -> None:
     """Seed of a run in which a store set back twice wrote the same record again, under the same seq."""
     with mounted():
