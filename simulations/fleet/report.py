@@ -24,9 +24,10 @@ trace hash, on any machine and with any `PYTHONHASHSEED`.
     python -m simulations replay --seed 7 --trace         # the transcript
     python -m simulations sweep --seeds 0..999 --jobs 2   # many; each violation with the command that replays it
     python -m simulations sweep --random 100              # seeds that nobody chose (they are printed)
-    python -m simulations sweep --scenario budgets        # links with limits; `erasures`, `growth` go by name only, too
+    python -m simulations sweep --scenario budgets        # links with limits; by name only, too: erasures, growth
     python -m simulations run --scenario metered          # a week over metered links, with figures
     python -m simulations run --scenario rollout          # a bad model and a good one to 2,000 devices, with figures
+    python -m simulations sweep --scenario policies       # and models: what operators steer, and a hostile server
     python -m simulations mutants                         # bugs planted one by one: how many seeds until each is caught
     python -m simulations scale                           # 10, 100 and 1,000 devices
     python -m simulations report                          # this page, from the last results of those three
@@ -37,6 +38,15 @@ power cut leaves. The exact tier answers searches; LanceDB has threads of its ow
 (`tests/contracts/test_vector_search_contract.py` holds both to one contract). What does not pass through SQLite (keys,
 the matrix, LanceDB's files) is as durable as the code asked for; power cuts there are tested with real processes
 ([CRASH_TESTS](CRASH_TESTS.md)). HTTP is left out; the requests are signed and checked in a fifth of the runs.
+
+**Operators** (`simulations/steered`; the scenarios `policies` and `models`, and a fifth of `everything`). They sign
+policies and models offline, assign them, roll them out, pause, revert, and exchange a stolen key, while devices ask,
+verify and activate by the product's own code, and die at any write of it. The server hands out, for a while, what is
+old, another device's, mixed, another fleet's, cut or altered, or a thief signs with its online key. What a policy means
+is read rule by rule from its document, not by the product's tables. Models are cut and sealed for real, and come by the
+product's `ModelFetch` and `ModelStore`; probes are ours, and so is what a power cut leaves of a file that is no
+database: of a slot that is not noted as staged, anything. The end asks for no eviction, only that nothing is lost by
+one; conflicts are not compared in these runs, for who was out of scope has not seen what its cursor passed.
 
 **Safety, then liveness.** While a run goes on, an oracle outside of the system remembers every acknowledged write with
 the image that its writer had before it. Then everything is mended, and within two virtual hours all replicas have to
@@ -65,6 +75,14 @@ exchanged or altered: what `verify` passes can be restored, and no restore ends 
 | revoked | a revoked device is answered nothing, joins with no token, and has no key of what is written from then on, \
 also after a restore to before its revocation |
 | no plaintext | no text on the wire or in the archive |
+| signed, assigned, rolled back | what a device is to run, and the policy that holds, was signed offline, and given \
+out to this very device; numbers, versions and floors do not go back, over any restart |
+| activated | however a process has ended, the next one begins with the policy that was agreed |
+| policy, scope | writes and agents are let through by the policy that holds, and by no other; no page has what is out \
+of scope; only what must not be there leaves a device, and the cloud has all of it, after a restore too |
+| one good model, refused | what is given out is whole, and so is what a soak returns to; once a version was kept, \
+there always is one; what was returned from is not tried again |
+| halted | a rollout that does not run exposes no further device; one that was reverted is given to nobody |
 | verify, opens, typed errors, bounded | stores are whole, open after any crash, fail with typed errors, stay bounded |
 | convergence | equal and idle within the stated time after the last repair |
 """

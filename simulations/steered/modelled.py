@@ -204,7 +204,10 @@ class Modelled:
         for name in sorted(self._kept - {name for name, note in durable.items() if note.active is not None}):
             raise Violation("one good model", f"{node.name} has no version of {name} any more")
         for name, note in durable.items():
-            activation.check(note)
+            try:
+                activation.check(note)
+            except AssertionError as error:
+                raise Violation("one good model", f"{node.name}: {name} is noted as {note}: {error}") from error
             if note.active is not None:
                 self._check_active(store, name, note, refused[name])
             else:
