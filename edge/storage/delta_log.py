@@ -215,7 +215,7 @@ class DeltaLog(LogCore):
 
     def begin_run(self) -> None:
         """What is contributed from now on is of another run (``own_slots``). The caller holds the lock."""
-        self._run.begin()
+        self.run.begin()
 
     def settle_again(self, last: int) -> None:
         """Everything may have changed below, the clock came down to ``last`` among it. The caller holds the lock."""

@@ -20,7 +20,7 @@ MUTANTS = [
     Mutant(
         "switched-before-it-is-tried",
         _ACTIVATION,
-        '    return note._replace(state=STAGED, tries=0, why=""), [Try()]\n',
+        "    return note._replace(state=STAGED, tries=0), [Try()]\n",
         "    rest = _at_rest(note)._replace(active=note.candidate, previous=note.active, tries=1)\n"
         "    return rest._replace(state=SOAKING), [Tell()]\n",
         "a model that does not load is given out",
@@ -32,16 +32,6 @@ MUTANTS = [
         "            self.tables.commit(name, note, refusals, self._clock.wall_ms())\n",
         "            self.tables.commit(name, note, [], self._clock.wall_ms())\n",
         "what was returned from is tried again with the next assignment",
-        scenario=MODELS,
-    ),
-    Mutant(
-        "noted-in-memory-first",
-        _KEEPER,
-        "            self.tables.commit(name, note, refusals, self._clock.wall_ms())\n"
-        "            self._follow(name, before, note)\n",
-        "            self._follow(name, before, note)\n"
-        "            self.tables.commit(name, note, refusals, self._clock.wall_ms())\n",
-        "a disk that fails leaves a process that gives out what its log knows nothing of",
         scenario=MODELS,
     ),
     Mutant(
