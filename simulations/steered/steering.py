@@ -308,7 +308,10 @@ class Steering:
         """
         plane = self.cloud.plane
         for owner in self.cloud.fleets:
-            plane.control.was_restored(owner)
+            try:
+                plane.control.was_restored(owner)
+            except Refused:  # its root is from before another online key: publish, and once more (``recovery``)
+                self._publish(owner)
             self._publish(owner)
             self._standing = {key: held for key, held in self._standing.items() if key[0] != owner}
             self.look(owner)
