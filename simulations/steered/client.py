@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from cloud.ports import Caller
 from edge.link.transport import SYNC_PATH
 from simulations.fleet.envelope import unpack_answer, wrap
 from simulations.fleet.violation import Violation
@@ -125,13 +124,6 @@ class Client:
         with node.cloud.store.reading() as view:
             snapshot = node.cloud.plane.control.trusting.load(view, node.fleet).snapshot_version
         return hostile.control(node.id, message.assignment, answer, key, snapshot)
-
-
-def caller_of(node: DeviceNode) -> Caller | None:
-    """The device, as the control plane knows it."""
-    with node.cloud.store.reading() as view:
-        row = view.device(node.id)
-    return None if row is None or row.revoked_ms else Caller(row.fleet, node.id, row.identity)
 
 
 def _nobody(_: bytes) -> None:

@@ -101,12 +101,19 @@ class Steered:
 
         node.world.at(delay_ms, run)
 
+    def report_soon(self) -> None:
+        """As the twin's ``wake`` has it done, while there is a link."""
+        node = self.node
+        if node.link.session is not None and node.link.session.version > 2 and node.opened.twin.due() is not None:
+            self.later(500)
+
     def _exchange(self) -> None:
         node = self.node
         if node.edge is None:
             return
         link = ControlLink(node.edge.trust, node.edge.twin, self.client)  # type: ignore[arg-type]
-        if self.dice.random() < _DIES and self.steering.dangerous:
+        armed = node.disk.crash_in is None and self.dice.random() < _DIES and self.steering.dangerous
+        if armed:
             node.disk.crash_in = self.dice.randrange(WRITES_OF_AN_ACTIVATION)
         asks, self._asks = self._asks, False
         again = False
@@ -123,7 +130,7 @@ class Steered:
             node.world.note(node.name, f"control refused: {error.code} {error.message}", count="control refused")
         if node.disk.dead:
             node.world.counts["deaths while activating"] += 1
-        elif not self.steering.dangerous or self.dice.random() < 0.8:
+        elif armed:
             node.disk.crash_in = None
         if node.check_death():
             return

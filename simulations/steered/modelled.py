@@ -119,7 +119,8 @@ class Modelled:
         node, store = self.node, self.store
         if node.edge is None or store is None:
             return
-        if self.steering.dangerous and self.dice.random() < _DIES:
+        armed = node.disk.crash_in is None and self.steering.dangerous and self.dice.random() < _DIES
+        if armed:
             node.disk.crash_in = self.dice.randrange(_WRITES_OF_A_STEP)
         connected = node.link.session is not None
         try:
@@ -133,17 +134,20 @@ class Modelled:
             if not isinstance(error, StorageError):
                 raise Violation("typed errors", f"{node.name}: tending models failed with {error!r}") from error
             node.world.note(node.name, f"models: {error.code}")
-        self._after()
+        self._after(store, armed=armed)
 
-    def _after(self) -> None:
-        node, store = self.node, self.store
+    def _after(self, store: ModelStore, *, armed: bool) -> None:
+        node = self.node
         if node.disk.dead:
             node.world.counts["deaths with models"] += 1
-        else:
+        elif armed:
             node.disk.crash_in = None
-        if node.check_death() or store is None:
+        if node.check_death():
             return
         self.look()
+        if node.steered is not None:
+            with suppress(StorageError):  # its disk fails; with the next step then
+                node.steered.report_soon()
         due_ms = store.due_ms()
         if due_ms is not None or store.is_fetching():
             self.tend_later(min(_TEND_MS_MAX, max(_TEND_MS_MIN, due_ms or 30_000)))

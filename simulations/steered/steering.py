@@ -134,6 +134,9 @@ class Steering:
         with self.cloud.store.reading() as view:
             for row in view.rollouts(owner):
                 exposed = frozenset(one.device for one in view.exposures(owner, row.id, b"", 10_000))
+                before = self._standing.get((owner, row.id))
+                if before is not None and before.state == RUNNING and row.state in (KEPT, REVERTED):
+                    self.world.note("cloud", f"{row.id} is halted: {row.why}", count="rollouts halted")
                 self._standing[owner, row.id] = _Standing(row.state, exposed)
 
     # -- what operators do --------------------------------------------------------------------------------------------
