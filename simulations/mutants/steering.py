@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simulations.mutants import Mutant
 
-_ASSIGNMENTS, _MANIFESTS = "sync/assignments.py", "sync/manifests.py"
+_ASSIGNMENTS = "sync/assignments.py"
 _ACCEPTANCE, _POLICY, _SCOPES = "edge/control/acceptance.py", "edge/control/policy.py", "cloud/stream/scopes.py"
 _SCOPING, _GROWING = "edge/storage/scoping.py", "sync/growing.py"
 POLICIES = "policies"
@@ -40,14 +40,6 @@ MUTANTS = [
         "                data = fetch(target)\n                check_target(target, data)\n",
         "                data = fetch(target)\n",
         "a server has a device run other bytes than were signed",
-        scenario=POLICIES,
-    ),
-    Mutant(
-        "older-timestamp-taken",
-        _MANIFESTS,
-        "        check_rise(TIMESTAMP, new.version, held[1].version)\n",
-        "",
-        "a server takes a device's metadata back, and with it the floors",
         scenario=POLICIES,
     ),
     Mutant(

@@ -42,7 +42,7 @@ def test_a_run_over_metered_links_holds_and_waits() -> None:
     assert outcome.counts["requests that wait, rate"]
 
 
-@pytest.mark.parametrize("seed", [2, 5, 8])
+@pytest.mark.parametrize("seed", [2, 5])
 def test_a_run_of_policies_holds(seed: int) -> None:
     """Whatever operators, a hostile server and power cuts do."""
     with mounted():
@@ -52,7 +52,7 @@ def test_a_run_of_policies_holds(seed: int) -> None:
     assert outcome.counts["fault policy_assigned"]
 
 
-@pytest.mark.parametrize("seed", [1, 4, 7])
+@pytest.mark.parametrize("seed", [1, 4])
 def test_a_run_of_models_holds(seed: int) -> None:
     """Bad ones among them, and deaths at any step."""
     with mounted():
