@@ -129,12 +129,12 @@ class ScopeTable:
 
     def sends(self, collection: str) -> bool:
         """Whether any place of it is sent; True may be said of none, never the other way."""
-        chain = self._chains[collection] if collection in self._chains else self._chain(collection)
+        chain = self._held(collection)
         return chain is None or any(rule.is_sent for rule in chain[1])
 
     def ages(self, collection: str) -> bool:
         """Whether some of a collection may be too old to be here: of all agents', if a rule says it of one's."""
-        chain = self._chains[collection] if collection in self._chains else self._chain(collection)
+        chain = self._held(collection)
         return self._agents_age if chain is None else any(rule.age_days_max for rule in chain[1])
 
     def reached(self) -> frozenset[int]:
@@ -199,8 +199,14 @@ class ScopeTable:
                 return self._rules[at]
         return LAST_RESORT
 
+    def _held(self, collection: str) -> _Chain | None:
+        try:
+            return self._chains[collection]  # asked once: another thread may clear it
+        except KeyError:
+            return self._chain(collection)
+
     def _covered(self, collection: str) -> Coverage:
-        chain = self._chains[collection] if collection in self._chains else self._chain(collection)
+        chain = self._held(collection)
         if chain is not None:
             return _coverage_of({rule.in_scope for rule in chain[1]})
         found: set[bool] = set()

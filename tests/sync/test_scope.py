@@ -212,3 +212,18 @@ def test_what_was_too_old_and_is_not_any_more(before: dict[str, Any], after: dic
 
 def policy_of(rules: list[dict[str, Any]]) -> Any:
     return Policy.from_document({"schema": 1, "name": "ages", "sync": rules}).sync
+
+
+def test_what_is_covered_is_known_also_if_another_thread_forgets_it_in_between() -> None:
+    class Forgetting(dict[str, Any]):
+        """As a table whose ``_chains`` another thread clears as soon as it was asked."""
+
+        def __contains__(self, name: object) -> bool:
+            found = super().__contains__(name)
+            self.clear()
+            return found
+
+    table = ScopeTable(Policy.from_document({"schema": 1, "name": "a", "sync": [{"collections": ["a"]}]}).sync)
+    table.rule("a", "k")
+    table._chains = Forgetting(table._chains)
+    assert table.covers("a") is Coverage.ALL
