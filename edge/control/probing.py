@@ -151,10 +151,16 @@ class _Process:
                 line = self._line(step["within_ms"], peak_max, stopped)
                 if line is None or "why" in line:
                     break
-                self.measured[line["kind"]] = line["measured"]
+                self._measured(line["kind"], line["measured"])
             else:
                 line = self._line(_START_MS, peak_max, stopped)  # its high-water mark, at the end
         return None if line is None else str(line.get("why", ""))
+
+    def _measured(self, kind: str, measured: dict[str, Any]) -> None:
+        """Of several golden outputs, the one that is off the most."""
+        before = self.measured.get(kind)
+        if kind != "golden" or before is None or measured["off_by"] > before["off_by"]:
+            self.measured[kind] = measured
 
     def _line(self, within_ms: int, peak_max: int | None, stopped: Callable[[], bool]) -> dict[str, Any] | None:
         """What it says next, or what is wrong with it, as ``why``; None if ``stopped()``."""

@@ -294,6 +294,16 @@ def test_golden_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: 
     assert bool(outcome.why) == bool(why)
 
 
+def test_of_several_golden_outputs_the_largest_difference_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = hidden(tmp_path, monkeypatch, "def run(path, given):\n    return given\n")
+    goldens: list[Probe] = [Golden(1.0, 1.0, 0.5), Golden(1.25, 1.0, 0.5), Golden(2.0, 2.125, 0.5)]
+    outcome = probe(tmp_path / "a", GOOD, goldens, runner)
+    assert outcome.why == ""
+    assert outcome.measured["golden"] == {"off_by": 0.25}
+
+
 def test_closing_ends_the_probes_and_the_trial_goes_on_later(tmp_path: Path, shelf: Shelf) -> None:
     config = EdgeConfig(models_runners={"toy": RUNNER})
     files = model(WEIGHTS, sleep_ms=20_000)
