@@ -31,7 +31,8 @@ def cut_before(
     loaded: Loaded, chunker: Splitter | Chunker, before: list[Any] | None, places: Sequence[Sequence[Any]]
 ) -> list[Chunk] | None:
     """The chunks that the ``places`` of the same text say, if this chunker has made them; None: it is to be cut. Of a
-    document that does not say how it was cut, from before there were languages, it is tried. Raises as ``Splitter``.
+    document that does not say how it was cut, from before there were languages, it is tried, once: what says so is
+    noted with it then. Raises as ``Splitter``.
     """
     asked = cut_of(chunker)
     if asked is None or not isinstance(chunker, Splitter) or (before is not None and before != asked):

@@ -139,10 +139,7 @@ class Documents:
             old = self._documents.get(key)
             same = old is not None and (old["digest"], old["media_type"]) == (digest, loaded.media_type)
             held = cut_before(loaded, chunker, old.get(CUT), self._places(key, old)) if old and same else None
-            if held is None:
-                found, how = chunked(loaded, chunker), cut_of(chunker)
-            else:
-                found, how = held, old.get(CUT) if old else None
+            found, how = chunked(loaded, chunker) if held is None else held, cut_of(chunker)
             fields.update({"chunks": len(found)} if how is None else {"chunks": len(found), CUT: how})
             return self._replace(key, name, fields, found, old, on_progress)
 

@@ -138,7 +138,9 @@ def test_what_is_indexed_is_not_cut_anew_until_it_changes(
     covers(SOURCE, [hit for number in range(40) for hit in manuals.search(f"number_{number}", k=1)])
 
 
-def test_an_index_from_before_there_were_languages(edge: Edge, manuals: Documents, tmp_path: Path) -> None:
+def test_an_index_from_before_there_were_languages(
+    edge: Edge, manuals: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = tmp_path / "numbers.py"
     code.write_text(SOURCE)
     before = manuals.add(code, chunker=SMALL._replace(language="text"))
@@ -148,6 +150,12 @@ def test_an_index_from_before_there_were_languages(edge: Edge, manuals: Document
     position = edge.log.position
     again = manuals.add(code, chunker=SMALL)
     assert (again.written, again.kept, again.deleted) == (0, before.written, 0)
-    assert edge.log.position == position
+    assert edge.log.position == position + 1, "how it was cut is noted, once"
+    with monkeypatch.context() as unneeded:
+        unneeded.setattr(Splitter, "chunks", None)
+        assert manuals.add(code, chunker=SMALL).kept == before.written, "it is not cut again to find that out"
+    assert edge.log.position == position + 1
+    assert manuals.add(code, chunker=SMALL._replace(size=140)).deleted, "but by another size, when asked for"
+    manuals.add(code, chunker=SMALL._replace(language="text"))
     code.write_text(SOURCE + "\n\nLAST = 1\n")
     assert manuals.add(code, chunker=SMALL).written == 40, "a new text is cut by its syntax"
