@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge.cli.namespaces import namespace_to_read
+from edge.cli.namespaces import namespace_to_read, namespace_to_write
 from edge.cli.output import counted, json_option, print_json, print_table
 from edge.cli.state import when
 from edge.cli.stores import existing, read_json, reading, searching
@@ -29,7 +29,7 @@ def attachments() -> None:
 
 
 @attachments.command()
-@namespace_to_read
+@namespace_to_write
 @click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--id", "name", help="Names the attachment; its digest by default.")
 @click.option("--media-type", help="Such as image/png; by default what the file's name or its first bytes say.")
@@ -120,7 +120,7 @@ def search(store: str, agent: str, query: str, namespace: str, k: int, where: st
 
 
 @attachments.command()
-@namespace_to_read
+@namespace_to_write
 @_names
 @json_option
 def delete(store: str, agent: str, names: tuple[str, ...], namespace: str, as_json: bool) -> None:
@@ -129,7 +129,7 @@ def delete(store: str, agent: str, names: tuple[str, ...], namespace: str, as_js
 
 
 @attachments.command()
-@namespace_to_read
+@namespace_to_write
 @_names
 @json_option
 def pin(store: str, agent: str, names: tuple[str, ...], namespace: str, as_json: bool) -> None:
@@ -138,7 +138,7 @@ def pin(store: str, agent: str, names: tuple[str, ...], namespace: str, as_json:
 
 
 @attachments.command()
-@namespace_to_read
+@namespace_to_write
 @_names
 @json_option
 def unpin(store: str, agent: str, names: tuple[str, ...], namespace: str, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edge.cli.output import counted, json_option, print_json, print_table
-from edge.cli.stores import existing, reading, store_argument
+from edge.cli.stores import existing, reading, store_argument, store_to_write
 
 
 @click.group()
@@ -35,7 +35,7 @@ def status(store: str, as_json: bool) -> None:
 
 
 @cache.command()
-@store_argument
+@store_to_write
 @click.option("--to-bytes", type=click.IntRange(0), help="What the store may take then; by default the quota.")
 @json_option
 def evict(store: str, to_bytes: int | None, as_json: bool) -> None:

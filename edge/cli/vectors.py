@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.cli.output import cell, counted, json_option, print_json, print_table
-from edge.cli.stores import existing, read_filter, read_json, read_text, store_argument
+from edge.cli.stores import existing, read_filter, read_json, read_text, store_to_write
 from sync.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def vectors() -> None:
 
 
 @vectors.command()
-@store_argument
+@store_to_write
 @_agent
 @_space
 @click.argument("key")
@@ -79,7 +79,7 @@ def upsert(
 
 
 @vectors.command()
-@store_argument
+@store_to_write
 @_agent
 @_space
 @_vector
@@ -100,7 +100,7 @@ def knn(
 
 
 @vectors.command("range")
-@store_argument
+@store_to_write
 @_agent
 @_space
 @_vector
@@ -128,7 +128,7 @@ def within(
 
 
 @vectors.command()
-@store_argument
+@store_to_write
 @_agent
 @_space
 @click.argument("keys", metavar="KEY…", nargs=-1, required=True)
@@ -144,7 +144,7 @@ def delete(store: str, agent: str, space: str, keys: tuple[str, ...], as_json: b
 
 
 @vectors.command("list")
-@store_argument
+@store_to_write
 @_agent
 @click.argument("space", required=False)
 @click.option("--prefix", default="", help="Only keys that begin with it.")
@@ -165,7 +165,7 @@ def show(store: str, agent: str, space: str | None, prefix: str, limit: int, as_
 
 
 @vectors.command()
-@store_argument
+@store_to_write
 @_agent
 @_space
 @json_option

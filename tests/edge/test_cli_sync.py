@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 from time import monotonic, sleep, time
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -171,6 +174,24 @@ def test_commands_wait_a_moment_for_each_other(store: str) -> None:
     assert process.returncode == 0, errors
     with Edge.open(store, read_only=True) as edge:
         assert edge.collection("notes").get("a") == {"x": 1, "y": 2}
+
+
+def commands_of(group: click.Group, *before: str) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands_of(command, *before, name)
+        else:
+            yield " ".join((*before, name)), command
+
+
+def test_every_command_that_opens_a_store_to_write_is_told_how_long_it_waits() -> None:
+    writing = []
+    for name, command in commands_of(main):
+        assert command.callback is not None
+        if re.search(r"\b(existing|_each)\(", inspect.getsource(inspect.unwrap(command.callback))):
+            writing.append(name)
+            assert "--wait" in [option for param in command.params for option in param.opts], name
+    assert {"cache evict", "attachments pin", "put"} <= set(writing)
 
 
 def test_a_store_that_is_open_elsewhere_is_searched(store: str) -> None:
