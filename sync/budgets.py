@@ -102,6 +102,14 @@ class Bucket:
         missing = min(size * 1000, self._full) - self._level
         return -(-missing // self._rate) if missing > 0 else 0
 
+    def change(self, bytes_per_s: int, burst_bytes: int, now_ms: int) -> None:
+        """From now on with these limits. What is in it, or owed, stays: else each change would be one more burst.
+        Without a rate until now there was no bound, and it is full.
+        """
+        self._fill(now_ms)
+        bounded, self._rate, self._full = self._rate > 0, bytes_per_s, burst_bytes * 1000
+        self._level = min(self._level, self._full) if bounded else self._full
+
     def take(self, size: int, now_ms: int) -> None:
         self._fill(now_ms)
         self._level -= size * 1000

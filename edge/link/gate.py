@@ -105,13 +105,17 @@ class Ticket(NamedTuple):
 
 
 class _Metered:
-    """The limits of one class, and where they stand."""
+    """The limits of one class, and where they stand. ``before``: with the limits that it had until now."""
 
-    def __init__(self, limits: LinkLimits, rows: BudgetRows, now_ms: int) -> None:
+    def __init__(self, limits: LinkLimits, rows: BudgetRows, now_ms: int, before: _Metered | None) -> None:
         name = limits.link_class
         noted = rows.load(name) if limits.bytes_per_day else {}
         self.limits = limits
-        self.bucket = Bucket(limits.bytes_per_s, limits.burst_bytes, now_ms)
+        if before is None:
+            self.bucket = Bucket(limits.bytes_per_s, limits.burst_bytes, now_ms)
+        else:  # the same one, to which what is under way gives back
+            self.bucket = before.bucket
+            self.bucket.change(limits.bytes_per_s, limits.burst_bytes, now_ms)
         self.batches = Batches(limits.bytes_per_s)
         self.day = DayBudget(limits.bytes_per_day, limits.urgent_share, noted) if limits.bytes_per_day else None
 
@@ -145,15 +149,6 @@ class Gate:
         with self._changed:
             metered = self._current()
             return None if metered is None or metered.day is None else metered.day.left(lane, self.today_ms())
-
-    def used(self) -> dict[str, int]:
-        """Bytes of today, by lane, in the present class. Raises StorageError."""
-        with self._changed:
-            metered = self._current()
-            if metered is None or metered.day is None:
-                return {}
-            metered.day.left(CONTROL, self.today_ms())
-            return metered.day.used
 
     def ask(self, lane: str, size: int) -> Wait | None:
         """Whether such a request would pass now: None, or why not; nothing is taken. Raises StorageError."""
@@ -263,7 +258,7 @@ class Gate:
             return None
         found = self._metered.get(limits.link_class)
         if found is None or found.limits != limits:
-            found = _Metered(limits, self._rows, self._clock.monotonic_ms())
+            found = _Metered(limits, self._rows, self._clock.monotonic_ms(), found)
             self._metered[limits.link_class] = found
         return found
 

@@ -219,6 +219,26 @@ def test_what_was_under_way_when_limits_changed_counts_with_what_came_after(devi
     assert 95_000 <= device.noted()[NOON // DAY_MS][NORMAL] <= 95_000 + 10_000, "with what was noted ahead at the most"
 
 
+def test_other_limits_are_not_one_more_burst(device: Device) -> None:
+    gate = device.gate(METERED)
+    under_way = ticket(gate.take(NORMAL, 100_000))
+    assert wait(gate.take(URGENT, 50_000)).why == RATE
+    for day in (900_000, 800_000, 700_000):  # a policy, and others after it
+        gate.rules.limits = (METERED._replace(bytes_per_day=day),)
+        assert wait(gate.ask(URGENT, 50_000)) == Wait(1_000, RATE)
+    gate.land(under_way, 60_000)
+    assert wait(gate.ask(URGENT, 50_000)) == Wait(200, RATE), "what was not used is given back to it"
+    gate.rules.limits = (METERED._replace(burst_bytes=20_000),)
+    device.clock.now_ms += 60_000
+    assert gate.ask(URGENT, 50_000) is None, "it is full"
+    gate.rules.limits = (METERED,)
+    assert wait(gate.ask(URGENT, 50_000)) == Wait(600, RATE), "it held no more than it may"
+    gate.rules.limits = (METERED._replace(bytes_per_s=0),)
+    gate.land(ticket(gate.take(NORMAL, 500_000)), 500_000)
+    gate.rules.limits = (METERED,)
+    assert gate.ask(URGENT, 100_000) is None, "without a bound nothing is owed"
+
+
 def test_ranges_of_models_are_bulk_and_counted(device: Device, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     world = FetchWorld(tmp_path / "models")
@@ -229,7 +249,8 @@ def test_ranges_of_models_are_bulk_and_counted(device: Device, tmp_path: Path) -
         model = world.publish("m", "1", files)
         fetch(Filling(world.slot("a"), model))
         assert contents(world.slot("a")) == digests(files)
-        assert 3_000_000 < gate.used()[BULK] < 3_100_000
+        gate.rest()
+        assert 3_000_000 < device.noted()[NOON // DAY_MS][BULK] < 3_100_000
         gate.rules.limits = (LinkLimits("metered", 20_000_000, lanes=(URGENT, NORMAL)),)
         with pytest.raises(Deferred, match="class"):
             fetch(Filling(world.slot("b"), model))
