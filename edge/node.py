@@ -9,8 +9,7 @@ are what the user holds. ``open`` to the first durable ``put`` imports no more t
 watches that.
 
 What always holds: one process writes to a store at a time (``store_lock``), any number may read it meanwhile
-(``read_only``); what was acknowledged survives a crash at any moment; ``close`` loses nothing, and neither does not
-closing.
+(``read_only``); what was acknowledged survives a crash at any moment; ``close`` loses nothing, nor does not closing.
 """
 
 from __future__ import annotations
@@ -41,8 +40,9 @@ if TYPE_CHECKING:
     from edge.agent.erase import Erasure, Receipt
     from edge.agent.shelf import Shelf
     from edge.config import EdgeConfig
+    from edge.link.live import LiveLink
     from edge.link.replicator import Progress
-    from edge.link.runner import Link, LiveLink
+    from edge.link.runner import Link
     from edge.storage.cache import Cache
     from edge.storage.store_lock import StoreLock
     from sync.keys import DeviceKey
@@ -308,7 +308,7 @@ class Edge(Steering):
 
     def start_sync(self, *, url: str | None = None, on_progress: Callable[[Progress], None] | None = None) -> None:
         """Stay in sync in the background, through every loss of the network, until ``stop_sync`` or ``close``."""
-        from edge.link.runner import LiveLink
+        from edge.link.live import LiveLink
 
         if not self.is_syncing:
             if self._live is not None:

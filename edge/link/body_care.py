@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 
 ROUND_S = 30.0
 ASK_MS = 3_600_000  # where bodies are kept, if there is nothing else to ask
-STOP_S_MAX = 30.0
 _log = logging.getLogger("agentdb.edge")
 
 
 class BodyCare:
-    """Runs from construction to ``stop``."""
+    """Runs from construction to ``stop``, and ``join`` waits for its end."""
 
     def __init__(self, link: Link, url: str | None) -> None:
         self.problem = ""
@@ -47,13 +46,15 @@ class BodyCare:
         return not self._busy and not self.problem and not self._link.cache.added.is_set()
 
     def stop(self) -> None:
-        """What is under way is taken up again by the next link."""
+        """At once; what is under way is taken up again by the next link."""
         self._stopping = True
         self._link.cache.added.set()
         client = self._client
         if client is not None:
             client.abort()
-        self._thread.join(STOP_S_MAX)
+
+    def join(self, within_s: float) -> None:
+        self._thread.join(within_s)
 
     def _run(self) -> None:
         added = self._link.cache.added

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 ANSWERS_MAX = 64  # of one round: 32 roots each
 REPORTS_MAX = 4  # of one round; more is reported with the next
-STOP_S_MAX = 30.0
 _log = logging.getLogger("agentdb.edge")
 
 
@@ -129,7 +128,7 @@ class ControlLink:
 
 
 class ControlCare:
-    """``hear`` begins its thread; ``stop`` ends it."""
+    """``hear`` begins its thread; ``stop`` ends it, and ``join`` waits for that."""
 
     def __init__(self, link: ControlLink, trust: Trust, random: RandomSource) -> None:
         self.problem = ""
@@ -174,7 +173,7 @@ class ControlCare:
                 self._thread.start()
 
     def stop(self) -> None:
-        """What is under way is asked for again by the next link."""
+        """At once; what is under way is asked for again by the next link."""
         with self._lock:
             self._stopping = True
         self._trust.pinned = self._link.twin.wake = lambda: None
@@ -182,8 +181,10 @@ class ControlCare:
         client = self._client
         if client is not None:
             client.abort()
+
+    def join(self, within_s: float) -> None:
         if self._thread is not None:
-            self._thread.join(STOP_S_MAX)
+            self._thread.join(within_s)
 
     def _run(self) -> None:
         wait_s: float | None = None

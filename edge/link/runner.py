@@ -1,8 +1,5 @@
-"""The link as the device's owner uses it: join a fleet, sync once, or stay in sync in the background.
-
-``join`` and ``sync_once`` block until done; ``LiveLink`` owns a thread with an event loop in which a live replicator
-runs until it is stopped. A failure of the network, or of a disk that is full for a while, is never an error of the
-agent: the live link tries again for ever, and ``status`` says what is wrong.
+"""The link as the device's owner uses it: join a fleet, or sync once; both block until done. What stays in sync in the
+background is ``live``.
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edge.config import EdgeConfig
 from edge.link import membership
-from edge.link.body_care import BodyCare
 from edge.link.gate import Gate, LinkRules, deferred
 from edge.link.membership import Membership
 from edge.link.pacing import LONG
@@ -29,7 +25,6 @@ from edge.storage.keystore import load_device_key
 from edge.storage.once import once
 from sync.budgets import CONNECTION_BYTES
 from sync.errors import (
-    AgentDBError,
     BodyNotHere,
     DataError,
     InputError,
@@ -47,7 +42,7 @@ from sync.tokens import parse_token
 
 if TYPE_CHECKING:
     from edge.link.bodies import BodyLink
-    from edge.link.control import ControlCare, ControlLink, Trust, Twin
+    from edge.link.control import ControlLink, Trust, Twin
     from edge.link.model_client import ModelClient
     from edge.link.signed_client import SignedClient
     from edge.storage.cache import Cache
@@ -56,8 +51,6 @@ if TYPE_CHECKING:
 JOIN_TRIES_MAX = 5
 CONTROL_S_MAX = 60.0  # of a sync, before it brings attachments
 BODY_ASKED_BYTES = 8 << 10  # where bodies are, which parts of one are there, and the heads of all that
-STOP_S_MAX = 30.0
-STUCK_MS = 500
 Client = TypeVar("Client", bound="SignedClient")
 _log = logging.getLogger("agentdb.edge")
 
@@ -292,90 +285,3 @@ class Link:
     def _nonces(self) -> Nonces:
         """One for all requests of this process."""
         return Nonces(self.log.meta_get("nonce") or 0, lambda last: self.log.meta_set("nonce", last))
-
-
-def _control_care(link: Link, url: str | None) -> ControlCare:
-    from edge.link.control import ControlCare
-
-    return ControlCare(link.control(url), link.trust(), link.random)
-
-
-class LiveLink:
-    """A live replicator in a thread of its own, attachments' bodies in another, and what is to run, if it hears of
-    that, in a third.
-    """
-
-    def __init__(
-        self, link: Link, *, url: str | None = None, on_progress: Callable[[Progress], None] | None = None
-    ) -> None:
-        self._link = link
-        self._control = _control_care(link, url)
-        self._replicator = link.replicator(
-            live=True, url=url, on_progress=on_progress, on_assignment=self._control.hear
-        )
-        self.failure: BaseException | None = None
-        self._bodies = BodyCare(link, url)
-        self._thread = threading.Thread(target=self._run, name="agentdb-sync", daemon=True)
-        self._thread.start()
-
-    @property
-    def progress(self) -> Progress:
-        return self._replicator.progress
-
-    @property
-    def idle(self) -> bool:
-        return self._replicator.idle and self._bodies.idle and self._control.idle
-
-    @property
-    def running(self) -> bool:
-        """False once something ended it that trying again does not mend; ``failure`` says what."""
-        return self._thread.is_alive()
-
-    def stop(self) -> None:
-        """As ``end``. Raises also what ended it before, if anything."""
-        self.end()
-        if self.failure is not None:
-            raise self.failure
-
-    def end(self) -> None:
-        """Ends all its threads, also once something ended the replicator; what is under way is taken up again by the
-        next link. Raises Unreachable if the replicator's does not end in time.
-        """
-        self._replicator.stop()
-        self._bodies.stop()
-        self._control.stop()
-        self._thread.join(STOP_S_MAX)
-        self._link.rest()
-        if self._thread.is_alive():
-            raise Unreachable("the sync thread did not stop in time", hint="it will end with the process")
-
-    def wait_idle(self, timeout_ms: int | None, clock: Clock) -> Progress:
-        """Until both sides have everything, as far as known. Raises the last error, or Unreachable, when time is
-        over.
-        """
-        started = unstuck = clock.monotonic_ms()
-        self._replicator.hurry()
-        while not self.idle:
-            if self.failure is not None:
-                raise self.failure
-            waits = self._replicator.stuck or (self._bodies.deferred if self._replicator.idle else None)
-            if waits is None:
-                unstuck = clock.monotonic_ms()
-            elif clock.monotonic_ms() - unstuck >= STUCK_MS:
-                raise waits
-            if timeout_ms is not None and clock.monotonic_ms() - started >= timeout_ms:
-                why = self.progress.error or self._bodies.problem or self._control.problem or "not in sync in time"
-                raise Unreachable(why, hint="the link goes on trying")
-            time.sleep(0.01)
-        return self.progress
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._replicator.run())
-        except AgentDBError as error:
-            self.failure = error
-            _log.error("sync stopped: %s (%s)", error, error.hint)
-        except BaseException as error:
-            self.failure = error
-            _log.exception("sync stopped by an unexpected error")
-            raise

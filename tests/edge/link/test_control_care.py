@@ -87,6 +87,7 @@ def test_an_assignment_that_is_heard_of_at_any_moment_is_asked_for() -> None:
     care.hear(0)  # there is something to report, and nothing to ask for
     assert eventually(lambda: care.idle and len(rounds.asked) > 1)
     care.stop()
+    care.join(10)
     assert True in rounds.asked
 
 
@@ -98,6 +99,7 @@ def test_a_refusal_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
         care.hear(1)
         assert eventually(lambda: rounds.asked and care.idle)
     care.stop()
+    care.join(10)
     assert "no reports today" in caplog.text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from edge.cli import main
+from edge.link import live
+from edge.link.body_care import BodyCare
+from edge.link.control import ControlCare
 from edge.link.replicator import Replicator
 from edge.node import Edge
-from sync.errors import CorruptStore, ReadOnly
+from sync.errors import CorruptStore, ReadOnly, Unreachable
 from tests.edge.link.joined import join_nowhere
 
 OURS = ("agentdb-sync", "agentdb-bodies", "agentdb-control")
@@ -78,4 +82,39 @@ def test_the_command_ends_with_it(store: str, monkeypatch: pytest.MonkeyPatch) -
     done = CliRunner().invoke(main, ["run", store])
     assert done.exit_code == 1
     assert "error: the log is damaged" in done.stderr
+    assert threads() == []
+
+
+def test_all_its_threads_are_told_to_end_before_any_is_waited_for(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, ended = threading.Event(), ControlCare.stop
+
+    def stop(care: ControlCare) -> None:
+        ended(care)
+        told.set()
+
+    monkeypatch.setattr(ControlCare, "stop", stop)
+    monkeypatch.setattr(BodyCare, "_round", lambda _: float(not told.wait(60)))  # which no abort ends
+    began = time.monotonic()
+    with Edge.open(store) as edge:
+        edge.start_sync()
+        edge.stop_sync()
+    assert time.monotonic() - began < 20
+    assert threads() == []
+
+
+def test_they_have_one_time_to_end_in(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(live, "STOP_MS_MAX", 300)
+    monkeypatch.setattr(BodyCare, "_round", lambda _: float(not over.wait(60)))
+    monkeypatch.setattr(Replicator, "_step", lambda _: not over.wait(60))
+    with Edge.open(store) as edge:
+        edge.start_sync()
+        began = time.monotonic()
+        with pytest.raises(Unreachable, match="did not stop in time"):
+            edge.stop_sync()
+        assert time.monotonic() - began < 20
+        over.set()
+        for thread in threading.enumerate():
+            if thread.name in OURS:
+                thread.join(20)
     assert threads() == []
