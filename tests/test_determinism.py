@@ -29,6 +29,7 @@ REAL_TIME = (
 WAITS = {
     ("cloud/server/home.py", "time.sleep"),
     ("edge/agent/embedder_adapters.py", "time.sleep"),
+    ("edge/link/live.py", "time.sleep"),
     ("edge/link/runner.py", "time.sleep"),
     ("edge/storage/store_lock.py", "time.sleep"),
     ("edge/storage/tables_borrowed.py", "time.sleep"),

@@ -103,12 +103,18 @@ def test_all_its_threads_are_told_to_end_before_any_is_waited_for(store: str, mo
 
 
 def test_they_have_one_time_to_end_in(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    over = threading.Event()
+    stepped, over = threading.Event(), threading.Event()
+
+    def stuck(_: Replicator) -> bool:
+        stepped.set()
+        return not over.wait(60)
+
     monkeypatch.setattr(live, "STOP_MS_MAX", 300)
     monkeypatch.setattr(BodyCare, "_round", lambda _: float(not over.wait(60)))
-    monkeypatch.setattr(Replicator, "_step", lambda _: not over.wait(60))
+    monkeypatch.setattr(Replicator, "_step", stuck)
     with Edge.open(store) as edge:
         edge.start_sync()
+        assert stepped.wait(20)
         began = time.monotonic()
         with pytest.raises(Unreachable, match="did not stop in time"):
             edge.stop_sync()
