@@ -106,21 +106,23 @@ class ExactIndex:
 
         ``query`` is packed as ``sync.schema.pack_vector`` does. ``passing`` returns those of some keys that pass,
         and is asked in order of score, until ``k`` have. If far too few do, ``narrowed`` is asked for the keys that may
-        pass at all, if it knows. Raises InvalidValue for a query of zeros under cosine.
+        pass at all, if it knows: of all that was written before it was asked. Raises InvalidValue for a query of zeros under cosine.
         """
         prepared = Query(self.spec, query)
         with self._lock:
             self.refresh()
             most = inf if narrowed is None else _ASKED_MAX
             found = self._best(self._groups(prepared, k), k, passing, least, most)
-            if found is None and narrowed is not None:
-                try:
-                    only = narrowed()
-                except StorageError:  # of what this tier does without: the answer is the same, and takes longer
-                    only = None
+        if found is None and narrowed is not None:
+            try:
+                only = narrowed()  # not under the lock: it brings tables up to date, and others search meanwhile
+            except StorageError:  # of what this tier does without: the answer is the same, and takes longer
+                only = None
+            with self._lock:
+                self.refresh()
                 found = self._best(self._groups(prepared, k, only), k, passing, least, inf)
-            assert found is not None
-            return found
+        assert found is not None
+        return found
 
     def _best(
         self,

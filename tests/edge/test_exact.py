@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
+from threading import Thread
 
 import pytest
 
@@ -352,6 +353,29 @@ def test_what_is_said_to_pass_at_most_changes_no_answer(log: DeltaLog, tmp_path:
             assert index.search(QUERY, k, passing, narrowed=unknown) == plain
         least = plain[-1].score if plain else 0.0
         assert index.search(QUERY, k, passing, least, lambda: may) == plain
+
+
+def test_others_search_while_one_asks_what_may_pass(log: DeltaLog, tmp_path: Path) -> None:
+    random = Random(2)
+    index = ExactIndex(tmp_path, log, SCHEMA)
+    put(log, "mem", {f"k{n:05}": {"n": n, "v": _vector(random)} for n in range(2_000)})
+    others: list[list[Scored]] = []
+
+    def may() -> set[str]:
+        other = Thread(target=lambda: others.append(index.search(QUERY, 1)), daemon=True)
+        other.start()
+        other.join(20)
+        delete(log, "mem", "k00000")
+        put(log, "mem", {"k00001": {"n": 1, "v": _vector(random)}})
+        return {"k00000", "k00001", "k00002"}
+
+    def passing(keys: Sequence[str]) -> set[str]:
+        return {key for key in keys if key < "k00003"}
+
+    found = index.search(QUERY, 3, passing, narrowed=may)
+    assert len(others) == 1
+    assert found == index.search(QUERY, 3, passing), "as of now"
+    assert {hit.key for hit in found} == {"k00001", "k00002"}
 
 
 def _broken() -> None:
