@@ -34,10 +34,10 @@ if TYPE_CHECKING:
         AsyncMemory,
         AsyncSnapshots,
         AsyncThread,
-        AsyncTwin,
         AsyncVectors,
     )
     from edge.aio_models import AsyncModels
+    from edge.aio_steering import AsyncTwin
     from edge.config import EdgeConfig
     from edge.control.model_status import ModelStatus
     from edge.control.model_store import ModelStore
@@ -200,7 +200,7 @@ _HOMES = {
     "AsyncModels": "edge.aio_models",
     "AsyncSnapshots": "edge.aio",
     "AsyncThread": "edge.aio",
-    "AsyncTwin": "edge.aio",
+    "AsyncTwin": "edge.aio_steering",
     "Attachment": "edge.agent.attachments",
     "Attachments": "edge.agent.attachments",
     "Cache": "edge.storage.cache",

@@ -14,7 +14,7 @@ call that is cancelled may still be carried out: what was being written is writt
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -26,9 +26,7 @@ from edge.agent.thread import Thread
 from edge.agent.vectors import Vectors
 from edge.aio_calls import Awaited, Store, Streamed, Wrapper, to_its_end
 from edge.aio_models import AsyncModels
-from edge.control.policy import ActivePolicy
-from edge.control.trust import TrustStore
-from edge.control.twin import LOOK_S, Changes, Twin
+from edge.aio_steering import AsyncPolicy, AsyncTrust, AsyncTwin
 from edge.node import Edge
 from edge.storage.batch import Batch
 from edge.storage.cache import Cache
@@ -162,24 +160,6 @@ class AsyncVectors(Wrapper[Vectors]):
     status = Awaited(Vectors.status)
 
 
-class AsyncTwin(Wrapper[Twin]):
-    """``Twin``, awaited."""
-
-    desired = Awaited(Twin.desired)
-    reported = Awaited(Twin.reported)
-    delta = Awaited(Twin.delta)
-    report = Awaited(Twin.report)
-    status = Awaited(Twin.status)
-
-    async def watch(self, agent: str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """See ``Twin.watch``."""
-        changes = Changes(self.inner, agent)
-        while not self.store.closed:
-            if (now := await self.store.run(changes.next)) is not None:
-                yield now
-            await asyncio.sleep(LOOK_S)
-
-
 class AsyncAgent(Wrapper[Agent]):
     """``Agent``, awaited."""
 
@@ -225,16 +205,6 @@ class AsyncSnapshots(Wrapper[Snapshots]):
     all = Awaited(Snapshots.all)
     restore = Awaited(Snapshots.restore)
     delete = Awaited(Snapshots.delete)
-
-
-class AsyncTrust(Wrapper[TrustStore]):
-    """``TrustStore``, awaited. Who runs what was agreed hears of it on the link's thread, as there."""
-
-    status = Awaited(TrustStore.status)
-    staleness_ms = Awaited(TrustStore.staleness_ms)
-    documents = Awaited(TrustStore.documents)
-    pin = Awaited(TrustStore.pin)
-    verify = Awaited(TrustStore.verify)
 
 
 class AsyncBatch:
@@ -366,25 +336,25 @@ class AsyncEdge(Wrapper[Edge]):
         return AsyncSnapshots(self.store, self.inner.snapshots)
 
     @property
-    def policy(self) -> ActivePolicy:
-        """What holds: to be asked, not awaited."""
-        return self.inner.policy
+    def policy(self) -> AsyncPolicy:
+        """What holds, whenever it is asked."""
+        return AsyncPolicy.late(self.store, lambda: self.inner.policy)
 
     @property
     def twin(self) -> AsyncTwin:
-        return AsyncTwin(self.store, self.inner.twin)
+        return AsyncTwin.late(self.store, lambda: self.inner.twin)
 
     @property
     def cache(self) -> AsyncCache:
-        return AsyncCache(self.store, self.inner.cache)
+        return AsyncCache.late(self.store, lambda: self.inner.cache)
 
     @property
     def trust(self) -> AsyncTrust:
-        return AsyncTrust(self.store, self.inner.trust)
+        return AsyncTrust.late(self.store, lambda: self.inner.trust)
 
     @property
     def models(self) -> AsyncModels:
-        return AsyncModels(self.store, self.inner.models)
+        return AsyncModels.late(self.store, lambda: self.inner.models)
 
     @property
     def device(self) -> bytes:

@@ -84,11 +84,11 @@ class Awaited(Generic[S, P, R]):
     def __get__(self, one: Wrapper[S] | None, owner: type) -> Self | Callable[P, Coroutine[Any, Any, R]]:
         if one is None:
             return self
-        method, store, inner = self._method, one.store, one.inner
+        method, whose = self._method, one
 
         @functools.wraps(method)
         async def awaited(*args: P.args, **kwargs: P.kwargs) -> R:
-            return await store.run(functools.partial(method, inner, *args, **kwargs))
+            return await whose.store.run(lambda: method(whose.inner, *args, **kwargs))
 
         return awaited
 
@@ -108,11 +108,11 @@ class Streamed(Generic[S, P, T]):
     def __get__(self, one: Wrapper[S] | None, owner: type) -> Self | Callable[P, AsyncIterator[T]]:
         if one is None:
             return self
-        method, store, inner = self._method, one.store, one.inner
+        method, whose, store = self._method, one, one.store
 
         @functools.wraps(method)
         async def streamed(*args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
-            items = await store.run(functools.partial(method, inner, *args, **kwargs))
+            items = await store.run(lambda: method(whose.inner, *args, **kwargs))
             while chunk := await store.run(lambda: list(islice(items, _CHUNK))):
                 for item in chunk:
                     yield item
@@ -121,11 +121,28 @@ class Streamed(Generic[S, P, T]):
 
 
 class Wrapper(Generic[S]):
-    """``inner`` is the synchronous one."""
+    """Of the synchronous one."""
 
     def __init__(self, store: Store, inner: S) -> None:
         self.store = store
-        self.inner = inner
+        self._made: Callable[[], S] = lambda: inner
+        self._named = repr(inner)
+
+    @classmethod
+    def late(cls, store: Store, made: Callable[[], S]) -> Self:
+        """Of one that ``made`` gives, which may import, or read the disk: on a thread of the store's, at each call."""
+        one = cls.__new__(cls)
+        one.store, one._made, one._named = store, made, cls.__name__  # noqa: SLF001 - what it is made of
+        return one
+
+    @property
+    def inner(self) -> S:
+        """The synchronous one."""
+        return self._made()
+
+    async def there(self) -> S:
+        """The same, made on a thread of the store's."""
+        return await to_its_end(self.store.submit(self._made))
 
     def __repr__(self) -> str:
-        return f"<async {self.inner!r}>"
+        return f"<async {self._named}>"

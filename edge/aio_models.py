@@ -26,12 +26,12 @@ class AsyncModels(Wrapper[ModelStore]):
 
     async def path(self, name: str) -> Path:
         """See ``ModelStore.path``."""
-        return await self.store.run(partial(self.inner.path, name))
+        return await self.store.run(lambda: self.inner.path(name))
 
     @asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[Path]:
         """See ``ModelStore.use``."""
-        held = self.inner.use(name)
+        held = (await self.there()).use(name)
         entered = self.store.submit(held.__enter__)
         try:
             yield await to_its_end(entered)
@@ -41,7 +41,7 @@ class AsyncModels(Wrapper[ModelStore]):
     async def watch(self, name: str, *, timeout_s: float | None = None) -> AsyncIterator[Path | None]:
         """See ``ModelStore.watch``. It looks four times a second; no thread waits for it."""
         check_timeout(timeout_s)
-        watcher = Watcher(self.inner, name)
+        watcher = Watcher(await self.there(), name)
         waited_s = 0.0
         try:
             while not self.store.closed:

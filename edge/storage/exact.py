@@ -106,7 +106,8 @@ class ExactIndex:
 
         ``query`` is packed as ``sync.schema.pack_vector`` does. ``passing`` returns those of some keys that pass,
         and is asked in order of score, until ``k`` have. If far too few do, ``narrowed`` is asked for the keys that may
-        pass at all, if it knows: of all that was written before it was asked. Raises InvalidValue for a query of zeros under cosine.
+        pass at all, if it knows: of all that was written before it was asked. Raises InvalidValue for a query of zeros
+        under cosine.
         """
         prepared = Query(self.spec, query)
         with self._lock:

@@ -84,6 +84,7 @@ INNER |= {"note", "note_outcome", "due", "answered", "end", "system"}
 @pytest.mark.parametrize(("sync", "awaited"), PAIRS)
 def test_both_have_the_same_names(sync: type, awaited: type) -> None:
     wanted = {name for name, _ in inspect.getmembers(sync, callable) if not name.startswith("_")} - INNER
+    wanted -= {"reported"} if sync is ModelStore else set()  # which is told it; of Twin it is asked
     assert [name for name in sorted(wanted) if not hasattr(awaited, name)] == []
 
 
@@ -356,3 +357,39 @@ def test_watching_a_twin_ends_with_the_store(tmp_path: Path) -> None:
         assert await watching == [{}]
 
     run(work())
+
+
+def test_what_is_made_at_first_use_is_made_on_a_thread_of_the_stores(tmp_path: Path) -> None:
+    late = ("trust", "models", "twin", "policy", "cache")
+    made: dict[str, str] = {}
+
+    def seen(name: str, make: Any) -> Any:
+        def get(edge: Edge) -> Any:
+            made.setdefault(name, threading.current_thread().name)
+            return make.__get__(edge, Edge)
+
+        return property(get)
+
+    async def work(edge: AsyncEdge) -> None:
+        parts = [getattr(edge, name) for name in late]
+        assert (made, [repr(part)[:12] for part in parts]) == ({}, ["<async Async"] * len(late))
+        assert await edge.trust.status() is None
+        assert await edge.models.status() == []
+        assert await edge.twin.desired() == {}
+        assert await edge.policy.describe() == {}
+        assert await edge.policy.may("guide", "write", "agent.memories")
+        assert (await edge.policy.rule("notes", "n1")).direction == "both"
+        assert (await edge.cache.status()).quota_bytes == 0
+        with suppress(NotFound):
+            await edge.models.path("embed")
+
+    async def main() -> None:
+        async with await AsyncEdge.open(tmp_path / "store") as edge:
+            await work(edge)
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name in late:
+            patched.setattr(Edge, name, seen(name, inspect.getattr_static(Edge, name)))
+        asyncio.run(main())
+    assert set(late) <= made.keys()
+    assert [name for name in made.values() if not name.startswith("agentdb-aio")] == []
