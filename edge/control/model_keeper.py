@@ -22,6 +22,7 @@ from sync.activation import COMMITTED, RETURNED, SOAKING, Note, Refuse, Version
 from sync.errors import AgentDBError, CorruptStore, StorageError, StoreLocked, TooLarge
 
 if TYPE_CHECKING:
+    from edge.control.probing import Outcome
     from edge.storage.delta_log import DeltaLog
     from sync.ports import Clock
 
@@ -37,6 +38,8 @@ class ModelKeeper(ModelReader):
     def __init__(self, log: DeltaLog, store: str, clock: Clock) -> None:
         super().__init__(log, store, clock)
         self.problems: dict[str, str] = {}
+        self.measured: dict[str, Outcome] = {}
+        self.fetched: dict[str, tuple[int, int]] = {}  # bytes of the candidate, of how many
         self.wake: Callable[[], None] = _nothing
         self.ended: Callable[[], None] = _nothing  # waits for whoever was woken
         self.outcome: Told | None = None
@@ -129,6 +132,11 @@ class ModelKeeper(ModelReader):
             self._counted.pop(name, None)
         elif (before.state, before.active) != (SOAKING, note.active):
             self._counted[name] = (self._clock.monotonic_ms(), 0, 0)
+        if note.candidate != before.candidate:  # what is known is of the one before
+            self.fetched.pop(name, None)
+            self.problems.pop(name, None)
+            if note.candidate is not None or note == Note():
+                self.measured.pop(name, None)
         if note.active != before.active:
             self.changed.notify_all()
         digests = [one.digest.hex() for one in versions_of(note)]
@@ -137,15 +145,18 @@ class ModelKeeper(ModelReader):
                 self.slots(name).forget_but(digests)
 
     def _attempt(self, name: str, work: Callable[[], str]) -> int:
-        """1 if it was done; else what it said is the model's problem."""
+        """1 if it was done; else what it said is the model's problem, if it still is about the same candidate."""
         if self.closed:
             return 0
+        candidate = self.note(name).candidate
         try:
             problem = work()
         except AgentDBError as error:
             problem = error.message
             _log.warning("model %s: %s (%s)", name, error, error.hint)
-        self.problems[name] = problem
+        with self.changed:
+            if self.note(name).candidate in (candidate, None):
+                self.problems[name] = problem
         return not problem
 
     def _checked(self, name: str, *, hashed: bool = True) -> list[str]:

@@ -86,8 +86,6 @@ class ModelStore(ModelKeeper):
     ) -> None:
         super().__init__(log, store, clock)
         self.runners = runners
-        self.measured: dict[str, Outcome] = {}
-        self.fetched: dict[str, tuple[int, int]] = {}
         self._code_runs = code_runs
         self._reported = reported
         self._unfit: dict[str, tuple[int, bytes]] = {}
@@ -295,7 +293,7 @@ class ModelStore(ModelKeeper):
                 needed = max(0, documents.manifest.disk_bytes - slots.size(version.slot))
                 room.enter_context(self._made_room(name, needed))
                 stopped = partial(self._is_cut_off, name, version)
-                told = partial(self._told, name, room)
+                told = partial(self._told, name, version, room)
                 try:
                     self._fill(Filling(folder, documents, tuple(self._installed(name)), stopped, told))
                 except OSError as error:  # such as of a slot that was emptied meanwhile
@@ -312,9 +310,11 @@ class ModelStore(ModelKeeper):
     def _is_cut_off(self, name: str, version: Version) -> bool:
         return self._fill is None or self._is_stopped(name, version)
 
-    def _told(self, name: str, room: ExitStack, done: int, total: int) -> None:
+    def _told(self, name: str, version: Version, room: ExitStack, done: int, total: int) -> None:
         room.close()  # the files have their whole size from the beginning: from now on they are counted themselves
-        self.fetched[name] = (done, total)
+        with self.changed:
+            if self.note(name).candidate == version:
+                self.fetched[name] = (done, total)
 
     def _installed(self, name: str) -> Iterator[Installed]:
         """Versions to take chunks from, those of the same name first."""

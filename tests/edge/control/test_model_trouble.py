@@ -163,3 +163,38 @@ def test_nothing_is_committed_for_what_does_not_change_the_note(world: World, mo
     assert (world.state, commits) == (FETCHING, [])
     settle(world.models)
     assert commits != []
+
+
+def test_a_new_candidate_has_nothing_of_its_predecessors(world: World) -> None:
+    world.install(1)
+    world.keep()
+    status = world.models.status()[0]
+    assert (status.measured, status.problem) == ({"loads": {"headers": 1}}, "")
+
+    def half(filling: Filling) -> None:
+        filling.progress(1, 2)
+        raise QuotaExceeded("no room")
+
+    world.models.connect(half)
+    world.give(2)
+    world.models.fetch()
+    status = world.models.status()[0]
+    assert (status.fetched, status.problem, status.measured) == ({"bytes": 1, "of": 2}, "no room", {})
+    world.give(3)
+    status = world.models.status()[0]
+    assert (status.next, status.fetched, status.problem) == (3, {}, "")
+
+    def overtaken(filling: Filling) -> None:
+        filling.progress(1, 4)
+        world.give(4)
+        filling.progress(2, 4)
+
+    world.models.connect(overtaken)
+    world.models.fetch()
+    status = world.models.status()[0]
+    assert (status.next, status.fetched, status.problem) == (4, {}, ""), "also if it ends afterwards"
+    world.models.connect(half)
+    world.models.fetch()
+    world.give(1)
+    status = world.models.status()[0]
+    assert (status.number, status.next, status.fetched, status.problem) == (1, 0, {}, "")
