@@ -390,7 +390,7 @@ def from_document(document: Any) -> Note:
             raise Malformed(f"a model's note of version {version!r:.20}", hint="install a newer agentdb-edge")
         note = Note(*map(_part, parts))
         check(note)
-    except (TypeError, ValueError, IndexError, AssertionError) as error:
+    except (TypeError, ValueError, IndexError, AttributeError, AssertionError) as error:
         raise Malformed(f"a model's note that is none: {error}") from error
     return note
 

@@ -55,12 +55,14 @@ class ModelKeeper(ModelReader):
     def _start(self) -> None:
         """Take up what the process before has left."""
         self._notes = self.tables.notes()
-        if not self._notes:
+        for name, why in self.unread().items():
+            _log.error("model %s: %s", name, why)
+        if not self._notes.read:
             return
         now = self._clock.monotonic_ms()
-        self._counted = {name: (now, 0, 0) for name, note in self._notes.items() if note.state == SOAKING}
+        self._counted = {name: (now, 0, 0) for name, note in self._notes.read.items() if note.state == SOAKING}
         unclean = self._running.exists()
-        for name in list(self._notes):
+        for name in list(self._notes.read):
             try:
                 if self.note(name).active is not None and self._checked(name, hashed=False) == [] and unclean:
                     self._unchecked.append(name)
@@ -91,6 +93,13 @@ class ModelKeeper(ModelReader):
         if note != before:
             self._tell_outcome(name)
             self.wake()
+
+    def _give_up_unread(self, name: str) -> None:
+        """A note that is not understood, if it is one. Raises StorageError."""
+        with self.changed:
+            if name in self._notes.unread:
+                self.tables.commit(name, Note())
+                del self._notes.unread[name]
 
     def _empty(self, name: str, slot: str) -> None:
         """What stays, goes when the slot is filled with something else."""
@@ -123,11 +132,11 @@ class ModelKeeper(ModelReader):
 
     def _follow(self, name: str, before: Note, note: Note) -> None:
         """In memory, and on the disk what nobody needs any more: a note was committed."""
-        if not self._notes:
+        if not self._notes.read:
             self._mark()
-        self._notes[name] = note
+        self._notes.read[name] = note
         if note == Note():
-            del self._notes[name]
+            del self._notes.read[name]
         if note.state != SOAKING:
             self._counted.pop(name, None)
         elif (before.state, before.active) != (SOAKING, note.active):

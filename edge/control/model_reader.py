@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.control.model_slots import Hold, Slots
-from edge.storage.model_tables import ModelTables
+from edge.storage.model_tables import ModelTables, Notes
 from sync.activation import RETURNED, Note, Version
-from sync.errors import InvalidValue, NotFound, StorageError
+from sync.errors import CorruptStore, InvalidValue, Malformed, NotFound, StorageError
 
 if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _LOOKS_S = 0.5  # how often a process that only reads looks for another version
 _TRIES = 100
 _NAME_CHARACTERS_MAX = 64
+_GIVE_UP = "agentdb-edge models remove gives the name up, the next assignment brings it again"
 
 
 class ModelReader:
@@ -38,7 +39,7 @@ class ModelReader:
         self._clock = clock
         self._stop = threading.Event()
         self._held: dict[str, tuple[Version, Hold, Path]] = {}
-        self._notes: dict[str, Note] = {}  # what the tables say, if this process is the one that writes them
+        self._notes = Notes({}, {})  # what the tables say, if this process is the one that writes them
 
     def path(self, name: str) -> Path:
         """The directory with the files of the version in use. It stays as it is until ``path`` gives another one of
@@ -99,15 +100,27 @@ class ModelReader:
         return False
 
     def note(self, name: str) -> Note:
-        """What is known of a name. Raises StorageError."""
-        return self.tables.note(name) if self._log.read_only else self._notes.get(name, Note())
+        """What is known of a name: nothing, if its note is not understood. Raises StorageError."""
+        if not self._log.read_only:
+            return self._notes.read.get(name, Note())
+        with suppress(Malformed):
+            return self.tables.note(name)
+        return Note()
 
     def notes(self) -> dict[str, Note]:
-        """By name. Raises StorageError."""
+        """By name; without those that are not understood. Raises StorageError."""
         if self._log.read_only:
-            return self.tables.notes()
+            return self.tables.notes().read
         with self.changed:
-            return dict(self._notes)
+            return dict(self._notes.read)
+
+    def unread(self) -> dict[str, str]:
+        """The names whose notes are not understood: what is wrong, and what to do. Raises StorageError."""
+        with self.changed:
+            found = self.tables.notes().unread if self._log.read_only else dict(self._notes.unread)
+        return {
+            name: f"{error.message}: nothing of it is used; {error.hint or _GIVE_UP}" for name, error in found.items()
+        }
 
     def slots(self, name: str) -> Slots:
         """Where a name's files are."""
@@ -126,6 +139,8 @@ class ModelReader:
         for _ in range(_TRIES):  # each time another version became the active one in between
             note = self.note(name)
             if note.active is None:
+                if (why := self.unread().get(name)) is not None:
+                    raise CorruptStore(f"the model {name!r:.80}: {why}", hint=_GIVE_UP)
                 raise none_of(name, note)
             hold = self.slots(name).hold(note.active.slot)
             if self.note(name).active == note.active:

@@ -68,7 +68,7 @@ def shown(store: ModelStore, name: str, note: Note) -> ModelStatus:
         runner,
         {} if outcome is None else outcome.measured,
         {"bytes": done, "of": total} if total and note.candidate is not None else {},
-        store.problems.get(name, ""),
+        store.unread().get(name) or store.problems.get(name, ""),
         [one for at, one in enumerate(refused) if one["digest"] not in [other["digest"] for other in refused[:at]]],
     )
 

@@ -123,9 +123,10 @@ class ModelStore(ModelKeeper):
     def status(self, name: str | None = None) -> list[ModelStatus]:
         """Of every model, or of one. Raises NotFound, StorageError."""
         notes = self.notes()
-        if name is not None and name not in notes and name not in self.declined:
+        known = {*notes, *self.declined, *self.unread()}
+        if name is not None and name not in known:
             raise none_of(name, Note())
-        names = sorted({*notes, *self.declined}) if name is None else [name]
+        names = sorted(known) if name is None else [name]
         return [shown(self, one, notes.get(one, Note())) for one in names]
 
     def remove(self, name: str) -> None:
@@ -133,12 +134,13 @@ class ModelStore(ModelKeeper):
         NotFound, StoreLocked (somebody uses it), ReadOnly, StorageError.
         """
         self._log.check_writable()
-        if self.note(name) == Note():
+        if self.note(name) == Note() and name not in self.unread():
             raise none_of(name, Note())
         self._let_go(name)
         for slot in SLOTS:
             with self.slots(name).alone(slot):
                 pass
+        self._give_up_unread(name)
         self._happened(name, trial.Removed())
         with self._trying, self._fetching, self.changed:  # what was under way has seen it, and ends
             if self.note(name) == Note():  # else it was assigned again
@@ -168,8 +170,8 @@ class ModelStore(ModelKeeper):
     def assigned(self, name: str, number: int, manifest: bytes, chunks: bytes | None = None) -> None:
         """Both sides have signed that this version is to run: its manifest, a target, and its chunk list (None: it is
         fetched with the chunks). The same again changes nothing. What may not run here (refused before; it runs code,
-        which edge.toml does not allow; it needs what this device has not) is not begun, and ``status`` says so. Raises
-        Malformed, TooLarge, UnsupportedVersion, ReadOnly, StorageError.
+        which edge.toml does not allow; it needs what this device has not; what there was of the name is not understood)
+        is not begun, and ``status`` says so. Raises Malformed, TooLarge, UnsupportedVersion, ReadOnly, StorageError.
         """
         self._log.check_writable()
         read = Manifest.parse(manifest)
@@ -177,6 +179,8 @@ class ModelStore(ModelKeeper):
             read.chunk_list(chunks)
         if (read.name, read.number) != (name, number):
             raise Malformed(f"the manifest of {read.name!r} {read.number} as that of {name!r} {number}")
+        if name in self.unread():
+            return
         digest = sha256(manifest).digest()
         refused = next((one for one in self.tables.refused(name) if one.digest == digest), None)
         found = unfit(read, self._reported(), code_runs=self._code_runs)
@@ -262,7 +266,7 @@ class ModelStore(ModelKeeper):
             self.changed.notify_all()
         if not self._log.read_only:
             with self._trying, self._fetching, self.changed:
-                for name, note in list(self._notes.items()):
+                for name, note in list(self._notes.read.items()):
                     with suppress(StorageError):  # then this counts as a start that did not end well
                         if note.state == SOAKING or name in self._begun:
                             self._count(name)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgpack
 
 from sync.activation import Note, Refuse, from_document, to_document
+from sync.errors import Malformed
 from sync.strict_msgpack import unpack
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ class Refused(NamedTuple):
     at_ms: int
 
 
+class Notes(NamedTuple):
+    """By name: what could be read, and what is wrong with what could not."""
+
+    read: dict[str, Note]
+    unread: dict[str, Malformed]
+
+
 class ModelTables:
     """Of one store. Safe to use from several threads."""
 
@@ -42,12 +50,16 @@ class ModelTables:
         self._log = log
         self._made = False
 
-    def notes(self) -> dict[str, Note]:
-        """By name, sorted. Raises Malformed, StorageError."""
-        if not self._is_made():
-            return {}
-        rows = self._log.reader.all("SELECT name, note FROM models ORDER BY name")
-        return {name: from_document(unpack(note)) for name, note in rows}
+    def notes(self) -> Notes:
+        """By name, sorted. Raises StorageError."""
+        read = Notes({}, {})
+        rows = self._log.reader.all("SELECT name, note FROM models ORDER BY name") if self._is_made() else []
+        for name, note in rows:
+            try:
+                read.read[name] = from_document(unpack(note))
+            except Malformed as error:
+                read.unread[name] = error
+        return read
 
     def note(self, name: str) -> Note:
         """Of a name that is not known, an empty one. Raises Malformed, StorageError."""

@@ -6,17 +6,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgpack
 import pytest
 
+from edge import Edge
 from edge.control.model_care import Care
 from edge.control.model_slots import Documents, Slots
 from edge.control.model_store import Filling
 from edge.storage.model_tables import ModelTables
 from sync.activation import COMMITTED, FETCHING, SOAKING
-from sync.errors import DiskFull, QuotaExceeded, StorageError
+from sync.errors import CorruptStore, DiskFull, QuotaExceeded, StorageError
 from sync.models import Soak
 from tests.edge.control.care_world import FILES, World
-from tests.edge.control.model_world import assign, settle
+from tests.edge.control.model_world import assign, contents, settle
 
 
 @pytest.fixture
@@ -198,3 +200,44 @@ def test_a_new_candidate_has_nothing_of_its_predecessors(world: World) -> None:
     world.give(1)
     status = world.models.status()[0]
     assert (status.number, status.next, status.fetched, status.problem) == (1, 0, {}, "")
+
+
+@pytest.mark.parametrize(
+    ("noted", "why", "what_to_do"),
+    [
+        ([1, "committed", 5, None, None, None, None, 0, 0, 0, 0, ""], "a model's note that is none", "models remove"),
+        ([9, "committed"], "a model's note of version 9", "install a newer agentdb-edge"),
+    ],
+)
+def test_a_note_that_is_not_understood_keeps_no_other_model_from_being_used(
+    world: World, noted: list[object], why: str, what_to_do: str
+) -> None:
+    world.install(1)
+    world.keep()
+    assign(world.models, 1, world.shelf.publish(1, FILES[1], name="other"), "other")
+    settle(world.models)
+    world.models.close()
+    with world.edge.log.writer.lock, world.edge.log.transact() as db:
+        db.execute("UPDATE models SET note = ? WHERE name = 'embed'", (msgpack.packb(noted),))
+    world.models = world.begin()
+    assert contents(world.models.path("other")) == FILES[1]
+    with Edge.open(world.store, read_only=True) as reader:
+        assert contents(reader.models.path("other")) == FILES[1]
+        for models in (world.models, reader.models):
+            embed, other = models.status()
+            assert (embed.name, embed.number, other.number, other.problem) == ("embed", 0, 1, "")
+            assert why in embed.problem
+            assert what_to_do in embed.problem
+            assert models.status("embed") == [embed]
+            with pytest.raises(CorruptStore, match=why):
+                models.path("embed")
+    world.give(2)  # as what was assigned is told at each start
+    settle(world.models)
+    assert world.models.status("embed")[0].next == 0, "whoever understands it later may still use it"
+    world.models.remove("embed")
+    assert [status.name for status in world.models.status()] == ["other"]
+    world.give(2)
+    settle(world.models)
+    assert world.using() == 2
+    world.again()
+    assert world.using() == 2
