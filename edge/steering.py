@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edge.storage import policy_row
 from edge.storage.once import once
-from sync.errors import StorageError
+from sync.errors import DataError, StorageError
 
 if TYPE_CHECKING:
     from edge.agent.shelf import Shelf
@@ -130,7 +130,7 @@ class Steering:
         if not self.log.read_only:
             try:
                 tell(models, self.trust.sound(MODELS))  # what was agreed, and a crash kept from being told
-            except StorageError as error:  # a full disk keeps nobody from the models that are there
+            except (StorageError, DataError) as error:  # neither a full disk, nor what newer software has agreed
                 logging.getLogger("agentdb.edge").warning("models: not begun: %s (%s)", error.message, error.hint)
                 self.trust.tell_again(MODELS)
             models.tell_outcomes(self._model_outcome)

@@ -19,7 +19,7 @@ from edge.storage.durable import fsync_path
 from edge.storage.model_tables import Refused
 from sync import activation as trial
 from sync.activation import COMMITTED, RETURNED, SOAKING, Note, Refuse, Version
-from sync.errors import AgentDBError, CorruptStore, StorageError, StoreLocked, TooLarge
+from sync.errors import AgentDBError, CorruptStore, StorageError, StoreLocked, TooLarge, UnsupportedVersion
 
 if TYPE_CHECKING:
     from edge.control.probing import Outcome
@@ -169,15 +169,21 @@ class ModelKeeper(ModelReader):
         return not problem
 
     def _checked(self, name: str, *, hashed: bool = True) -> list[str]:
-        """What is wrong with the files of a name. Of what is in use, if it is damaged, no more is given out."""
+        """What is wrong with the files of a name. Of what is in use, if it is damaged, no more is given out; what it
+        should be that nobody here understands is not damaged.
+        """
         note, slots = self.note(name), self.slots(name)
         found: dict[Version, list[str]] = {}
+        unchecked: list[str] = []
         for version in (note.active, note.previous):
             if version is not None:
                 try:
                     found[version] = slots.problems(version.slot, slots.documents(version.digest), hashed=hashed)
                 except CorruptStore as error:
                     found[version] = [error.message]
+                except UnsupportedVersion as error:
+                    found[version] = []
+                    unchecked.append(f"model {name} {version.number} cannot be checked: {error.message}")
         with self.changed:
             now = self.note(name)
             is_so = (now.active, now.previous) == (note.active, note.previous)  # files take seconds to hash
@@ -191,7 +197,7 @@ class ModelKeeper(ModelReader):
                 self._happened(name, trial.Spared())
         if not is_so:
             return self._checked(name, hashed=hashed)
-        return [
+        return unchecked + [
             f"model {name} {version.number}: {problem}" for version, problems in found.items() for problem in problems
         ]
 

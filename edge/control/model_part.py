@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from edge.storage.paths import has_models
-from sync.errors import Malformed
+from sync.errors import DataError, Malformed
 
 if TYPE_CHECKING:
     from edge.control.model_store import ModelStore
@@ -50,6 +50,14 @@ class ModelPart:
 
 
 def tell(models: ModelStore, documents: list[Document]) -> None:
-    """These are assigned; of what was known already nothing changes."""
+    """These are assigned; of what was known already nothing changes. One that is not understood here keeps no other
+    back: then raises DataError, once all are told. Raises StorageError.
+    """
+    failed: DataError | None = None
     for one in documents:
-        models.assigned(one.place.rpartition("/")[2], one.number, one.data)
+        try:
+            models.assigned(one.place.rpartition("/")[2], one.number, one.data)
+        except DataError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed

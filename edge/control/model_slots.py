@@ -19,7 +19,7 @@ from typing import NamedTuple
 from edge.storage.durable import fsync_path, list_files, remove_tree, replace_file, storage_error
 from sync.activation import SLOTS
 from sync.chunks import CHUNK_BYTES_MAX, CHUNK_LIST_BYTES_MAX, ChunkList
-from sync.errors import CorruptStore, Malformed, StoreLocked, TooLarge
+from sync.errors import CorruptStore, Malformed, StoreLocked, TooLarge, UnsupportedVersion
 from sync.models import MANIFEST_BYTES_MAX, FileRef, Manifest
 
 MODELS_DIRECTORY = "models"
@@ -78,7 +78,9 @@ class Slots:
             raise storage_error(f"writing to {self.folder}", error) from error
 
     def documents(self, digest: bytes) -> Documents:
-        """Raises CorruptStore if they are not there, or not those of that digest; StorageError."""
+        """Raises CorruptStore if they are not there, or not those of that digest; UnsupportedVersion as ``manifest``;
+        StorageError.
+        """
         manifest = self.manifest(digest)
         path = self.folder / (digest.hex() + _CHUNKS)
         try:
@@ -102,12 +104,19 @@ class Slots:
             return self.documents(digest)
 
     def manifest(self, digest: bytes) -> Manifest:
-        """Raises CorruptStore if it is not there, or not that of this digest; StorageError."""
+        """Raises CorruptStore if it is not there, or not that of this digest; UnsupportedVersion if it is, and this
+        software, older than what kept it, does not understand it; StorageError.
+        """
         path = self.folder / (digest.hex() + _MANIFEST)
         data = _read(path, MANIFEST_BYTES_MAX)
         if sha256(data).digest() != digest:
             raise CorruptStore(f"{path} has other bytes than were written", hint=_AGAIN)
-        return Manifest.parse(data)
+        try:
+            return Manifest.parse(data)
+        except (Malformed, UnsupportedVersion) as error:
+            raise UnsupportedVersion(
+                f"{path} is not understood here: {error.message}", hint="update this device's software"
+            ) from error
 
     def forget_but(self, wanted: Container[str]) -> None:
         """Remove documents of other digests (in hex). Raises StorageError."""

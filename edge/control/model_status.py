@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sync.activation import SOAKING, Note, Ran, Version
-from sync.errors import StorageError
+from sync.errors import StorageError, UnsupportedVersion
 
 if TYPE_CHECKING:
     from edge.control.model_store import ModelStore
@@ -44,7 +44,7 @@ class ModelStatus(NamedTuple):
 
 def shown(store: ModelStore, name: str, note: Note) -> ModelStatus:
     """Raises StorageError."""
-    version, size, runner = _described(store, name, note.active or note.candidate)
+    version, size, runner, unknown = _described(store, name, note.active or note.candidate)
     declined = store.declined.get(name)
     refused = [
         {"number": one.number, "digest": one.digest.hex(), "reason": one.reason, "at_ms": one.at_ms}
@@ -68,7 +68,7 @@ def shown(store: ModelStore, name: str, note: Note) -> ModelStatus:
         runner,
         {} if outcome is None else outcome.measured,
         {"bytes": done, "of": total} if total and note.candidate is not None else {},
-        store.unread().get(name) or store.problems.get(name, ""),
+        store.unread().get(name) or store.problems.get(name) or unknown,
         [one for at, one in enumerate(refused) if one["digest"] not in [other["digest"] for other in refused[:at]]],
     )
 
@@ -91,14 +91,17 @@ def _soak(note: Note, ran: Ran, p95_ms: float | None) -> dict[str, Any]:
     }
 
 
-def _described(store: ModelStore, name: str, version: Version | None) -> tuple[str, int, str]:
-    """The version's own name, its size in bytes, by what it is probed."""
+def _described(store: ModelStore, name: str, version: Version | None) -> tuple[str, int, str, str]:
+    """The version's own name, its size in bytes, by what it is probed; and why nobody here knows these."""
     if version is None:
-        return "", 0, ""
+        return "", 0, "", ""
     try:
         manifest = store.slots(name).documents(version.digest).manifest
     except StorageError as error:
-        return "", 0, error.message
+        return "", 0, error.message, ""
+    except UnsupportedVersion as error:
+        return "", 0, "", f"{error.message}: it stays as it is; {error.hint}"
     wanted = manifest.needs.runner or name
     found = store.runners.get(wanted)
-    return manifest.version, manifest.size, found or f"none: [models.runners] has no {wanted!r}, only headers are read"
+    runner = found or f"none: [models.runners] has no {wanted!r}, only headers are read"
+    return manifest.version, manifest.size, runner, ""

@@ -19,21 +19,29 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from edge.control.model_filling import Fill, Filling, Installed, Target
 from edge.control.model_keeper import ModelKeeper, versions_of
 from edge.control.model_needs import unfit
 from edge.control.model_reader import none_of
-from edge.control.model_slots import Documents
 from edge.control.model_status import ModelStatus, shown
 from edge.control.probing import Outcome, run_probes
 from edge.storage.durable import remove_tree, storage_error
 from edge.storage.model_tables import Refused
 from sync import activation as trial
 from sync.activation import FETCHING, SLOTS, SOAKING, STAGED, TRYING, Note, Rules, Version
-from sync.errors import CorruptStore, DiskFull, InvalidValue, Malformed, NotFound, QuotaExceeded, StorageError
+from sync.errors import (
+    CorruptStore,
+    DiskFull,
+    InvalidValue,
+    Malformed,
+    NotFound,
+    QuotaExceeded,
+    StorageError,
+    UnsupportedVersion,
+)
 from sync.models import Errors, Manifest
 
 if TYPE_CHECKING:
@@ -44,28 +52,6 @@ COUNTED_EVERY_MS = 60_000
 _TIMES = 200  # uses whose times are kept
 
 
-class Installed(NamedTuple):
-    """A version whose files are whole in ``folder``: where chunks may be taken from."""
-
-    folder: Path
-    documents: Documents
-
-
-class Filling(NamedTuple):
-    """What a ``Fill`` is asked for: the manifest's files in ``folder``, each chunk checked before it is written. What
-    is there already may be right. ``stopped()``: give up, by returning; ``progress(done, total)``: chunks' bytes, told
-    once the files have their whole size.
-    """
-
-    folder: Path
-    documents: Documents
-    installed: tuple[Installed, ...]
-    stopped: Callable[[], bool]
-    progress: Callable[[int, int], None]
-
-
-Fill = Callable[[Filling], None]
-Target = Callable[[str], bytes]
 Room = Callable[[int], AbstractContextManager[None]]
 
 
@@ -147,7 +133,9 @@ class ModelStore(ModelKeeper):
                 remove_tree(self.slots(name).folder)
 
     def retry(self, name: str) -> None:
-        """Try the version again that was returned last. Raises NotFound, CorruptStore, ReadOnly, StorageError."""
+        """Try the version again that was returned last. Raises NotFound, CorruptStore, UnsupportedVersion, ReadOnly,
+        StorageError.
+        """
         self._log.check_writable()
         returned = self.note(name).returned
         if returned is None:
@@ -161,7 +149,7 @@ class ModelStore(ModelKeeper):
 
     def verify(self) -> list[str]:
         """Hash all files of versions in use, and of those beside them. What is damaged is given out no more, and is
-        fetched again. Returns what was found, in sentences. Raises StorageError.
+        fetched again. Returns what was found, or could not be checked, in sentences. Raises StorageError.
         """
         return [problem for name in self.notes() for problem in self._checked(name)]
 
@@ -325,7 +313,7 @@ class ModelStore(ModelKeeper):
         for other, note in sorted(self.notes().items(), key=lambda item: item[0] != name):
             for version in (note.active, note.previous):
                 if version is not None:
-                    with suppress(CorruptStore):
+                    with suppress(CorruptStore, UnsupportedVersion):
                         slots = self.slots(other)
                         yield Installed(slots.path(version.slot), slots.documents(version.digest))
 

@@ -35,8 +35,8 @@ from cloud.storage.objects import open_objects
 from cloud.storage.sqlite_store import SqliteStore
 from edge import Edge
 from edge.control.model_fetch import ModelFetch
+from edge.control.model_filling import Filling, Installed
 from edge.control.model_slots import Documents, Slots
-from edge.control.model_store import Filling, Installed
 from edge.link.membership import session_keys
 from edge.link.model_client import ModelClient
 from edge.link.signing import Nonces

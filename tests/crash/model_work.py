@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from edge import Edge, EdgeConfig
-from edge.control.model_store import Filling, ModelStore
+from edge.control.model_filling import Filling
+from edge.control.model_store import ModelStore
 from edge.control.probing import Outcome, run_probes
 from edge.storage.model_tables import ModelTables
 from sync.activation import COMMITTED, RETURNED

@@ -11,7 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from edge.control.model_store import Fill, Filling, ModelStore
+from edge.control.model_filling import Fill, Filling
+from edge.control.model_store import ModelStore
 from sync.chunks import Chunk, ChunkList, file_digest
 from sync.models import FileRef, ListRef, Manifest, Needs, PackRef, Probe, Soak
 

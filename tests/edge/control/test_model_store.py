@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from edge import Edge
-from edge.control.model_store import COUNTED_EVERY_MS, Filling, ModelStore
+from edge.control.model_filling import Filling
+from edge.control.model_store import COUNTED_EVERY_MS, ModelStore
 from edge.storage.model_tables import ModelTables
 from sync.activation import COMMITTED, FETCHING, RETURNED, SOAKING, STAGED, STEADY_MS
 from sync.errors import (

@@ -5,20 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
 
 import msgpack
 import pytest
 
 from edge import Edge
 from edge.control.model_care import Care
+from edge.control.model_filling import Filling
 from edge.control.model_slots import Documents, Slots
-from edge.control.model_store import Filling
+from edge.control.trust import TrustStore
+from edge.storage.control_tables import Document
 from edge.storage.model_tables import ModelTables
 from sync.activation import COMMITTED, FETCHING, SOAKING
 from sync.errors import CorruptStore, DiskFull, QuotaExceeded, StorageError
 from sync.models import Soak
 from tests.edge.control.care_world import FILES, World
-from tests.edge.control.model_world import assign, contents, settle
+from tests.edge.control.model_world import assign, contents, release, settle
 
 
 @pytest.fixture
@@ -241,3 +245,48 @@ def test_a_note_that_is_not_understood_keeps_no_other_model_from_being_used(
     assert world.using() == 2
     world.again()
     assert world.using() == 2
+
+
+def test_a_manifest_of_newer_software_is_not_called_damaged_and_stays_in_use(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.install(1)
+    world.keep()
+    world.install(2)
+    assert world.state == SOAKING
+    with monkeypatch.context() as older:
+        older.setattr("sync.models.SCHEMA", 0)
+        world.again(clean=False)
+        world.models.advance()
+        assert (world.using(), world.state) == (2, SOAKING)
+        (status,) = world.models.status()
+        assert (status.number, status.previous) == (2, 1)
+        assert "is not understood here: a manifest of schema '1': it stays as it is; update" in status.problem
+        found = world.models.verify()
+        assert [sentence.partition(":")[0] for sentence in found] == [
+            "model embed 2 cannot be checked",
+            "model embed 1 cannot be checked",
+        ]
+        assert world.using() == 2
+        assert world.models.fetch() == 0
+        world.again()
+    world.again()
+    assert world.models.verify() == []
+    assert world.models.status()[0].problem == ""
+    assert world.shelf.filled == [1, 2], "nothing was fetched again"
+    world.keep()
+
+
+def test_what_newer_software_has_agreed_keeps_no_model_from_being_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer, _ = release(1, FILES[1], name="a")
+    known, _ = release(1, FILES[1], name="b")
+    newer = newer.replace(b'"schema":1', b'"schema":9')
+    documents = [
+        Document(f"models/{name}", f"models/{name}/1.json", 1, sha256(data).digest(), "", 0, data)
+        for name, data in (("a", newer), ("b", known))
+    ]
+    monkeypatch.setattr(TrustStore, "sound", lambda *_: documents)
+    with Edge.open(tmp_path / "newer") as edge:
+        assert [(status.name, status.next) for status in edge.models.status()] == [("b", 1)]
