@@ -19,9 +19,15 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, Verbosity, settings
+
+if TYPE_CHECKING:
+    from tests.edge.control.fetch_world import FetchWorld
 
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "dev")
 CI = PROFILE == "ci"
@@ -59,3 +65,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             f"repeat these examples: HYPOTHESIS_PROFILE={PROFILE} pytest --hypothesis-seed={seed} <test>"
         )
+
+
+@pytest.fixture
+def fetched_from(tmp_path: Path) -> Iterator[FetchWorld]:
+    """A fleet whose server gives out what a device fetches of models."""
+    from tests.edge.control.fetch_world import FetchWorld
+
+    world = FetchWorld(tmp_path)
+    with world.server:
+        yield world
+    world.close()

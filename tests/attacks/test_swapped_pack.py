@@ -9,26 +9,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from random import Random
 
 import pytest
 
+from edge.control.model_filling import Filling
+from edge.control.model_slots import Documents
 from edge.link.model_client import ModelClient
 from sync.chunks import open_chunk_into, seal_chunk_into
 from sync.errors import DecryptionFailed, Malformed, ProtocolError, SyncError, Unreachable
 from tests.cloud.fleet.model_world import some_bytes
-from tests.edge.control.fetch_world import Documents, FetchWorld, Filling, contents, digests
+from tests.edge.control.fetch_world import FetchWorld, contents, digests
 
 FILES = {"model.safetensors": some_bytes(2_000_000)}
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[FetchWorld]:
-    world = FetchWorld(tmp_path)
-    with world.server:
-        yield world
-    world.close()
+def world(fetched_from: FetchWorld) -> FetchWorld:
+    return fetched_from
 
 
 def flipped(data: bytes, at: int) -> bytes:

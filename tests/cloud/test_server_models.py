@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import http.client
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,20 +14,18 @@ import rfc8785
 from cloud.control_rows import AssignmentRow
 from cloud.fleet.model_access import AssignedPacks
 from cloud.server import models
+from edge.control.model_slots import Documents
 from edge.link.signing import CONTENT_TYPE, sign_request
 from sync.chunks import PACK_BYTES_MAX, RANGE_BYTES_MAX
 from sync.keys import DeviceKey
 from sync.messages import Failure, decode
 from tests.cloud.fleet.model_world import some_bytes
-from tests.edge.control.fetch_world import Documents, FetchWorld, Served
+from tests.edge.control.fetch_world import FetchWorld, Served
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[FetchWorld]:
-    world = FetchWorld(tmp_path)
-    with world.server:
-        yield world
-    world.close()
+def world(fetched_from: FetchWorld) -> FetchWorld:
+    return fetched_from
 
 
 def ask(world: FetchWorld, path: str, key: DeviceKey | None = None, method: str = "GET") -> tuple[int, bytes | str]:

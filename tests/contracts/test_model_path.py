@@ -11,6 +11,8 @@ import pytest
 
 from cloud.cli import main as cloud
 from edge.control.model_fetch import ModelFetch
+from edge.control.model_filling import Filling, Installed
+from edge.control.model_slots import Documents
 from edge.control.trust import MODELS
 from edge.node import Edge
 from simulations.processes import Children
@@ -18,7 +20,7 @@ from sync.errors import NotFound
 from sync.models import Manifest
 from tests.cloud.fleet.model_world import some_bytes
 from tests.contracts.operated_fleet import PATIENCE_S, Fleet, fleet, run
-from tests.edge.control.fetch_world import Documents, Filling, Installed, contents, digests
+from tests.edge.control.fetch_world import contents, digests
 
 __all__ = ["fleet"]
 

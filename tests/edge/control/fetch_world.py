@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -14,31 +14,13 @@ from cloud.rows import ObjectInfo
 from cloud.server.models import Packs
 from cloud.storage.objects import open_objects
 from edge.control.model_fetch import ModelFetch
+from edge.control.model_slots import Documents
 from edge.link.model_client import ModelClient
 from edge.link.signing import Nonces
-from sync.chunks import ChunkList
 from sync.keys import KeyRing
 from sync.models import Manifest
 from tests.cloud.identity_world import World
 from tests.cloud.server_world import CountingPlane, LiveServer
-
-
-class Documents(NamedTuple):
-    manifest: Manifest
-    chunks: ChunkList
-
-
-class Installed(NamedTuple):
-    folder: Path
-    documents: Documents
-
-
-class Filling(NamedTuple):
-    folder: Path
-    documents: Documents
-    installed: Iterable[Installed] = ()
-    stopped: Callable[[], bool] = lambda: False
-    progress: Callable[[int, int], None] = lambda _done, _total: None
 
 
 class Served(NamedTuple):

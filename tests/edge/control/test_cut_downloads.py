@@ -4,30 +4,28 @@ files end byte-identical. A real server, a real proxy process between, real rese
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edge.control.chunk_files import ChunkFiles
 from edge.control.model_fetch import ModelFetch
+from edge.control.model_filling import Filling
+from edge.control.model_slots import Documents
 from edge.link.model_client import ModelClient
 from simulations.control_plane import Proxy
 from simulations.processes import Children
 from sync.errors import Unreachable
 from tests.cloud.fleet.model_world import some_bytes
-from tests.edge.control.fetch_world import Documents, FetchWorld, Filling, Served, contents, digests
+from tests.edge.control.fetch_world import FetchWorld, Served, contents, digests
 
 CUTS = 120
 FILES = {"model.safetensors": some_bytes(24_000_000), "tokenizer/words.txt": b"a b c\n" * 3000, "empty": b""}
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[FetchWorld]:
-    world = FetchWorld(tmp_path)
-    with world.server:
-        yield world
-    world.close()
+def world(fetched_from: FetchWorld) -> FetchWorld:
+    return fetched_from
 
 
 def asked_again(model: Documents, events: list[Served | bytes]) -> list[bytes]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edge.control.model_filling import Filling, Installed
+from edge.control.model_slots import Documents
 from sync.chunks import RANGE_BYTES_MAX
 from sync.errors import DecryptionFailed, DiskFull, NotFound, StorageError, Unauthenticated, Unreachable
 from sync.keys import KeyRing
 from tests.cloud.fleet.model_world import some_bytes
-from tests.edge.control.fetch_world import Documents, FetchWorld, Filling, Installed, Served, contents, digests
+from tests.edge.control.fetch_world import FetchWorld, Served, contents, digests
 
 FILES = {
     "model.safetensors": some_bytes(6_000_000),
@@ -24,11 +25,8 @@ FILES = {
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[FetchWorld]:
-    world = FetchWorld(tmp_path)
-    with world.server:
-        yield world
-    world.close()
+def world(fetched_from: FetchWorld) -> FetchWorld:
+    return fetched_from
 
 
 def ranges(world: FetchWorld) -> list[Served]:

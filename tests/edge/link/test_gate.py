@@ -11,6 +11,7 @@ import pytest
 
 from edge.config import EdgeConfig
 from edge.control.model_fetch import ModelFetch
+from edge.control.model_filling import Filling
 from edge.control.policy import activate
 from edge.link.gate import Gate, LinkRules, Ticket
 from edge.link.intervals import unsent
@@ -26,7 +27,7 @@ from sync.errors import Deferred, DiskFull
 from sync.lanes import BULK, CONTROL, NORMAL, URGENT
 from sync.policy import Policy
 from tests.contracts.body_world import some_bytes
-from tests.edge.control.fetch_world import FetchWorld, Filling, contents, digests
+from tests.edge.control.fetch_world import FetchWorld, contents, digests
 from tests.edge.stores import DEVICE, SeededRandom
 
 NOON = 20_000 * DAY_MS + DAY_MS // 2
