@@ -57,11 +57,11 @@ def _fleet(edge: Edge) -> dict[str, Any] | None:
 
 
 def _policy(edge: Edge) -> dict[str, Any] | None:
-    """Which one holds, without what it says; None if none does."""
+    """Which one holds, without what it says; None if none does. Of one that cannot be read, why, and what to do."""
     try:
         said = edge.policy.describe()
     except StorageError as error:
-        return {"problem": error.message}
+        return {"problem": error.message, "hint": error.hint, "writes": "refused"}
     if not said:
         return None
     from edge.policy_rounds import stale_steps

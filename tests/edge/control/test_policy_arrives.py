@@ -4,20 +4,25 @@ after a restart, and until another does; the real control plane filters by it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from cloud.fleet import publishing
 from cloud.fleet.policies import PolicyScopes, chosen_policy
 from cloud.fleet.trusting import Trusting
+from edge.cli import main
 from edge.control.policy import ActivePolicy, Policies
 from edge.linking import rules_of
 from edge.storage import policy_row
 from edge.storage.delta_log import DeltaLog
+from edge.storage.transaction import Write
 from sync.errors import CorruptStore, InvalidPolicy, NotAllowed
 from sync.messages import Hello, Pull, PullPage, Welcome
+from sync.operations import Kind
 from sync.policy import Policy
 from tests.control_world import MODEL, ControlWorld, model_document
 from tests.edge.control.trust_device import Device
@@ -135,12 +140,29 @@ def test_a_store_with_a_policy_of_later_software_opens_and_takes_another(device:
         db.execute("UPDATE targets SET data = ?, sha256 = ?", (data, digest))
         db.execute("UPDATE agreed SET sha256 = ?", (digest,))
     device.again()
-    with pytest.raises(CorruptStore, match="not understood") as raised:
-        device.edge.agent("guide").memory().add("tea")
-    assert "update" in raised.value.hint
+    edge = device.edge
+    owners: list[Callable[[], object]] = [
+        lambda: edge.collection("notes").put("n", {"a": 1}),
+        lambda: edge.collection("notes").delete("n"),
+        lambda: edge.log.submit([Write(Kind.DELETE, "agent.memories", "a/b/c", upsert=True)]),
+    ]
+    for write in (lambda: edge.agent("guide").memory().add("tea"), *owners):
+        with pytest.raises(CorruptStore, match="not understood") as raised:
+            write()
+        assert "update" in raised.value.hint
+    assert edge.collection("notes").get("n") is None, "reading is its owner's, and what is declared always syncs"
+    said = edge.status()["policy"]
+    assert said["writes"] == "refused"
+    assert "not understood" in said["problem"]
+    assert "update" in said["hint"]
+    shown = CliRunner().invoke(main, ["status", edge.path])
+    assert "not understood" in shown.stdout
+    assert "writes are refused; update this device's software" in shown.stdout
     assign(device, "open")
     device.update()
-    assert device.edge.agent("guide").memory().add("tea").id
+    assert edge.agent("guide").memory().add("tea").id
+    edge.collection("notes").put("n", {"a": 1})
+    assert "problem" not in edge.status()["policy"]
 
 
 def test_a_power_cut_between_what_was_agreed_and_the_activation(device: Device, monkeypatch: Any) -> None:
