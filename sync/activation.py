@@ -52,8 +52,8 @@ class Version(NamedTuple):
 
 class Note(NamedTuple):
     """What is known of a name. ``active`` is what ``path`` gives. ``previous`` is whole, and what a soak returns to;
-    after it, spare. ``wanted`` was assigned while a trial was under way. ``returned`` is the last one that was, and
-    ``why``; its files stay where they are until the slot is needed.
+    after it, spare; beside a candidate, what was in use until it was damaged. ``wanted`` was assigned while a trial was
+    under way. ``returned`` is the last one that was, and ``why``; its files stay until the slot is needed.
     """
 
     state: str = ABSENT
@@ -105,9 +105,7 @@ class Probed(NamedTuple):
 
 
 class Ran(NamedTuple):
-    """So much more of the active model: time that this process was up, uses, and how many of them failed. ``steady``:
-    this process has lived for ``STEADY_MS``.
-    """
+    """So much more of the active model: time this process was up, uses, failed ones. ``steady``: for ``STEADY_MS``."""
 
     uptime_ms: int = 0
     uses: int = 0
@@ -174,6 +172,14 @@ Step = tuple[Note, list[Action]]
 
 def step(note: Note, event: Event) -> Step:
     """The next note, and what to do once it is committed. An event that does not concern the state changes nothing."""
+    after, actions = _stepped(note, event)
+    if after.active is after.candidate is None and after.previous is not None:  # damaged, and nothing took its place
+        damaged = after.previous
+        return after._replace(state=FETCHING, candidate=damaged, previous=None, why=DAMAGED), [*actions, Fill(damaged)]
+    return after, actions
+
+
+def _stepped(note: Note, event: Event) -> Step:
     if isinstance(event, Assigned):
         return _assigned(note, event.version, refused=event.refused)
     if isinstance(event, Filled):
@@ -240,14 +246,12 @@ def _superseded(note: Note, version: Version) -> Step:
 
 def _fetching(note: Note, version: Version) -> Step:
     """The slot that is not in use gets it. What a candidate has left in it, or the same version, may be of use."""
-    slot = _other(note.active)
+    damaged = note.previous if note.active is None and not _is(note.previous, version) else None
+    slot = _other(note.active or damaged)
     version = version._replace(slot=slot)
     kept = note.candidate is not None or _is(note.previous, version) or _is(note.returned, version)
     actions: list[Action] = [] if kept else [Empty(slot)]
-    return (
-        _at_rest(note)._replace(state=FETCHING, candidate=version, previous=None),
-        [*actions, Fill(version)],
-    )
+    return _at_rest(note)._replace(state=FETCHING, candidate=version, previous=damaged), [*actions, Fill(version)]
 
 
 def _filled(note: Note, digest: bytes) -> Step:
@@ -328,12 +332,12 @@ def _returned(note: Note, why: str) -> Step:
 
 
 def _damaged(note: Note, *, spare: bool) -> Step:
-    """It is not given out any more. If nothing else is on its way, its slot is filled again, what is right stays."""
+    """It is not given out any more. Its slot is filled again, once nothing else is on its way: what is right stays."""
     if note.active is None:
         return note, []
     back = note.previous if spare else None
     if note.candidate is not None:
-        return note._replace(active=None), [Tell()]
+        return note._replace(active=None, previous=note.active), [Tell()]
     damaged = note.active
     after = _at_rest(note)._replace(state=FETCHING, active=back, previous=None, candidate=damaged, why=DAMAGED)
     return after, [Tell(), Fill(damaged)]
@@ -348,13 +352,8 @@ def _spared(note: Note) -> Step:
 
 def _at_rest(note: Note) -> Note:
     """Nothing is under way."""
-    return note._replace(
-        state=_resting(note), candidate=None, wanted=None, tries=0, uptime_ms=0, uses=0, errors=0, why=""
-    )
-
-
-def _resting(note: Note) -> str:
-    return ABSENT if note.active is None else COMMITTED
+    state = ABSENT if note.active is None else COMMITTED
+    return note._replace(state=state, candidate=None, wanted=None, tries=0, uptime_ms=0, uses=0, errors=0, why="")
 
 
 def _is(held: Version | None, version: Version) -> bool:

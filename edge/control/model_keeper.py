@@ -83,14 +83,17 @@ class ModelKeeper(ModelReader):
         with self.changed:
             before = self.note(name)
             note, actions = trial.step(before, event)
+            refusals = [action for action in actions if isinstance(action, Refuse)]
             if note != before:
-                refusals = [action for action in actions if isinstance(action, Refuse)]
                 self.tables.commit(name, note, refusals, self._clock.wall_ms())
                 self._follow(name, before, note)
             for action in actions:
                 if isinstance(action, trial.Empty):
                     self._empty(name, action.slot)
         if note != before:
+            for version, why in refusals:
+                if note.state != RETURNED:  # another one is on its way already
+                    self._tell(name, version.number, version.digest, "returned", why)
             self._tell_outcome(name)
             self.wake()
 
@@ -117,16 +120,21 @@ class ModelKeeper(ModelReader):
             self._tell_outcome(name)
 
     def _tell_outcome(self, name: str) -> None:
-        note, declined, outcome = self.note(name), self.declined.get(name), self.outcome
-        if outcome is None or name in self.unreported:
+        note, declined = self.note(name), self.declined.get(name)
+        if name in self.unreported:
+            return
+        if declined is not None:
+            self._tell(name, declined.number, declined.digest, "refused", declined.reason)
+        elif note.state == COMMITTED and note.active is not None:
+            self._tell(name, note.active.number, note.active.digest, "committed", "")
+        elif note.state == RETURNED and note.returned is not None:
+            self._tell(name, note.returned.number, note.returned.digest, "returned", note.why)
+
+    def _tell(self, name: str, number: int, digest: bytes, outcome: str, why: str) -> None:
+        if self.outcome is None:
             return
         try:
-            if declined is not None:
-                outcome(name, declined.number, declined.digest, "refused", declined.reason)
-            elif note.state == COMMITTED and note.active is not None:
-                outcome(name, note.active.number, note.active.digest, "committed", "")
-            elif note.state == RETURNED and note.returned is not None:
-                outcome(name, note.returned.number, note.returned.digest, "returned", note.why)
+            self.outcome(name, number, digest, outcome, why)
         except (StorageError, TooLarge) as error:  # the next start tells it
             _log.warning("model %s: its outcome cannot be reported: %s", name, error)
 

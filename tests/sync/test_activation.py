@@ -264,12 +264,41 @@ def test_damaged_files_are_not_given_out() -> None:
     assert (note.state, note.active, note.candidate, actions) == (STAGED, None, version(2, "b"), [Tell()])
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_was_damaged_beside_a_candidate_is_filled_again_if_that_is_not_kept(number: int) -> None:
+    """``number``: the one in use, in either slot."""
+    before = {1: ONE, 2: TWO}[number]
+    assert before.active is not None
+    damaged, slot = before.active, before.active.slot
+    left = after(staged(3, before), Damaged())[0]
+    assert (left.active, left.previous) == (None, damaged)
+    trying = after(left, Begun())[0]
+    bad = Probed(version(3).digest, "slow")
+    note, actions = after(trying, bad)
+    assert (note.state, note.candidate, note.previous) == (FETCHING, damaged, None)
+    assert actions == [Refuse(note.returned or damaged, "slow"), Fill(damaged)]
+    assert after(note, Filled(damaged.digest), Begun(), Probed(damaged.digest))[0].active == damaged
+    assert after(left, Assigned(version(4), refused=True))[1][-1] == Fill(damaged), "taken back"
+    unwanted = after(trying, Assigned(version(4), refused=True), Probed(version(3).digest))
+    assert unwanted[1][-1] == Fill(damaged)
+    for another in (after(left, Assigned(version(4))), after(trying, Assigned(version(4)), bad)):
+        candidate = another[0].candidate
+        assert candidate is not None
+        assert (candidate.number, candidate.slot != slot, another[0].previous) == (4, True, damaged)
+    kept = after(trying, Probed(version(3).digest))[0]
+    assert (kept.state, kept.previous) == (SOAKING, None), "it is nothing to return to"
+    again = after(left, Assigned(version(number)))[0]
+    assert again.previous is None
+    assert again.candidate is not None
+    assert again.candidate.digest == damaged.digest
+
+
 def test_room_and_removal() -> None:
     note, actions = step(TWO, Spared())
     assert (note.previous, actions) == (None, [Empty("a")])
     for left in (after(ONE, Assigned(version(2)))[0], staged(2, ONE)):
         assert step(left, Spared()) == (left, [])
-    none = after(staged(2, ONE), Damaged(), Begun(), Probed(version(2).digest, "slow"))[0]
+    none = after(staged(2), Begun(), Probed(version(2).digest, "slow"))[0]
     assert (none.state, none.active) == (RETURNED, None)
     assert step(none, Spared()) == (none, [Empty("a"), Empty("b")]), "what was returned is in the other slot"
     assert step(TWO, Removed()) == (Note(), [Empty("a"), Empty("b"), Tell()])
@@ -357,7 +386,7 @@ class Device(RuleBasedStateMachine):
     def run(self, uses: int, bad: bool, steady: bool) -> None:
         self.happened(Ran(1_000_000, uses, uses if bad else 0, steady=steady))
 
-    @precondition(lambda self: self.note.active is not None and not self.todo)
+    @precondition(lambda self: self.note.active is not None)
     @rule()
     def damage(self) -> None:
         active, previous = self.note.active, self.note.previous

@@ -19,7 +19,7 @@ from edge.control.trust import TrustStore
 from edge.storage.control_tables import Document
 from edge.storage.model_tables import ModelTables
 from sync.activation import COMMITTED, FETCHING, SOAKING
-from sync.errors import CorruptStore, DiskFull, QuotaExceeded, StorageError
+from sync.errors import CorruptStore, DiskFull, NotFound, QuotaExceeded, StorageError
 from sync.models import Soak
 from tests.edge.control.care_world import FILES, World
 from tests.edge.control.model_world import assign, contents, release, settle
@@ -290,3 +290,35 @@ def test_what_newer_software_has_agreed_keeps_no_model_from_being_told(
     monkeypatch.setattr(TrustStore, "sound", lambda *_: documents)
     with Edge.open(tmp_path / "newer") as edge:
         assert [(status.name, status.next) for status in edge.models.status()] == [("b", 1)]
+
+
+def test_what_was_damaged_while_another_was_on_its_way_is_used_again_if_that_is_bad(world: World) -> None:
+    world.install(1)
+    world.keep()
+    world.verdicts[2] = "slow"
+    world.give(2)
+    world.models.fetch()
+    (world.models.path("embed") / "model.safetensors").write_bytes(b"x")
+    assert len(world.models.verify()) == 1
+    with pytest.raises(NotFound):
+        world.models.path("embed")
+    world.again()
+    world.models.advance()
+    assert world.tried == [1, 2]
+    settle(world.models)
+    assert (world.using(), world.models.status()[0].returned) == (1, 2)
+    assert world.models.status()[0].refused[0]["reason"] == "slow"
+
+
+def test_that_it_was_bad_is_told_also_if_what_was_damaged_is_on_its_way_again(world: World) -> None:
+    told: list[tuple[int, str, str]] = []
+    world.install(1)
+    world.keep()
+    world.verdicts[2] = "slow"
+    world.give(2)
+    world.models.fetch()
+    (world.models.path("embed") / "model.safetensors").write_bytes(b"x")
+    world.models.verify()
+    world.models.tell_outcomes(lambda _name, number, _digest, how, why: told.append((number, how, why)))
+    world.models.advance()
+    assert told == [(2, "returned", "slow")]
