@@ -188,18 +188,18 @@ def _signed_online(
 
 
 def _new_roots(view: Reading, fleet: bytes, roots: Sequence[bytes]) -> list[TrustRow]:
-    """Those that are not held. Raises Refused for another of a version that is."""
+    """Those that are not held. Raises Refused for another of a version that is, or that is among them."""
     from cloud.fleet.signing import version_of
 
-    found = []
+    found: dict[int, TrustRow] = {}
     for data in roots:
         version = version_of(data)
         row = view.trust(fleet, ROOT, version) if version > 0 else None
-        if row is None:
-            found.append(TrustRow(ROOT, version, data))
-        elif row.data != data:
+        if row is not None and row.data != data:
             raise Refused(f"another root of version {version} is published already", hint="is this another fleet's?")
-    return sorted(found, key=lambda row: row.version)
+        if row is None and found.setdefault(version, TrustRow(ROOT, version, data)).data != data:
+            raise Refused(f"there are two roots of version {version}", hint="publish the one that devices are to pin")
+    return sorted(found.values(), key=lambda row: row.version)
 
 
 def _targets(view: Reading, trusted: TrustedSet, given: Mapping[str, bytes]) -> list[TargetRow]:

@@ -84,6 +84,17 @@ def test_versions_rise_and_what_has_not_changed_is_not_signed_again(world: Contr
     assert world.publish(2, documents=documents) == (1, 2, 3, 0, 1)
 
 
+def test_of_two_first_roots_neither_is_taken(world: ControlWorld) -> None:
+    """Which one the devices are to pin cannot be told; each is signed well."""
+    repository = world.repository()
+    other = world.operators.root(expires_ms=world.clock.now_ms + 9 * DAY_MS)
+    with pytest.raises(Refused, match="two roots of version 1") as raised:
+        world.plane.publish(world.fleet, repository._replace(roots=[*repository.roots, other]))
+    assert raised.value.hint
+    assert everything(world) == ([], [], [])
+    assert world.plane.publish(world.fleet, repository._replace(roots=[*repository.roots] * 2)).roots == 1
+
+
 def test_what_no_device_would_take_is_not_published(world: ControlWorld) -> None:
     world.publish()
     chunk = Chunk(bytes(32), 1, 0, 0)
