@@ -12,7 +12,6 @@ from concurrent.futures import Executor
 
 from cloud.ports import Store
 from cloud.server.polls import Polls
-from sync.errors import StorageError
 
 LOOK_S = 0.03
 LOOK_UNTRUSTED_S = 1.0
@@ -20,16 +19,21 @@ logger = logging.getLogger(__name__)
 
 
 async def watch(store: Store, polls: Polls, readers: Executor) -> None:
-    """Until it is cancelled."""
+    """Until it is cancelled. A look that fails is logged, once while it goes on, and the next is taken a moment later:
+    nothing else tells those who wait.
+    """
     loop = asyncio.get_running_loop()
+    said = ""
     seen: dict[bytes, int] = {}
     while True:
         fleets = polls.fleets()
         try:
             found = await loop.run_in_executor(readers, _changes, store, fleets) if fleets else {}
-        except StorageError as error:  # whoever asks next hears of it
-            logger.warning("what devices are to run cannot be looked up: %s", error)
-            found = {}
+            said = ""
+        except Exception as error:
+            if said != repr(error):  # not 33 times a second
+                logger.exception("what devices are to run cannot be looked up; polls still end when they are due")
+            said, found = repr(error), {}
         for fleet, changed in found.items():
             if seen.get(fleet) != changed:  # the first time, it may have changed since somebody began to wait
                 polls.moved(fleet)
