@@ -20,7 +20,7 @@ from sync import canonical
 from sync.chunks import CHUNKS_MAX, PACKS_MAX, ChunkList, file_digest
 from sync.errors import InvalidValue, Malformed, TooLarge, UnsupportedVersion
 from sync.messages import UNDECODABLE
-from sync.targets import Kind, TargetName
+from sync.targets import NUMBER_MAX, Kind, TargetName
 
 MANIFEST_BYTES_MAX = 1 << 20
 SCHEMA = 1
@@ -128,7 +128,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     schema: Literal[1]
     name: ModelName
-    number: Positive
+    number: Annotated[int, msgspec.Meta(ge=1, le=NUMBER_MAX)]
     version: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     size: Whole = msgspec.field(name="bytes")
     chunks: ListRef

@@ -28,6 +28,7 @@ from sync.models import (
     Soak,
     check_paths,
 )
+from sync.targets import NUMBER_MAX, parse_path
 
 CHUNKS = ChunkList((Chunk(b"a" * 32, 5, 0, 0), Chunk(b"b" * 32, 7, 1, 0), Chunk(b"a" * 32, 5, 0, 0)))
 LIST = CHUNKS.encode()
@@ -131,6 +132,14 @@ def test_the_schema_is_closed(changes: dict[str, Any]) -> None:
 def test_what_is_not_canonical_json_is_refused(data: bytes) -> None:
     with pytest.raises(Malformed):
         Manifest.parse(data)
+
+
+def test_a_number_has_a_path_or_is_refused() -> None:
+    """A target's path has nine digits."""
+    largest = Manifest.parse(document(number=NUMBER_MAX))
+    assert parse_path(largest.path).number == NUMBER_MAX
+    with pytest.raises(Malformed, match="number"):
+        Manifest.parse(document(number=NUMBER_MAX + 1))
 
 
 def test_a_manifest_is_bounded_and_of_a_known_schema() -> None:
