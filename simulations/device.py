@@ -18,8 +18,7 @@ from time import perf_counter
 from typing import Any
 
 from edge import Collection, Edge
-from simulations import child, workloads
-from simulations.demo import keywords
+from simulations import child, keywords, workloads
 from simulations.embedding import DIMENSIONS, MODEL, embed
 
 TEXTS, NOTES = "texts", "notes"

@@ -16,8 +16,8 @@ from typing import Any
 
 from simulations.control_plane import ControlPlane, Proxy, start_device
 from simulations.corpus import Text
-from simulations.demo.keywords import MODEL, RUNNER
 from simulations.demo.screen import Screen
+from simulations.keywords import MODEL, RUNNER
 from simulations.processes import Child, Children, together
 
 BUCKET = "s3://agentdb-demo/fleet"

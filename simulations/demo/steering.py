@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from simulations.demo import keywords
+from simulations import keywords
 from simulations.demo.cast import Cast, expect
-from simulations.demo.keywords import MODEL
 from simulations.demo.offline import A, B, C
 from simulations.demo.screen import size
+from simulations.keywords import MODEL
 from simulations.processes import ChildFailed
 
 STAFF, LOBBY = "staff/", "lobby/"

@@ -15,9 +15,9 @@ from time import monotonic, sleep
 import pytest
 from rich.console import Console
 
+from simulations import keywords
 from simulations.corpus import Text
 from simulations.demo import __main__ as command
-from simulations.demo import keywords
 from simulations.demo.cast import DemoFailed, expect
 from simulations.demo.offline import SHARED, TEXTS_MIN, A, B, Disagreements, rare_words, split, words_of_one
 from simulations.demo.screen import Screen, size
