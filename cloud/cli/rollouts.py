@@ -14,7 +14,7 @@ from cloud.cli.output import count, directory_argument, json_option, show_json, 
 from sync.errors import InvalidValue, NotFound
 
 if TYPE_CHECKING:
-    from cloud.fleet.rollout_desk import Shown
+    from cloud.fleet.rollout_desk import Listed, Shown
     from cloud.fleet.rollouts import ClassTally, Spec
     from cloud.twin_rows import RolloutRow
 
@@ -201,9 +201,12 @@ def _silent(part: ClassTally) -> int:
     return part.exposed - part.reporting
 
 
-def _as_dict(shown: Shown) -> dict[str, Any]:
+def _as_dict(shown: Listed | Shown) -> dict[str, Any]:
+    """Of a list, without what is not looked up there: members and failures."""
+    from cloud.fleet.rollout_desk import Shown
+
     row = shown.row
-    return {
+    found = {
         "id": row.id,
         "place": row.place,
         "spec": msgspec.to_builtins(shown.spec),
@@ -216,8 +219,9 @@ def _as_dict(shown: Shown) -> dict[str, Any]:
         "why": row.why,
         "waits_for": shown.waits_for,
         "blame": shown.blame,
-        "members": shown.members,
         **shown.tally.total._asdict(),
         "classes": {name: part._asdict() for name, part in shown.tally.classes.items()},
-        "failures": [one._asdict() for one in shown.failures],
     }
+    if isinstance(shown, Shown):
+        found |= {"members": shown.members, "failures": [one._asdict() for one in shown.failures]}
+    return found

@@ -7,6 +7,7 @@ active rollouts of one place share no device when the later is created; everythi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from cloud.fleet import rollouts
@@ -56,8 +57,18 @@ class Record(Protocol):
     ) -> object: ...
 
 
+class Listed(NamedTuple):
+    """A rollout for people, in short. ``blame``: which classes failed."""
+
+    row: RolloutRow
+    spec: Spec
+    tally: Tally
+    waits_for: str
+    blame: str
+
+
 class Shown(NamedTuple):
-    """A rollout for people. ``members``: of its group now. ``blame``: which classes failed."""
+    """The same, and what takes longer to look up. ``members``: of its group now."""
 
     row: RolloutRow
     spec: Spec
@@ -122,10 +133,10 @@ class RolloutDesk:
         before = (RUNNING, PAUSED, KEPT, DONE) if state == REVERTED else ACTIVE
         return self._change(fleet, rollout, before, "rollout.aborted", state=state, why=why)
 
-    def all(self, fleet: bytes) -> list[Shown]:
+    def all(self, fleet: bytes) -> list[Listed]:
         """All of them, the oldest first."""
         with self._store.reading() as view:
-            return [self._shown(view, fleet, row, 0) for row in view.rollouts(fleet)]
+            return [self._listed(view, fleet, row) for row in view.rollouts(fleet)]
 
     def show(self, fleet: bytes, rollout: str) -> Shown:
         """Raises NotFound."""
@@ -133,7 +144,9 @@ class RolloutDesk:
             row = view.rollout(fleet, rollout)
             if row is None:
                 raise NotFound(f"no rollout {rollout!r:.80}", hint="agentdb-cloud rollouts list DIR shows them")
-            return self._shown(view, fleet, row, FAILURES_SHOWN)
+            found = (one for one in _exposures(view, fleet, row.id) if one.outcome in FAILED)
+            size = sum(1 for _ in members(view, fleet, rollouts.group_of(spec_of(row.spec).group)))
+            return Shown(*self._listed(view, fleet, row), size, list(islice(found, FAILURES_SHOWN)))
 
     # -- the job ------------------------------------------------------------------------------------------------------
 
@@ -195,13 +208,10 @@ class RolloutDesk:
         actor = "cloud" if action in _BY_ITSELF else "operator"
         self._record(tx, fleet, self._clock.wall_ms(), actor, action, row.id, **details)
 
-    def _shown(self, view: Reading, fleet: bytes, row: RolloutRow, failures: int) -> Shown:
-        spec = spec_of(row.spec)
+    def _listed(self, view: Reading, fleet: bytes, row: RolloutRow) -> Listed:
         tally = _tally(view, fleet, row)
         waits = rollouts.waits_for(row, tally, self._clock.wall_ms()) if row.state == RUNNING else ""
-        found = [one for one in _exposures(view, fleet, row.id) if one.outcome in FAILED] if failures else []
-        size = sum(1 for _ in members(view, fleet, rollouts.group_of(spec.group))) if failures else 0
-        return Shown(row, spec, tally, waits, _blame(view, fleet, row), size, found[:failures])
+        return Listed(row, spec_of(row.spec), tally, waits, _blame(view, fleet, row))
 
 
 def place_of(spec: Spec) -> str:
