@@ -48,7 +48,7 @@ def publish(directory: Path, trust: Path, online_key: Path | None, as_json: bool
     if as_json:
         show_json({**done._asdict(), "pin": pin})
         return
-    click.echo(f"Published: root {done.root}, snapshot {done.snapshot}, {done.targets} new documents")
+    click.echo(f"Published: root {done.root}, snapshot {done.snapshot}, {count(done.targets, 'new document')}")
     if done.roots and done.root == 1:
         click.echo(
             f"Join tokens carry its digest from now on; on devices that have joined: agentdb-edge trust pin STORE {pin}"

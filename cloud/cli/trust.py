@@ -141,9 +141,18 @@ def rotate(
     hands = _private(sign_with)
     made = [SigningKey.generate(SystemRandom()) for _ in range(new)]
     keys = _public(by, threshold, [one.public for one in made])
-    for one in made:
-        _write_new(files.keys / f"{role}-{one.public.id[:8]}.pem", one.to_pem(), 0o600)
-    _show(files.rotate(role, keys, _now_ms(), days=days, keys=hands), as_json)
+    places = [files.keys / f"{role}-{one.public.id[:8]}.pem" for one in made]
+    for one, place in zip(made, places, strict=True):
+        _write_new(place, one.to_pem(), 0o600)
+    found = files.rotate(role, keys, _now_ms(), days=days, keys=hands)
+    if as_json:
+        show_json({**_as_dict(found), "private": places})
+        return
+    _show(found, as_json)
+    for place in places:
+        click.echo(f"new key: {place}")
+    if role == "online" and places:
+        click.echo(f"When the root is signed: agentdb-cloud publish DIR {directory} --online-key {places[0]}")
 
 
 @trust.command()

@@ -222,10 +222,21 @@ def test_rotating_the_online_key_undoes_a_fast_forward(trust: Path) -> None:
     device.version, device.snapshot = 1, b""
     with pytest.raises(Untrusted, match="older"):
         device.take()
-    ok("rotate", trust, "online", "--new", "1")
+    (file,) = ok("rotate", trust, "online", "--new", "1")["private"]
     (new,) = [name for name in TrustFiles(trust).held() if name.startswith("online-")]
+    assert Path(file) == trust / "keys" / f"{new}.pem"
     device.snapshot = b""
     assert device.take(new).versions()["timestamp"] == 3
+
+
+def test_rotating_says_where_the_new_keys_are(trust: Path) -> None:
+    said = run("rotate", trust, "online", "--new", "1").stdout
+    (file,) = (trust / "keys").glob("online-*.pem")
+    assert f"new key: {file}\n" in said
+    assert f"agentdb-cloud publish DIR {trust} --online-key {file}" in said
+    said = run("rotate", trust, "policies", "--new", "2").stdout
+    assert all(f"new key: {file}\n" in said for file in (trust / "keys").glob("policies-*.pem"))
+    assert "publish" not in said
 
 
 def test_a_team_has_targets_of_its_own(trust: Path, tmp_path: Path) -> None:
