@@ -41,25 +41,25 @@ def list_twins(directory: Path, query: str, as_json: bool) -> None:
     from cloud.server.home import Home
 
     with Home.open(directory) as home:
-        found = home.plane.twins.members(home.fleet.fleet, query)
+        found = home.plane.twins.look(home.fleet.fleet, query)
     if as_json:
-        show_json([_as_dict(member.device, member.twin) for member in found])
+        show_json([_as_dict(*one) for one in found])
         return
     show_table(
         ("DEVICE", "NAME", "LABELS", "DESIRED", "HAS", "REPORTED", "OPEN"),
         [
             (
-                member.device.device.hex(),
-                member.device.name,
-                _labels(member.documents["labels"]),
-                member.twin.desired_version,
-                member.twin.acked,
-                when(member.twin.at_ms),
-                _brief(_open(member.twin)),
+                one.device.device.hex(),
+                one.device.name,
+                _labels(json.loads(one.twin.labels)),
+                f"{one.twin.desired_version}{' (next: too large)' if one.too_large else ''}",
+                one.twin.acked,
+                when(one.twin.at_ms),
+                _brief(_open(one.twin)),
             )
-            for member in found
+            for one in found
         ],
-        "No device is named by that." if query else "No device has joined yet.",
+        _none(query),
     )
 
 
@@ -73,13 +73,15 @@ def show(directory: Path, device: str, as_json: bool) -> None:
 
     with Home.open(directory) as home:
         found = _find(home, device)
-        twin = home.plane.twins.twin(home.fleet.fleet, found.device)
+        _, twin, too_large = home.plane.twins.look_at(found)
     if as_json:
-        show_json(_as_dict(found, twin))
+        show_json(_as_dict(found, twin, too_large))
         return
     click.echo(f"{found.name} ({found.device.hex()})")
     click.echo(f"labels    {_labels(json.loads(twin.labels)) or '-'}")
     click.echo(f"desired   version {twin.desired_version}, the device has {twin.acked or 'none yet'}")
+    if too_large:
+        click.echo(f"the next version cannot be told: {too_large}")
     click.echo(_indented(json.loads(twin.desired)))
     click.echo(f"reported  {when(twin.at_ms) or 'never'}")
     click.echo(_indented(json.loads(twin.reported)))
@@ -156,23 +158,28 @@ def groups(directory: Path, query: str, as_json: bool) -> None:
     show_table(
         ("DEVICE", "NAME", "LABELS"),
         [(member.device.device.hex(), member.device.name, _labels(member.documents["labels"])) for member in found],
-        "No device is named by that.",
+        _none(query),
     )
     if found:
         click.echo(count(len(found), "device"), err=True)
+
+
+def _none(query: str) -> str:
+    return "No device is named by that." if query else "No device has joined yet."
 
 
 def _find(home: Home, wanted: str) -> DeviceRow:
     return find_device(home.directory, home.plane.devices(home.fleet.fleet), wanted)
 
 
-def _as_dict(device: DeviceRow, twin: TwinRow) -> dict[str, Any]:
+def _as_dict(device: DeviceRow, twin: TwinRow, too_large: str = "") -> dict[str, Any]:
     return {
         "device": device.device,
         "name": device.name,
         "labels": json.loads(twin.labels),
         "desired": json.loads(twin.desired),
         "desired_version": twin.desired_version,
+        "too_large": too_large,
         "acked_version": twin.acked,
         "reported": json.loads(twin.reported),
         "reported_version": twin.reported_version,

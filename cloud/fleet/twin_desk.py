@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from cloud.fleet import exposing, twins
 from cloud.fleet.rollout_desk import Record, RolloutDesk
 from cloud.fleet.twins import Label, Member
-from cloud.ports import Caller, Store
+from cloud.ports import Caller, Reading, Store
+from cloud.rows import DeviceRow
 from cloud.twin_rows import TwinRow
 from sync import groups
+from sync.errors import TooLarge
 from sync.messages import Report, Reported
 from sync.ports import Clock
+
+
+class Look(NamedTuple):
+    """A device and its twin, with what it is to be told; or, if that is ``too_large`` (why), with what it was told."""
+
+    device: DeviceRow
+    twin: TwinRow
+    too_large: str = ""
 
 
 class TwinDesk:
@@ -74,13 +84,31 @@ class TwinDesk:
         return row
 
     def twin(self, fleet: bytes, device: bytes) -> TwinRow:
-        """As it is, with what it would be told when it asks."""
+        """As it is, with what it would be told when it asks. Raises TooLarge as ``exposing.desired``."""
         with self._store.reading() as view:
             known = view.device(device)
             return exposing.desired(view, known) if known is not None else twins.twin_of(view, fleet, device)
 
     def members(self, fleet: bytes, query: str) -> list[Member]:
-        """Raises InvalidFilter, TooLarge."""
+        """Raises InvalidFilter, TooLarge for the query."""
         group = groups.parse(query)
         with self._store.reading() as view:
             return list(twins.members(view, fleet, group))
+
+    def look(self, fleet: bytes, query: str) -> list[Look]:
+        """The same devices, each as ``twin`` has it. Raises as ``members``."""
+        group = groups.parse(query)
+        with self._store.reading() as view:
+            return [_look(view, member.device, member.twin) for member in twins.members(view, fleet, group)]
+
+    def look_at(self, device: DeviceRow) -> Look:
+        """One device, as ``twin`` has it."""
+        with self._store.reading() as view:
+            return _look(view, device, twins.twin_of(view, device.fleet, device.device))
+
+
+def _look(view: Reading, device: DeviceRow, held: TwinRow) -> Look:
+    try:
+        return Look(device, exposing.desired(view, device))
+    except TooLarge as error:
+        return Look(device, held, error.message)

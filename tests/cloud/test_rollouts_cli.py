@@ -12,6 +12,7 @@ import pytest
 from cloud.cli.rollouts import read_spec
 from cloud.fleet import exposing
 from cloud.fleet.rollout_desk import RolloutDesk
+from cloud.fleet.rollouts import Spec, Stage
 from cloud.identity import audit
 from cloud.ports import Caller
 from cloud.server.home import Home
@@ -97,6 +98,32 @@ def test_twins(fleet: Path) -> None:
     assert "device's own" in refused("twins", "set", fleet, "van", '{"agentdb": {}}')
     actions = [row["action"] for row in ok("audit", fleet)["rows"]]
     assert actions.count("twin.desired") == 2
+
+
+def test_a_list_says_what_show_says_and_a_device_that_cannot_be_told_is_in_it(fleet: Path) -> None:
+    join(fleet, "van", 1)
+    join(fleet, "kiosk", 2)
+    ok("twins", "set", fleet, "van", json.dumps({"own": "x" * 40_000}))
+    with Home.open(fleet) as home:
+        home.plane.rollouts.create(home.fleet.fleet, Spec({"desired": {"all": 1}}, [Stage(100)]))
+    listed = {one["name"]: one for one in ok("twins", "list", fleet)}
+    assert (listed["van"]["desired_version"], listed["kiosk"]["desired_version"]) == (2, 1), "not asked for yet"
+    assert listed == {name: ok("twins", "show", fleet, name) for name in ("van", "kiosk")}
+    with Home.open(fleet) as home:
+        home.plane.rollouts.abort(home.fleet.fleet, "r1", "revert")
+        home.plane.rollouts.create(home.fleet.fleet, Spec({"desired": {"all": "y" * 40_000}}, [Stage(100)]))
+    listed = {one["name"]: one for one in ok("twins", "list", fleet)}
+    assert (listed["kiosk"]["desired_version"], listed["kiosk"]["too_large"]) == (1, "")
+    assert listed["van"]["desired_version"] == 1, "what it was told last"
+    assert "bytes" in listed["van"]["too_large"]
+    assert listed["van"] == ok("twins", "show", fleet, "van")
+    assert "(next: too large)" in run("twins", "list", fleet).output
+    assert "the next version cannot be told" in run("twins", "show", fleet, "van").output
+
+
+def test_an_empty_fleet_has_no_group(fleet: Path) -> None:
+    assert "No device has joined yet." in run("groups", fleet).output
+    assert "No device is named by that." in run("groups", fleet, "labels.rack = 7").output
 
 
 def test_a_rollout_that_fails_says_who(fleet: Path, tmp_path: Path) -> None:
