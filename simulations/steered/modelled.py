@@ -87,7 +87,7 @@ class Modelled:
 
     def _tear(self, edge: Edge) -> None:
         """What was written to a slot that is still being filled may be on the disk in part."""
-        for name, note in ModelTables(edge.log).notes().items():
+        for name, note in ModelTables(edge.log).notes().read.items():
             if note.state != FETCHING or note.candidate is None:
                 continue
             folder = Path(edge.path, "models", name, note.candidate.slot)
@@ -199,10 +199,12 @@ class Modelled:
         if store is None or node.edge is None or node.disk.dead:
             return
         try:
-            durable = ModelTables(node.edge.log).notes()
+            durable, unread = ModelTables(node.edge.log).notes()
             refused = {name: {one.digest for one in store.tables.refused(name)} for name in durable}
         except StorageError:
             return
+        if unread:
+            raise Violation("durable", f"{node.name}: notes of models that are none: {unread}")
         if durable != store.notes():
             raise Violation("durable", f"{node.name}: its models are at {store.notes()}, its log at {durable}")
         for name in sorted(self._kept - {name for name, note in durable.items() if note.active is not None}):

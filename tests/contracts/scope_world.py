@@ -44,17 +44,18 @@ KEEPING: dict[str, list[dict[str, Any]]] = {
 KEYS = [f"{place}/{at}" for place in ("north", "south") for at in range(4)]
 DAY_MS = 86_400_000
 COLLECTIONS = ("notes", "logs")
+ALL = RULES | KEEPING
 PLACES = [(collection, key) for collection in COLLECTIONS for key in KEYS]
 TALLIES = [("notes", "north/tally"), ("notes", "south/tally")]  # of which is known what they have to come to
 
 
-def policy(name: str) -> Policy:
-    return Policy.from_document({"schema": 1, "name": name.replace(" ", "-"), "sync": ALL[name]})
+Rules = dict[str, list[dict[str, Any]]]
 
 
-ALL = RULES | KEEPING
-TABLES = {name: ScopeTable(policy(name).sync if name else ()) for name in ALL}
-DOCUMENTS = {name: policy(name).to_json() for name in ALL if name}
+def policies(rules: Rules) -> dict[str, Policy]:
+    """By name, without "", which is none."""
+    documents = {name: {"schema": 1, "name": name.replace(" ", "-"), "sync": held} for name, held in rules.items()}
+    return {name: Policy.from_document(document) for name, document in documents.items() if name}
 
 
 class Tally:
@@ -66,20 +67,25 @@ class Tally:
 
 
 class ScopeWorld:
-    """``assigned`` says what the cloud wants of each device, "" for no policy; ``active`` is what it has by now."""
+    """``rules`` are those of the policies that there are, ``logs`` how that collection is declared. ``assigned`` says
+    which policy the cloud wants of each device, "" for none; a device hears of it when it is told (``activate``).
+    """
 
-    def __init__(self, path: Path, names: tuple[str, ...], seed: int = 1) -> None:
+    def __init__(self, path: Path, names: tuple[str, ...], seed: int = 1, rules: Rules = ALL, **logs: Any) -> None:
+        found, logs = policies(rules), logs or {"text": ["text"]}
+        self.tables = {"": ScopeTable(())} | {name: ScopeTable(one.sync) for name, one in found.items()}
+        self.documents = {name: one.to_json() for name, one in found.items()}
         self.assigned: dict[str, str] = dict.fromkeys(names, "")
         self._names: dict[bytes, str] = {}
         (path / "cloud").mkdir(parents=True)
         self.cloud = Cloud(path / "cloud", seed, PolicyScopes(self._chosen))
         with self.cloud.store.writing() as tx:
-            for number, data in enumerate(DOCUMENTS.values(), 1):
+            for number, data in enumerate(self.documents.values(), 1):
                 tx.add_targets(self.cloud.fleet, [TargetRow(0, sha256(data).digest(), f"policies/{number}.json", data)])
         self.devices: dict[str, Device] = {}
         for number, name in enumerate(names):
             device = self.devices[name] = Device(path / name, self.cloud, name, seed * 100 + number)
-            device.edge.collection("logs", text=["text"])
+            device.edge.collection("logs", **logs)
             self._names[device.key.device_id] = name
         self.wrote: set[tuple[str, str]] = set()
         self.count = 0
@@ -95,14 +101,14 @@ class ScopeWorld:
         return self.digest(self.assigned[self._names[caller.device]])
 
     def digest(self, name: str) -> bytes:
-        return sha256(DOCUMENTS[name]).digest() if name else b""
+        return sha256(self.documents[name]).digest() if name else b""
 
     def activate(self, name: str) -> None:
         """The device hears of what it is assigned now."""
         wanted, device = self.assigned[name], self.devices[name]
         documents = []
         if wanted:
-            data = DOCUMENTS[wanted]
+            data = self.documents[wanted]
             documents = [Document("policy", "policies/1.json", 1, sha256(data).digest(), "", 0, data)]
         device.edge._policies.activated(documents)
 
@@ -207,7 +213,7 @@ class ScopeWorld:
         for name, device in self.devices.items():
             for place in [*PLACES, *TALLIES]:
                 held, wanted = device.edge.log.image(*place), images.get(place)
-                rule = TABLES[self.assigned[name]].rule(*place)
+                rule = self.tables[self.assigned[name]].rule(*place)
                 if rule.in_scope:
                     if rule.age_days_max and wanted is not None and is_alive(wanted):
                         since = device.edge.log.clock.reading(-rule.age_days_max * DAY_MS)

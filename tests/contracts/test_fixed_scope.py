@@ -5,21 +5,15 @@ scope and what it wrote itself, and everything that anybody wrote is in the clou
 from __future__ import annotations
 
 import random
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cloud.control_rows import TargetRow
-from cloud.fleet.policies import PolicyScopes
-from cloud.ports import Caller, Reading
 from sync.images import is_alive
-from sync.policy import Policy
-from sync.scope import ScopeTable
-from tests.contracts.fleet_world import NOTES, Cloud, Device
+from tests.contracts.fleet_world import NOTES
+from tests.contracts.scope_world import COLLECTIONS, Rules, ScopeWorld
 
-RULES: dict[str, list[dict[str, Any]]] = {
+RULES: Rules = {
     "office": [],
     "north": [{"collections": ["notes"], "prefixes": ["north/"]}, {"collections": ["*"], "direction": "up"}],
     "gate": [{"collections": ["notes", "logs"], "direction": "up"}],
@@ -28,34 +22,18 @@ RULES: dict[str, list[dict[str, Any]]] = {
 KEYS = [f"{place}/{at}" for place in ("north", "south") for at in range(6)]
 
 
-class World:
+class FixedWorld(ScopeWorld):
+    """Each device is named as its policy, which is assigned before it first asks, and which it is never told of.
+    ``mine``: what each wrote itself.
+    """
+
     def __init__(self, path: Path, seed: int) -> None:
-        self.assigned: dict[bytes, bytes] = {}
-        self.cloud = Cloud(path, seed, PolicyScopes(self._chosen))
-        self.tables = {name: ScopeTable(self.policy(name).sync) for name in RULES}
-        with self.cloud.store.writing() as tx:
-            for number, name in enumerate(RULES, 1):
-                data = self.policy(name).to_json()
-                row = TargetRow(0, sha256(data).digest(), f"policies/{name}/{number}.json", data)
-                tx.add_targets(self.cloud.fleet, [row])
-        self.devices: dict[str, Device] = {}
-        for number, name in enumerate(RULES):
-            device = self.devices[name] = Device(path / name, self.cloud, name, seed + number)
-            device.edge.collection("logs", **NOTES)
-            self.assigned[device.key.device_id] = self.digest(name)
+        super().__init__(path, tuple(RULES), seed, RULES, **NOTES)
+        self.assigned = {name: name for name in RULES}
         self.mine: dict[str, set[tuple[str, str]]] = {name: set() for name in RULES}
 
-    def _chosen(self, _: Reading, caller: Caller) -> bytes:
-        return self.assigned.get(caller.device, b"")
-
-    def policy(self, name: str) -> Policy:
-        return Policy.from_document({"schema": 1, "name": name, "sync": RULES[name]})
-
-    def digest(self, name: str) -> bytes:
-        return sha256(self.policy(name).to_json()).digest()
-
-    def write(self, name: str, rng: random.Random) -> None:
-        collection, key = rng.choice(("notes", "logs")), rng.choice(KEYS)
+    def write_some(self, name: str, rng: random.Random) -> None:
+        collection, key = rng.choice(COLLECTIONS), rng.choice(KEYS)
         self.mine[name].add((collection, key))
         held = self.devices[name].edge.collection(collection)
         if key not in held:
@@ -66,10 +44,9 @@ class World:
             held.increment(key, "visits", 1)
 
     def check(self) -> None:
-        with self.cloud.store.reading() as view:
-            images = {(row.collection, row.key): row.image for row in view.records(self.cloud.fleet, limit=10_000)}
+        images = self.images()
         for name, device in self.devices.items():
-            for collection in ("notes", "logs"):
+            for collection in COLLECTIONS:
                 for key in KEYS:
                     place = (collection, key)
                     held = device.edge.log.image(*place)
@@ -87,11 +64,11 @@ class World:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("loss", [0.0, 0.2])
 def test_each_ends_with_what_is_in_its_scope(tmp_path: Path, seed: int, loss: float) -> None:
-    world, rng = World(tmp_path, seed), random.Random(seed)
+    world, rng = FixedWorld(tmp_path, seed), random.Random(seed)
     for _ in range(6):
         for name, device in world.devices.items():
             for _ in range(rng.randrange(6)):
-                world.write(name, rng)
+                world.write_some(name, rng)
             if rng.random() < 0.2:
                 device.crash()
             device.sync(loss=loss, steps=60)
@@ -102,14 +79,14 @@ def test_each_ends_with_what_is_in_its_scope(tmp_path: Path, seed: int, loss: fl
 
 
 def test_a_restored_cloud_gives_nobody_more(tmp_path: Path) -> None:
-    world, rng = World(tmp_path, 7), random.Random(7)
+    world, rng = FixedWorld(tmp_path, 7), random.Random(7)
     for name in world.devices:
-        world.write(name, rng)
+        world.write_some(name, rng)
     assert all(device.sync() for device in world.devices.values())
     backup = world.cloud.backup()
     for _ in range(10):
         for name in world.devices:
-            world.write(name, rng)
+            world.write_some(name, rng)
         assert all(device.sync() for device in world.devices.values())
     world.cloud.restore(backup)
     for _ in range(3):
@@ -118,18 +95,18 @@ def test_a_restored_cloud_gives_nobody_more(tmp_path: Path) -> None:
 
 
 def test_a_device_that_names_its_scope_gets_the_same_and_no_other_by_naming_one(tmp_path: Path) -> None:
-    world, rng = World(tmp_path, 3), random.Random(3)
+    world, rng = FixedWorld(tmp_path, 3), random.Random(3)
     north, screen = world.devices["north"], world.devices["screen"]
     north.edge.log.meta_set("scope", world.digest("north"))
     screen.edge.log.meta_set("scope", world.digest("office"))  # which has everything
     for _ in range(20):
-        world.write("office", rng)
+        world.write_some("office", rng)
     for _ in range(2):
         assert all(device.sync() for device in world.devices.values())
     world.check()
     screen.edge.log.meta_set("scope", b"?" * 32)
     cursor = screen.edge.log.cursor
-    world.write("office", rng)
+    world.write_some("office", rng)
     assert world.devices["office"].sync()
     assert not screen.sync(steps=30), "a scope that no policy has is refused"
     assert screen.edge.log.cursor == cursor

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from edge.storage import kept_back
 from sync.images import is_alive
-from tests.contracts.scope_world import COLLECTIONS, PLACES, TABLES, ScopeWorld
+from tests.contracts.scope_world import COLLECTIONS, PLACES, ScopeWorld
 
 NAMES = ("office", "kiosk")
 POLICIES = ("", "local", "local south", "small", "local up", "north", "notes")
@@ -53,7 +53,7 @@ class Keeping(RuleBasedStateMachine):
     def give(self, name: str, wanted: str) -> None:
         self.world.give(name, wanted)
         for (whose, place), _ in list(self.secrets.items()):
-            if whose == name and TABLES[wanted].rule(*place).is_sent:
+            if whose == name and self.world.tables[wanted].rule(*place).is_sent:
                 self.secrets.pop((whose, place))
 
     @rule(name=st.sampled_from(NAMES), loss=st.sampled_from([0.0, 0.3]), steps=st.sampled_from([5, 15, 60]))
@@ -76,7 +76,7 @@ class Keeping(RuleBasedStateMachine):
             assert not [text for text in texts if b"\xa4text" + _packed(text) in image], (name, place)
 
     def may_write(self, name: str, place: tuple[str, str]) -> bool:
-        return TABLES[self.world.assigned[name]].rule(*place).direction in ("both", "up", "local")
+        return self.world.tables[self.world.assigned[name]].rule(*place).direction in ("both", "up", "local")
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):

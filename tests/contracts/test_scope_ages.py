@@ -17,7 +17,7 @@ from sync.errors import NotFound, NotHere
 from sync.images import image_values
 from sync.messages import RecordsPage
 from tests.contracts.fleet_world import Device
-from tests.contracts.scope_world import DAY_MS, KEYS, PLACES, TABLES, ScopeWorld
+from tests.contracts.scope_world import DAY_MS, KEYS, PLACES, ScopeWorld
 from tests.contracts.test_convergence import copy_of
 
 KEY = KEYS[0]
@@ -56,7 +56,7 @@ def counted(device: Device) -> dict[int, int]:
 
 
 def test_the_old_leaves_and_comes_back_whole_when_it_is_written_to(world: ScopeWorld) -> None:
-    rule = TABLES["young"].rule("notes", KEY)
+    rule = world.tables["young"].rule("notes", KEY)
     kiosk = world.devices["kiosk"]
     assert "archive" in why_not(kiosk.edge.log, "notes", KEY, rule)
     world.heal()

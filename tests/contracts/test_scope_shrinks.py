@@ -14,7 +14,7 @@ from edge.storage import leaving, link_state, policy_row
 from sync.digest import StateDigest
 from sync.errors import NotFound, NotHere, StorageError
 from sync.scope import Rule
-from tests.contracts.scope_world import KEYS, PLACES, TABLES, ScopeWorld
+from tests.contracts.scope_world import KEYS, PLACES, ScopeWorld
 
 LOGS = {("logs", key) for key in KEYS}
 NOTES = {("notes", key) for key in KEYS}
@@ -60,7 +60,7 @@ def test_it_goes_once_the_archive_has_it_and_as_if_it_had_never_been_here(world:
         assert kiosk.verify() == []
         digest = StateDigest()
         for place, image in world.images().items():
-            if TABLES["notes"].has(*place):
+            if world.tables["notes"].has(*place):
                 digest.add(*place, image)
         assert kiosk.digest() == digest.hexdigest(), "what is in the scope, and nothing else"
         world.devices["kiosk"].crash()
