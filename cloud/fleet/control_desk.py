@@ -2,7 +2,8 @@
 say of it, and what an operator publishes and assigns.
 
 What always holds: a device is given what it has not got, and nothing of another fleet; nothing is signed for a device
-that is revoked, for its requests do not get here.
+that is revoked, for its requests do not get here. What a device says that it has seen makes this control plane sign a
+snapshot no more than once a day: every device's assignment has to be signed anew beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from cloud.control_rows import AssignmentRow, ControlReading, TrustRow
 from cloud.fleet import assignments, choices
 from cloud.fleet.policies import FleetPolicies
-from cloud.fleet.publishing import Published, Repository, publish, sign_again, sign_past_what_was_lost
+from cloud.fleet.publishing import Published, Repository, is_ahead, publish, sign_again, sign_past_what_was_lost
 from cloud.fleet.trusting import ROOT, SNAPSHOT, TIMESTAMP, Trusting, newest
 from cloud.ports import Caller, Reading, Store, Transaction
 from cloud.rows import Ruled
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from cloud.fleet.signing import SigningKey
 
 _log = logging.getLogger(__name__)
+_BELIEVED_EVERY_MS = 86_400_000
 _KEY_HINT = "put keys/control.key back; or rotate online, and publish with the new one"
 
 
@@ -40,6 +42,7 @@ class ControlDesk:
         self.trusting = Trusting()
         self.policies = FleetPolicies(self.trusting)
         self._said = ""
+        self._believed_ms: dict[bytes, int] = {}
 
     # -- for devices ------------------------------------------------------------------------------------------------
 
@@ -54,12 +57,17 @@ class ControlDesk:
         """Raises Refused, NotFound (a fleet without trust), DataError; logged, for it is the operators' to mend."""
         try:
             with self._store.writing() as tx:
-                return self._fetch(tx, message, caller)
+                believed = self._believe(tx, message, caller.fleet)
+                answer = self._fetch(tx, message, caller)
         except (DataError, InputError, Refused) as error:
             if str(error) != self._said:  # once, not for each device
                 self._said = str(error)
                 _log.warning("devices cannot be told what to run: %s (%s)", error.message, error.hint)
             raise
+        if believed:  # that it was signed is committed
+            self._believed_ms[caller.fleet] = self._clock.wall_ms()
+            _log.warning("a device has seen signed metadata that was not here: was the store put back to before?")
+        return answer
 
     def _fetch(self, tx: Transaction, message: FetchControl, caller: Caller) -> Control:
         fleet, now_ms, key = caller.fleet, self._clock.wall_ms(), self._key()
@@ -67,10 +75,6 @@ class ControlDesk:
         if more:
             return Control(roots, b"", b"", [], b"", b"")
         have = {role.name: role.version for role in message.have}
-        if key is not None and any(
-            have.get(name, 0) > version for name, version in tx.trust_versions(fleet) if name in (TIMESTAMP, SNAPSHOT)
-        ):
-            sign_again(tx, fleet, key, now_ms, have)
         row = self._assign(tx, caller, key, message.assignment, now_ms)
         # Under a new root the device may have to begin anew with what it has.
         rest = {name: _unless_held(held, {} if roots else have) for name, held in newest(tx, fleet).items()}
@@ -90,6 +94,17 @@ class ControlDesk:
             row.data if row is not None and fresh else b"",
             row.signature if row is not None and fresh else b"",
         )
+
+    def _believe(self, tx: Transaction, message: FetchControl, fleet: bytes) -> bool:
+        """Sign past what the device has seen and is not here, once a day, and once in the life of a process: a store
+        that is put back to before is opened anew. One device that tells the truth is enough, for it is signed past
+        what any other may have seen; those that lie cost no more. Raises as ``sign_again``.
+        """
+        seen, key, now_ms = {role.name: role.version for role in message.have}, self._key(), self._clock.wall_ms()
+        before = self._believed_ms.get(fleet)
+        if key is None or (before is not None and 0 <= now_ms - before < _BELIEVED_EVERY_MS):
+            return False
+        return is_ahead(tx, fleet, seen) and sign_past_what_was_lost(tx, fleet, key, now_ms, seen)
 
     def _assign(
         self, tx: Transaction, caller: Caller, key: SigningKey | None, held: int, now_ms: int

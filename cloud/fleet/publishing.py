@@ -109,8 +109,8 @@ def _store(
 def sign_again(
     tx: Transaction, fleet: bytes, key: SigningKey, now_ms: int, least: Mapping[str, int] | None = None
 ) -> bool:
-    """Sign timestamp, and snapshot, anew if half of its time is over, or if its version is not above ``least``: what a
-    device has seen. False if there was nothing to do. Raises Untrusted, Expired, Refused.
+    """Sign timestamp, and snapshot, anew if half of its time is over, or if its version is not above ``least``. False
+    if there was nothing to do. Raises Untrusted, Expired, Refused.
     """
     from sync.manifests import Offer, TrustedSet
 
@@ -139,12 +139,26 @@ def sign_again(
     return True
 
 
-def sign_past_what_was_lost(tx: Transaction, fleet: bytes, key: SigningKey, now_ms: int) -> bool:
+def sign_past_what_was_lost(
+    tx: Transaction, fleet: bytes, key: SigningKey, now_ms: int, seen: Mapping[str, int] | None = None
+) -> bool:
     """After a restore: devices may hold versions that this control plane has lost. Other bytes of the same version
-    would never be asked for, and all that follows them be refused. False without trust. Raises as ``sign_again``.
+    would never be asked for, and all that follows them be refused. So far on that once is enough for all devices, and
+    past what one has ``seen``. False without trust. Raises as ``sign_again``.
     """
-    versions = {name: row.version + _LOST_MAX for name, row in newest(tx, fleet).items()}
+    seen, versions = seen or {}, {}
+    for name, row in newest(tx, fleet).items():
+        versions[name] = max(row.version + _LOST_MAX, _believed(row.version, seen.get(name, 0)))
     return sign_again(tx, fleet, key, now_ms, versions)
+
+
+def is_ahead(view: Reading, fleet: bytes, seen: Mapping[str, int]) -> bool:
+    """Whether a device says that it has seen a timestamp or a snapshot that is not held here, and may be believed."""
+    return any(
+        _believed(version, seen.get(name, 0)) > version
+        for name, version in view.trust_versions(fleet)
+        if name in (SNAPSHOT, TIMESTAMP)
+    )
 
 
 def _is_due(trusted: TrustedSet, name: str, life_ms: int, now_ms: int) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from cloud.control_rows import AssignmentRow
 from cloud.fleet import control_desk
 from cloud.fleet.assignments import LIFE_MS
-from cloud.fleet.publishing import Repository
+from cloud.fleet.publishing import _LOST_MAX, Repository
 from cloud.fleet.rollouts import Spec, Stage
 from cloud.fleet.signing import SigningKey
 from sync.assignments import Assignment, Signed, agreed, open_assignment
@@ -161,14 +161,69 @@ def test_a_restored_control_plane_goes_on_from_what_the_device_holds(world: Cont
     assert json.loads(world.fetch(813 + AHEAD_MAX + 1, 1).assignment)["number"] == 814, "within reason"
 
 
+def versions(world: ControlWorld) -> tuple[int, int]:
+    with world.store.reading() as view:
+        held = dict(view.trust_versions(world.fleet))
+    return held["timestamp"], held["snapshot"]
+
+
 def test_and_from_the_versions_that_it_has_seen(world: ControlWorld) -> None:
+    """Once for all: another device may have seen later ones."""
     world.fetch(0, 1, timestamp=5, snapshot=3, targets=1, policies=1, models=1)
-    with world.store.reading() as view:
-        assert dict(view.trust_versions(world.fleet))["timestamp"] == 6
-        assert dict(view.trust_versions(world.fleet))["snapshot"] == 4
-    world.fetch(1, 1, timestamp=6 + AHEAD_MAX + 1, snapshot=4)
-    with world.store.reading() as view:
-        assert dict(view.trust_versions(world.fleet))["timestamp"] == 6, "nobody pushes them up without end"
+    assert versions(world) == (1 + _LOST_MAX + 1, 1 + _LOST_MAX + 1)
+    other = world.joined("kiosk-2")
+    control = world.fetch(0, 1, key=other, timestamp=900, snapshot=700)
+    assert control.timestamp
+    assert control.snapshot
+    assert json.loads(control.assignment)["snapshot"] == versions(world)[1]
+
+
+def test_and_from_one_that_was_far_ahead(world: ControlWorld) -> None:
+    world.fetch(0, 1, timestamp=1 + AHEAD_MAX, snapshot=1)
+    assert versions(world) == (1 + AHEAD_MAX + 1, 1 + _LOST_MAX + 1)
+
+
+def test_nobody_pushes_them_up_without_end(world: ControlWorld) -> None:
+    before = versions(world)
+    world.fetch(0, 1, timestamp=1 + AHEAD_MAX + 1, snapshot=1)
+    world.fetch(0, 1, timestamp=1, snapshot=1 + AHEAD_MAX + 1)
+    assert versions(world) == before
+
+
+def test_devices_that_lie_cost_one_snapshot_a_day(world: ControlWorld) -> None:
+    honest, liars = world.joined("kiosk-2"), [world.joined(f"liar-{number}") for number in range(3)]
+    world.fetch(key=honest)
+
+    def lie() -> None:
+        for liar in liars:
+            timestamp, snapshot = versions(world)
+            world.fetch(0, 1, key=liar, timestamp=timestamp + 1, snapshot=snapshot + 1)
+
+    lie()
+    once, number = versions(world), json.loads(world.fetch(1, 1, key=honest).assignment)["number"]
+    assert once[1] > 1
+    for _ in range(5):
+        world.clock.now_ms += 3_600_000
+        lie()
+        assert world.fetch(number, 1, key=honest).assignment == b"", "theirs is not signed anew for that"
+    assert versions(world) == once
+    world.clock.now_ms += 20 * 3_600_000
+    lie()
+    assert versions(world)[1] == once[1] + _LOST_MAX + 1, "a day later it may be true"
+    world.plane = world.new_plane()
+    timestamp, snapshot = versions(world)
+    lie()
+    assert versions(world) > (timestamp, snapshot), "and where the store was opened anew"
+
+
+def test_what_was_not_committed_was_not_believed(world: ControlWorld) -> None:
+    world.plane.twins.set_desired(world.fleet, world.device.device_id, {"own": "x" * 40_000})
+    world.plane.rollouts.create(world.fleet, Spec({"desired": {"all": "x" * 40_000}}, [Stage(100)]))
+    with pytest.raises(TooLarge):
+        world.fetch(0, 1, timestamp=5, snapshot=3)
+    assert versions(world) == (1, 1)
+    world.fetch(0, 1, key=world.joined("kiosk-2"), timestamp=5, snapshot=3)
+    assert versions(world)[1] > 3
 
 
 def test_nothing_is_signed_by_a_key_that_the_root_does_not_name(world: ControlWorld) -> None:
