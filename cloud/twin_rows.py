@@ -34,8 +34,9 @@ class RolloutRow(NamedTuple):
     is about: "policy", "models/NAME" or "desired"; ``spec`` is ``cloud.fleet.rollouts.Spec`` as JSON; ``goal`` is what
     a device has when it has it: the SHA-256 of the target, in hex.
 
-    ``state``: running, paused, done, kept, reverted. ``stage`` counts from 0, it began at ``stage_ms``; its gate's
-    minimum is met since ``met_ms`` (0: not yet). ``why`` it is paused, kept or reverted.
+    ``state``: running, paused, done, kept, settled, reverted, past. ``stage`` counts from 0, it began at ``stage_ms``
+    (of one that is reverted or past: when that was); its gate's minimum is met since ``met_ms`` (0: not yet). ``why``
+    it is in its state, for people.
     """
 
     id: str
@@ -92,8 +93,8 @@ class ReadingTwins(Protocol):
         """In order of device, after that one."""
         ...
 
-    def exposed_to(self, fleet: bytes, device: bytes) -> list[ExposureRow]:
-        """All of one device, in order of rollout id."""
+    def exposed_to(self, fleet: bytes, device: bytes, states: Sequence[str] = ()) -> list[ExposureRow]:
+        """Those of one device, in order of rollout id; only of rollouts in these states, if any are named."""
         ...
 
     def exposed_of_kind(self, fleet: bytes, rollout: str, kind: str, most: int) -> int:
@@ -114,3 +115,6 @@ class WritingTwins(ReadingTwins, Protocol):
 
     def put_rollouts(self, fleet: bytes, rows: Iterable[RolloutRow]) -> None: ...
     def put_exposures(self, fleet: bytes, rows: Iterable[ExposureRow]) -> None: ...
+    def drop_exposures(self, fleet: bytes, rollout: str) -> None:
+        """All of one rollout."""
+        ...

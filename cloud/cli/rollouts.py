@@ -96,7 +96,8 @@ def show(directory: Path, rollout: str, as_json: bool) -> None:
     row, total = shown.row, shown.tally.total
     click.echo(f"{row.id}: {_what(shown.spec)}, {row.state}, stage {row.stage + 1} of {len(shown.spec.stages)}")
     click.echo(f"group     {shown.spec.group or 'the fleet'}: {count(shown.members, 'device')}")
-    click.echo(f"stage     {_stage(shown)}, since {when(row.stage_ms)}")
+    since = f"{row.state} " if row.state in ("reverted", "past") else ""
+    click.echo(f"stage     {_stage(shown)}, {since}since {when(row.stage_ms)}")
     click.echo(f"exposed   {total.exposed}: {total.committed} good, {total.failed} failed, {_silent(total)} silent")
     for name, part in sorted(shown.tally.classes.items()):
         click.echo(

@@ -60,14 +60,14 @@ def digest_of(places: Mapping[str, Choice], desired_version: int = 0) -> bytes:
     return sha256(msgspec.msgpack.encode((sorted(places.items()), desired_version))).digest()
 
 
-def set_channel(tx: Transaction, fleet: bytes, place: str, path: str) -> None:
+def set_channel(tx: Transaction, fleet: bytes, place: str, path: str, now_ms: int) -> None:
     """What the whole fleet runs in this place from now on; "" for nothing. Whether it is listed is the caller's."""
     check_place(place, path)
     if path:
         tx.put_channel(fleet, ChannelRow(place, path))
     else:
         tx.drop_channel(fleet, place)
-    followed(tx, fleet, place)
+    followed(tx, fleet, place, now_ms)
     tx.touch_control(fleet)
 
 

@@ -144,7 +144,7 @@ class ControlDesk:
         choices.check_place(place, path)
         if path:
             self.goal(tx, fleet, path)
-        choices.set_channel(tx, fleet, place, path)
+        choices.set_channel(tx, fleet, place, path, self._clock.wall_ms())
 
     def goal(self, tx: Transaction, fleet: bytes, path: str) -> str:
         """The SHA-256, in hex, of a target that may be assigned. Raises NotFound for what is not listed, Refused for

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cloud.fleet import rollouts
-from cloud.fleet.rollouts import CLASS_MIN, COMMITTED, DESIRED, DONE, FAILED, OPEN, RUNNING, draws, spec_of
+from cloud.fleet.rollouts import CLASS_MIN, COMMITTED, DESIRED, DONE, FAILED, OPEN, REVERTED, RUNNING, draws, spec_of
 from cloud.fleet.twins import documents_of, told, twin_of
 from cloud.rows import DeviceRow
 from cloud.twin_rows import ExposureRow, ReadingTwins, RolloutRow, TwinRow, WritingTwins
@@ -83,10 +83,9 @@ def heard(tx: WritingTwins, fleet: bytes, twin: TwinRow, now_ms: int) -> list[st
     reported = documents_of(twin)["reported"].get(SYSTEM, {})
     outcomes = reported.get("outcomes", {}) if isinstance(reported, dict) else {}
     changed = []
-    exposures = tx.exposed_to(fleet, twin.device)
-    rows = {row.id: row for row in tx.rollouts(fleet)} if exposures else {}
-    for exposure in exposures:
-        row = rows[exposure.rollout]
+    for exposure in tx.exposed_to(fleet, twin.device, (*OPEN, REVERTED)):
+        row = tx.rollout(fleet, exposure.rollout)
+        assert row is not None  # it is in one of these states
         outcome, reason = _outcome(row, exposure, twin, outcomes if isinstance(outcomes, dict) else {})
         if outcome and (outcome, reason) != (exposure.outcome, exposure.reason):
             tx.lock_rollout(fleet, row.id)
@@ -112,7 +111,7 @@ def _hits(view: ReadingTwins, device: DeviceRow) -> Iterator[_Hit]:
     rows = view.rollouts(device.fleet, OPEN)
     if not rows:
         return
-    exposures = {row.rollout: row for row in view.exposed_to(device.fleet, device.device)}
+    exposures = {row.rollout: row for row in view.exposed_to(device.fleet, device.device, OPEN)}
     documents: Documents | None = None
     for row in rows:
         exposure = exposures.get(row.id)

@@ -40,6 +40,7 @@ from sync.ports import Clock
 from sync.targets import Kind, parse_path
 
 OPEN_MAX: Final = 200
+EXPOSURES_KEPT_MS: Final = 30 * 86_400_000
 FAILURES_SHOWN: Final = 20
 BY_HAND: Final = "by an operator"
 _PAGE: Final = 1000
@@ -106,6 +107,7 @@ class RolloutDesk:
                     hint="take some back: rollouts abort --revert",
                 )
             _check_alone(tx, fleet, place, spec, rows)
+            _forget_exposures(tx, fleet, rows, self._clock.wall_ms())
             number = max((row.number for row in rows), default=0) + 1
             goal = self._goal(tx, fleet, spec.path) if spec.path else ""
             now_ms = self._clock.wall_ms()
@@ -177,7 +179,8 @@ class RolloutDesk:
             self._put(tx, fleet, row, "rollout.advanced", stage=action.stage + 1)
         elif isinstance(action, Finish):
             row = row._replace(state=DONE, why="")
-            tx.put_rollouts(fleet, [old._replace(state=PAST) for old in rollouts.followers(tx.rollouts(fleet), row)])
+            old = rollouts.followers(tx.rollouts(fleet), row)
+            tx.put_rollouts(fleet, [one._replace(state=PAST, stage_ms=now_ms) for one in old])
             self._put(tx, fleet, row, "rollout.done")
         elif isinstance(action, Pause):
             row = row._replace(state=PAUSED, why=action.why)
@@ -187,6 +190,7 @@ class RolloutDesk:
             state = REVERTED if spec_of(row.spec).on_halt == "revert" else KEPT
             blame = _blame(tx, fleet, row)
             row = row._replace(state=state, why=f"halted: {action.why}; {blame}")
+            row = _ended(row, now_ms)
             self._put(tx, fleet, row, "rollout.halted", why=row.why, devices=state)
         return row
 
@@ -197,7 +201,7 @@ class RolloutDesk:
             row = tx.lock_rollout(fleet, rollout)
             if row.state not in before:
                 raise Refused(f"{rollout} is {row.state}", hint=f"that is for one that is {' or '.join(before)}")
-            row = row._replace(**changes)
+            row = _ended(row._replace(**changes), self._clock.wall_ms())
             self._put(tx, fleet, row, action, state=row.state, why=row.why)
         self._moved(fleet)
         return row
@@ -225,10 +229,26 @@ def place_of(spec: Spec) -> str:
     return "policy" if target.kind is Kind.POLICY else f"{Kind.MODEL.value}/{target.name}"
 
 
-def followed(tx: Transaction, fleet: bytes, place: str) -> None:
+def _ended(row: RolloutRow, now_ms: int) -> RolloutRow:
+    return row._replace(stage_ms=now_ms) if row.state == REVERTED else row
+
+
+def _forget_exposures(tx: Transaction, fleet: bytes, rows: list[RolloutRow], now_ms: int) -> None:
+    """Of those that have said nothing to anybody for a month; what became of them is kept in words."""
+    for row in rows:
+        if row.state not in (REVERTED, PAST) or now_ms - row.stage_ms < EXPOSURES_KEPT_MS:
+            continue
+        total = _tally(tx, fleet, row).total
+        if total.exposed:
+            said = f"it had been given to {total.exposed}: {total.committed} good, {total.failed} failed"
+            tx.put_rollouts(fleet, [row._replace(why=f"{row.why}; {said}" if row.why else said)])
+            tx.drop_exposures(fleet, row.id)
+
+
+def followed(tx: Transaction, fleet: bytes, place: str, now_ms: int) -> None:
     """Something was decided for the whole fleet in this place: what rollouts for the whole fleet ended with is past."""
     rows = [row for row in tx.rollouts(fleet, (DONE, KEPT)) if row.place == place and spec_of(row.spec).is_for_all]
-    tx.put_rollouts(fleet, [row._replace(state=PAST) for row in rows])
+    tx.put_rollouts(fleet, [row._replace(state=PAST, stage_ms=now_ms) for row in rows])
 
 
 def _check_alone(tx: Transaction, fleet: bytes, place: str, spec: Spec, rows: list[RolloutRow]) -> None:

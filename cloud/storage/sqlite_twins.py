@@ -78,8 +78,10 @@ class SqliteTwinsReading:
         sql = _EXPOSURE + "AND rollout = ? AND device > ? ORDER BY device LIMIT ?"
         return [ExposureRow(*row) for row in self._db.execute(sql, (fleet, rollout, after, limit))]
 
-    def exposed_to(self, fleet: bytes, device: bytes) -> list[ExposureRow]:
-        rows = self._db.execute(_EXPOSURE + "AND device = ? ORDER BY rollout", (fleet, device))
+    def exposed_to(self, fleet: bytes, device: bytes, states: Sequence[str] = ()) -> list[ExposureRow]:
+        wanted = "AND rollout IN (SELECT id FROM rollouts WHERE fleet = ? AND state IN (%s)) " if states else ""
+        sql = _EXPOSURE + "AND device = ? " + wanted.replace("%s", ", ".join("?" * len(states))) + "ORDER BY rollout"
+        rows = self._db.execute(sql, (fleet, device, *((fleet, *states) if states else ())))
         return [ExposureRow(*row) for row in rows]
 
     def exposed_of_kind(self, fleet: bytes, rollout: str, kind: str, most: int) -> int:
@@ -110,3 +112,6 @@ class SqliteTwinsWriting(SqliteTwinsReading):
     def put_exposures(self, fleet: bytes, rows: Iterable[ExposureRow]) -> None:
         sql = "INSERT OR REPLACE INTO exposures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         self._db.executemany(sql, [(fleet, *row) for row in rows])
+
+    def drop_exposures(self, fleet: bytes, rollout: str) -> None:
+        self._db.execute("DELETE FROM exposures WHERE fleet = ? AND rollout = ?", (fleet, rollout))

@@ -59,6 +59,24 @@ def test_exposures_are_counted_by_kind_and_outcome(store: Store) -> None:
         assert view.exposed_to(OTHER, bytes([1]) * 12) == []
 
 
+def test_exposures_of_rollouts_in_some_states_and_they_go_with_their_rollout(store: Store) -> None:
+    device = bytes([1]) * 12
+    with store.writing() as tx:
+        for fleet in (FLEET, OTHER):
+            tx.put_rollouts(fleet, [_rollout("a", 1, state="past"), _rollout("b", 2), _rollout("c", 3, state="done")])
+            tx.put_exposures(fleet, [_exposure(name, 1) for name in "abc"] + [_exposure("a", 2)])
+        tx.put_rollouts(OTHER, [_rollout("b", 2, state="past")])
+        assert tx.exposed_to(FLEET, device, ("running", "done")) == [_exposure("b", 1), _exposure("c", 1)]
+        assert tx.exposed_to(OTHER, device, ("running", "done")) == [_exposure("c", 1)]
+        tx.drop_exposures(FLEET, "a")
+        tx.drop_exposures(FLEET, "none")
+    with store.reading() as view:
+        assert view.exposures(FLEET, "a") == []
+        assert view.count_exposures(FLEET, "a") == []
+        assert [row.rollout for row in view.exposed_to(FLEET, device)] == ["b", "c"]
+        assert len(view.exposures(OTHER, "a")) == 2
+
+
 def test_the_lock_of_a_row_keeps_other_writers_away(store: Store) -> None:
     """Whoever exposes reads the row under it: four that count to ten at once count to forty."""
     with store.writing() as tx:

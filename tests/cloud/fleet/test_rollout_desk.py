@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from cloud.fleet import exposing, rollouts, twins
-from cloud.fleet.rollout_desk import OPEN_MAX, RolloutDesk, followed
+from cloud.fleet.rollout_desk import EXPOSURES_KEPT_MS, OPEN_MAX, RolloutDesk, followed
 from cloud.fleet.rollouts import Spec
 from cloud.ports import Transaction
 from cloud.rows import DeviceRow
@@ -168,7 +168,7 @@ def test_one_that_is_done_follows_those_before_it(world: World) -> None:
         world.desk.run(world.id)
     assert [shown.row.state for shown in world.desk.all(world.id)] == ["past", "done"]
     with world.store.writing() as tx:
-        followed(tx, world.id, "models/embed")
+        followed(tx, world.id, "models/embed", world.clock.wall_ms())
     assert world.all_ask() == []
 
 
@@ -285,3 +285,44 @@ def test_there_is_a_bound(world: World) -> None:
         )
     with pytest.raises(Refused, match="200 rollouts"):
         world.desk.create(world.id, spec())
+
+
+def test_who_was_exposed_is_forgotten_a_month_after_it_says_nothing_any_more(world: World) -> None:
+    everybody: list[dict[str, Any]] = [{"percent": 100}]
+    world.desk.create(world.id, spec(stages=everybody))
+    for device in world.all_ask():
+        world.tell(device, "committed")
+    world.desk.run(world.id)
+    world.desk.create(world.id, spec(what="policies/kiosk/7.json", stages=everybody, gate={"reporting_min": 60}))
+    world.all_ask()
+    world.clock.now_ms += 2 * EXPOSURES_KEPT_MS
+    world.desk.abort(world.id, "r2", "revert")
+    world.desk.create(world.id, spec(what={"desired": {"level": 1}}, stages=everybody))
+    assert world.desk.show(world.id, "r1").tally.total.exposed == 60, "it says what they run, however long"
+    assert world.desk.show(world.id, "r2").tally.total.exposed == 60, "not a month yet"
+    world.desk.abort(world.id, "r3", "revert")
+    world.clock.now_ms += EXPOSURES_KEPT_MS
+    world.desk.create(world.id, spec(what={"desired": {"level": 2}}, stages=everybody))
+    shown = world.desk.show(world.id, "r2")
+    assert (shown.tally.total.exposed, shown.row.state) == (0, "reverted")
+    assert shown.row.why == "by an operator; it had been given to 60: 0 good, 0 failed"
+    with world.store.reading() as view:
+        assert view.exposures(world.id, "r2") == []
+        assert len(view.exposures(world.id, "r1")) == 60
+    world.desk.abort(world.id, "r4", "revert")
+    world.desk.create(world.id, spec(what={"desired": {"level": 3}}, stages=everybody))
+    assert world.row("r2").why == shown.row.why, "once"
+    world.tell(world.rows[0], "returned")  # nothing is in the way of what devices still say
+
+
+def test_a_report_of_what_is_past_changes_nothing(world: World) -> None:
+    everybody: list[dict[str, Any]] = [{"percent": 100}]
+    for path in ("models/embed/13.json", "models/embed/12.json"):
+        row = world.desk.create(world.id, spec(what=path, stages=everybody))
+        for device in world.all_ask():
+            world.tell(device, "committed", path)
+        world.desk.run(world.id, row.id)
+    assert world.row("r1").state == "past"
+    before = world.desk.show(world.id, "r1").tally
+    world.tell(world.rows[0], "returned")
+    assert world.desk.show(world.id, "r1").tally == before
