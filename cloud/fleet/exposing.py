@@ -12,7 +12,19 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cloud.fleet import rollouts
-from cloud.fleet.rollouts import CLASS_MIN, COMMITTED, DESIRED, DONE, FAILED, OPEN, REVERTED, RUNNING, draws, spec_of
+from cloud.fleet.rollouts import (
+    CLASS_MIN,
+    COMMITTED,
+    DESIRED,
+    DONE,
+    FAILED,
+    OPEN,
+    REVERTED,
+    RUNNING,
+    SETTLED,
+    draws,
+    spec_of,
+)
 from cloud.fleet.twins import documents_of, told, twin_of
 from cloud.rows import DeviceRow
 from cloud.twin_rows import ExposureRow, ReadingTwins, RolloutRow, TwinRow, WritingTwins
@@ -118,7 +130,7 @@ def _hits(view: ReadingTwins, device: DeviceRow) -> Iterator[_Hit]:
         if exposure is not None:
             yield _Hit(row, exposure, exposure.kind)
             continue
-        if row.state not in (RUNNING, DONE):
+        if row.state not in (RUNNING, DONE, SETTLED):
             continue
         if documents is None:
             documents = documents_of(twin_of(view, device.fleet, device.device))

@@ -44,7 +44,7 @@ EXPOSURES_KEPT_MS: Final = 30 * 86_400_000
 FAILURES_SHOWN: Final = 20
 BY_HAND: Final = "by an operator"
 _PAGE: Final = 1000
-_BY_ITSELF: Final = ("rollout.advanced", "rollout.done", "rollout.halted", "rollout.stalled")
+_BY_ITSELF: Final = ("rollout.advanced", "rollout.done", "rollout.halted", "rollout.settled", "rollout.stalled")
 
 Goal = Callable[[Transaction, bytes, str], str]
 """The SHA-256 of a listed target, in hex, by its path. Raises NotFound for what is not listed."""
@@ -100,7 +100,7 @@ class RolloutDesk:
         place = place_of(spec)
         with self._store.writing() as tx:
             tx.lock_head(fleet)
-            rows = tx.rollouts(fleet)
+            rows = self._settle(tx, fleet)
             if sum(row.state in OPEN for row in rows) >= OPEN_MAX:
                 raise Refused(
                     f"{OPEN_MAX} rollouts say what devices run",
@@ -205,6 +205,16 @@ class RolloutDesk:
             self._put(tx, fleet, row, action, state=row.state, why=row.why)
         self._moved(fleet)
         return row
+
+    def _settle(self, tx: Transaction, fleet: bytes) -> list[RolloutRow]:
+        """All rollouts, with what ``rollouts.settled`` makes of them: no device is told anything else by it."""
+        changed, now_ms = rollouts.settled(tx.rollouts(fleet)), self._clock.wall_ms()
+        for row in changed:
+            if row.state == PAST:
+                tx.put_rollouts(fleet, [row._replace(stage_ms=now_ms)])
+            else:
+                self._put(tx, fleet, row, "rollout.settled")
+        return tx.rollouts(fleet)
 
     def _put(self, tx: Transaction, fleet: bytes, row: RolloutRow, action: str, **details: Any) -> None:
         tx.put_rollouts(fleet, [row])

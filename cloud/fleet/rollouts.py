@@ -15,18 +15,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha256
+from itertools import pairwise
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from cloud.twin_rows import ExposureCount, RolloutRow
 from sync import twins
-from sync.errors import InvalidValue
+from sync.errors import InvalidValue, TooLarge
 from sync.groups import Documents, Group, look_up, parse, parse_path
 from sync.messages import UNDECODABLE
 
 RUNNING, PAUSED, DONE, KEPT, REVERTED, PAST = "running", "paused", "done", "kept", "reverted", "past"
-OPEN: Final = (RUNNING, PAUSED, DONE, KEPT)
+SETTLED: Final = "settled"
+"""As done, for the whole fleet, with what others said before it: it is not taken back any more."""
+OPEN: Final = (RUNNING, PAUSED, DONE, KEPT, SETTLED)
 """In these states it says what exposed devices run. A reverted one never does again; a past one was followed."""
 ACTIVE: Final = (RUNNING, PAUSED)
 STAGES_MAX: Final = 20
@@ -34,7 +37,9 @@ CLASS_MIN: Final = 2
 COMMITTED: Final = "committed"
 FAILED: Final = ("returned", "refused", "failed")
 DESIRED: Final = "desired"
+REVERTABLE: Final = 20
 _PARTS: Final = 10_000
+_WITH_OLDER = "with what finished settings of the whole fleet before it said"
 
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Seconds = Annotated[int, msgspec.Meta(ge=0, le=366 * 86_400)]
@@ -302,3 +307,35 @@ def followers(rows: Sequence[RolloutRow], done: RolloutRow) -> list[RolloutRow]:
         and row.state in (DONE, KEPT)
         and (spec.is_for_all or spec_of(row.spec).group == spec.group)
     ]
+
+
+def settled(rows: Sequence[RolloutRow]) -> list[RolloutRow]:
+    """Of finished settings for the whole fleet all but the newest ``REVERTABLE`` are made one: each is put into the
+    next, where that tells every device the same, and is past. Those that change, as they are then.
+    """
+    here = [row for row in rows if row.place == DESIRED and row.state in OPEN]
+    finished = [row for row in here if row.state in (DONE, SETTLED) and spec_of(row.spec).is_for_all]
+    changed: dict[str, RolloutRow] = {}
+    for held, after in pairwise(finished[: max(len(finished) - REVERTABLE, 0)]):
+        row = changed.get(held.id, held)
+        between = [other for other in here if row.number < other.number < after.number]
+        if all(_in_any_order(row, other) for other in between) and (spec := _with(row, after)):
+            changed[row.id] = row._replace(state=PAST)
+            changed[after.id] = after._replace(state=SETTLED, spec=spec, why=_WITH_OLDER)
+    return list(changed.values())
+
+
+def _in_any_order(one: RolloutRow, other: RolloutRow) -> bool:
+    first, second = spec_of(one.spec).patch, spec_of(other.spec).patch
+    return twins.same(twins.compact([first, second]), twins.compact([second, first]))
+
+
+def _with(row: RolloutRow, after: RolloutRow) -> bytes:
+    """The spec of ``after`` that says what both say; b"" if that is more than a patch may be."""
+    spec = spec_of(after.spec)
+    patch = twins.compact([spec_of(row.spec).patch, spec.patch])
+    try:
+        twins.check_patch(patch)
+    except TooLarge:
+        return b""
+    return pack_spec(msgspec.structs.replace(spec, what={DESIRED: patch}))

@@ -13,8 +13,8 @@ MUTANTS = [
     Mutant(
         "halted-still-exposes",
         _EXPOSING,
-        "        if row.state not in (RUNNING, DONE):\n",
-        '        if row.state not in (RUNNING, DONE, "kept"):\n',
+        "        if row.state not in (RUNNING, DONE, SETTLED):\n",
+        '        if row.state not in (RUNNING, DONE, SETTLED, "kept"):\n',
         "a rollout that was halted and kept goes to more devices",
         _DESK + "test_keep_leaves_it_to_those_who_have_it",
     ),
