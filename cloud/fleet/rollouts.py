@@ -305,7 +305,8 @@ def followers(rows: Sequence[RolloutRow], done: RolloutRow) -> list[RolloutRow]:
         if row.place == done.place != DESIRED  # of patches each says something
         and row.number < done.number
         and row.state in (DONE, KEPT)
-        and (spec.is_for_all or spec_of(row.spec).group == spec.group)
+        and spec.stages[-1].percent == 100  # else there are others who go on with what was before
+        and spec.group in ("", spec_of(row.spec).group)
     ]
 
 

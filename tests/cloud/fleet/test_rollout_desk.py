@@ -172,6 +172,17 @@ def test_one_that_is_done_follows_those_before_it(world: World) -> None:
     assert world.all_ask() == []
 
 
+def test_one_that_ends_with_half_of_its_group_leaves_the_others_what_they_had(world: World) -> None:
+    for number, percent in ((12, 100), (13, 50)):
+        path = f"models/embed/{number}.json"
+        world.desk.create(world.id, spec(what=path, stages=[{"percent": percent}]))
+        for device in [device for device in world.rows if world.ask(device) == path][:2]:
+            world.tell(device, "committed", path)
+        world.desk.run(world.id)
+    assert [shown.row.state for shown in world.desk.all(world.id)] == ["done", "done"]
+    assert {world.ask(device) for device in world.rows} == {"models/embed/12.json", "models/embed/13.json"}
+
+
 def test_paused_exposes_nobody_more_and_resumes(world: World) -> None:
     world.desk.create(world.id, spec(stages=[{"percent": 50}]))
     exposed = [device for device in world.rows[:10] if world.ask(device)]
