@@ -1,9 +1,8 @@
 """The control plane: a message in, a message out. Composition root of the cloud, and what the simulator
 calls.
 
-It knows no HTTP, starts no thread and never waits: a Pull that finds nothing is answered with an empty
-page, and whoever serves long polls asks again when ``on_head`` says that the fleet's feed moved. It may be
-called from several threads.
+It knows no HTTP, starts no thread and never waits: a Pull that finds nothing is answered with an empty page; whoever
+serves long polls asks again when ``on_head`` says that the fleet's feed moved. It may be called from several threads.
 
 What always holds: ``handle`` raises nothing but an AgentDBError, and has then changed nothing (``answer``
 returns it as the Failure that the device gets); a caller is who its verified signature says, and is only
@@ -17,6 +16,7 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from cloud.fleet.choosing import Choosing
 from cloud.fleet.control_desk import ControlDesk
 from cloud.fleet.publishing import Published, Repository
 from cloud.fleet.rollout_desk import RolloutDesk
@@ -89,7 +89,8 @@ class _Held(Exception):
 
 class ControlPlane:
     """``scopes`` say what a device may have of the feed (None: everything). ``lease_ms``: how long a silent device is
-    waited for before others forget what it has not heard was deleted. ``online_key`` signs what devices are to run.
+    waited for before others forget what it has not heard was deleted. ``online_key`` signs what devices are to run,
+    as ``choosing`` decides: the one that ``scopes`` were made of.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class ControlPlane:
         scopes: Scopes | None = None,
         lease_ms: int = LEASE_MS,
         online_key: Callable[[], SigningKey | None] = lambda: None,
+        choosing: Choosing | None = None,
     ) -> None:
         self._store = store
         self._keys = keys
@@ -115,7 +117,7 @@ class ControlPlane:
         self._listeners: dict[bytes, list[Callable[[], None]]] = {}
         self._lock = Lock()
         self.enrollment = Enrollment(store, keys, clock, random)
-        self.control = ControlDesk(store, clock, online_key)
+        self.control = ControlDesk(store, clock, online_key, choosing or Choosing())
         self.rollouts = RolloutDesk(store, clock, audit.record, self._woken, self.control.goal)
         self.twins = TwinDesk(store, clock, audit.record, self.rollouts, self._woken)
         self.retention = Retention(store, clock, self._replica, self.control.delete_days, self._woken)
@@ -389,6 +391,5 @@ class ControlPlane:
                 callback()
 
 
-# Small pushes are joined for each page they are in; keeping them unpacked spares each follower the
-# decoding.
+# Small pushes are joined for each page they are in; unpacked, they spare each follower the decoding.
 _CACHE_BELOW = 16 << 10

@@ -232,7 +232,9 @@ class Store(Protocol):
     nest.
     """
 
-    def reading(self) -> AbstractContextManager[Reading]: ...
+    def reading(self) -> AbstractContextManager[Reading]:
+        """One moment of the store, in a view of its own for each block."""
+        ...
 
     def writing(self, *, durable: bool = True) -> AbstractContextManager[Transaction]:
         """One transaction: committed when the block ends, rolled back if it raises. ``durable=False`` may

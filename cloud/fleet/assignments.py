@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cloud.control_rows import AssignmentRow
 from cloud.fleet import choices, exposing
+from cloud.fleet.choosing import Decided
 from cloud.fleet.publishing import KEY_HINT
 from cloud.ports import Reading, Transaction
 from cloud.rows import DeviceRow
@@ -26,22 +27,21 @@ if TYPE_CHECKING:
 LIFE_MS = 86_400_000
 
 
-def newest(view: Reading, device: DeviceRow, held: int = 0) -> int:
-    """The number of the newest that there is for this device, or that will be signed when it asks; 0 in a fleet without
-    trust. ``held``: the number of the one that it has.
+def newest(view: Reading, decided: Decided, held: int = 0) -> int:
+    """The number of the newest that there is for a device, or that will be signed when it asks. ``held``: the number of
+    the one that it has.
     """
-    if not view.control(device.fleet):
-        return 0
+    device = decided.device
     row = view.assignment(device.fleet, device.device)
     if row is None:
         return _after(0, held)
     if held > row.number:
         return _after(row.number, held)
     try:
-        places, twin = choices.desired(view, device)
+        chosen = choices.digest_of(decided.places, decided.twin.desired_version)
     except TooLarge:  # when it asks it is refused, and operators hear of it; until then all else goes on
         return row.number + 1
-    return row.number + (row.chosen != choices.digest_of(places, twin.desired_version))
+    return row.number + (row.chosen != chosen)
 
 
 def assign(

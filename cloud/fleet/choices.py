@@ -35,18 +35,18 @@ class Choice(NamedTuple):
 
 def desired_places(view: Reading, device: DeviceRow) -> dict[str, Choice]:
     """Place → what this device is to run there. It decides by what the transaction sees, and changes nothing."""
-    return _places(view, device, exposing.given(view, device))
+    return places_of(view, device, exposing.Decision(view, device))
 
 
 def desired(view: Reading, device: DeviceRow) -> tuple[dict[str, Choice], TwinRow]:
     """The same, and its twin with what it is to be told. Raises TooLarge as ``exposing.desired``."""
-    rolled, twin = exposing.decide(view, device)
-    return _places(view, device, rolled), twin
+    rolled = exposing.Decision(view, device)
+    return places_of(view, device, rolled), rolled.twin()
 
 
-def _places(view: Reading, device: DeviceRow, rolled: Mapping[str, exposing.Given]) -> dict[str, Choice]:
+def places_of(view: Reading, device: DeviceRow, rolled: exposing.Decision) -> dict[str, Choice]:
     places = {row.place: Choice(row.path) for row in view.channels(device.fleet)}
-    return places | {place: Choice(given.path, given.rollout, given.stage) for place, given in rolled.items()}
+    return places | {place: Choice(given.path, given.rollout, given.stage) for place, given in rolled.given.items()}
 
 
 def named_paths(view: Reading, fleet: bytes) -> set[str]:

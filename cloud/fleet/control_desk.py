@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from cloud.control_rows import AssignmentRow, ControlReading, TrustRow
 from cloud.fleet import assignments, choices
+from cloud.fleet.choosing import Choosing
 from cloud.fleet.policies import FleetPolicies
 from cloud.fleet.publishing import Published, Repository, is_ahead, publish, sign_again, sign_past_what_was_lost
-from cloud.fleet.trusting import ROOT, SNAPSHOT, TIMESTAMP, Trusting, newest
+from cloud.fleet.trusting import ROOT, SNAPSHOT, TIMESTAMP, newest
 from cloud.ports import Caller, Reading, Store, Transaction
 from cloud.rows import Ruled
 from sync.errors import AgentDBError, DataError, InputError, NotFound, Refused
@@ -35,11 +36,12 @@ _KEY_HINT = "put keys/control.key back; or rotate online, and publish with the n
 class ControlDesk:
     """``key`` gives the online key. While there is none, nothing is signed: what was is handed out."""
 
-    def __init__(self, store: Store, clock: Clock, key: Callable[[], SigningKey | None]) -> None:
+    def __init__(self, store: Store, clock: Clock, key: Callable[[], SigningKey | None], choosing: Choosing) -> None:
         self._store = store
         self._clock = clock
         self._key = key
-        self.trusting = Trusting()
+        self.choosing = choosing
+        self.trusting = choosing.trusting
         self.policies = FleetPolicies(self.trusting)
         self._said = ""
         self._believed_ms: dict[bytes, int] = {}
@@ -47,11 +49,9 @@ class ControlDesk:
     # -- for devices ------------------------------------------------------------------------------------------------
 
     def newest(self, view: Reading, caller: Caller, held: int = 0) -> int:
-        """``cloud.fleet.assignments.newest`` for who asks."""
-        if not view.control(caller.fleet):
-            return 0
-        device = view.device(caller.device)
-        return assignments.newest(view, device, held) if device is not None else 0
+        """``cloud.fleet.assignments.newest`` for who asks; 0 in a fleet without trust. As ``Choosing.decided``."""
+        decided = self.choosing.decided(view, caller)
+        return assignments.newest(view, decided, held) if decided is not None else 0
 
     def fetch(self, message: FetchControl, caller: Caller) -> Control:
         """Raises Refused, NotFound (a fleet without trust), DataError; logged, for it is the operators' to mend."""

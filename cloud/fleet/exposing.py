@@ -1,6 +1,6 @@
 """What rollouts give to a device, and the note that they did.
 
-``decide`` changes nothing; ``expose`` notes, in the transaction that signs the device's assignment, what it
+``Decision`` changes nothing; ``expose`` notes, in the transaction that signs the device's assignment, what it
 is given for the first time. What always holds: each such note is made under the lock of its rollout's row, and only
 while that says that it is running (or done): a rollout that was halted in a commit before exposes nobody in any after.
 Who was exposed stays so, whatever the group's query says of the device by now.
@@ -49,29 +49,37 @@ class _Hit(NamedTuple):
     kind: str
 
 
-def decide(view: ReadingTwins, device: DeviceRow) -> tuple[dict[str, Given], TwinRow]:
-    """``given`` and ``desired``, by one look. Raises TooLarge."""
-    hits = list(_hits(view, device))
-    return _given(hits), _told(twin_of(view, device.fleet, device.device), hits)
+class Decision:
+    """``given`` and ``desired``, by one look; valid within the block of its view."""
+
+    def __init__(self, view: ReadingTwins, device: DeviceRow) -> None:
+        self._view = view
+        self._device = device
+        self._hits = list(_hits(view, device))
+        self.given = _given(self._hits)
+
+    def twin(self) -> TwinRow:
+        """Raises TooLarge as ``desired``."""
+        return _told(twin_of(self._view, self._device.fleet, self._device.device), self._hits)
 
 
 def given(view: ReadingTwins, device: DeviceRow) -> dict[str, Given]:
     """Place → what rollouts give to this device, exposed or to be exposed when it asks; the last rollout of a place
     counts.
     """
-    return _given(list(_hits(view, device)))
+    return Decision(view, device).given
 
 
 def desired(view: ReadingTwins, device: DeviceRow) -> TwinRow:
     """Its twin with what it is to be told now: ``desired`` and ``desired_version``. Raises TooLarge if that is more
     than a twin may have: what is desired of it alone, and what rollouts add.
     """
-    return decide(view, device)[1]
+    return Decision(view, device).twin()
 
 
 def expose(tx: WritingTwins, device: DeviceRow, now_ms: int) -> None:
     """Note all that the device is about to be given for the first time. Call it where its assignment is signed, before
-    ``decide`` is asked there. Raises TooLarge.
+    a ``Decision`` is made there. Raises TooLarge.
     """
     fleet = device.fleet
     new = [hit.row.id for hit in _hits(tx, device) if hit.exposure is None]

@@ -23,17 +23,6 @@ Chosen = Callable[[Reading, Caller], bytes]
 _TABLES_MAX = 64
 
 
-def chosen_policy(trusting: Trusting) -> Chosen:
-    """What a device is to run in the place "policy" now, whether or not it has asked for it since."""
-
-    def chosen(view: Reading, caller: Caller) -> bytes:
-        device = view.device(caller.device) if view.control(caller.fleet) else None
-        choice = choices.desired_places(view, device).get(choices.POLICY) if device is not None else None
-        return trusting.load(view, caller.fleet).target(choice.path).sha256 if choice is not None else b""
-
-    return chosen
-
-
 class FleetPolicy(NamedTuple):
     """``path`` is the target's."""
 

@@ -31,9 +31,9 @@ import msgspec
 from cloud import config as configuration
 from cloud.config import CloudConfig
 from cloud.control_plane import ControlPlane
+from cloud.fleet.choosing import Choosing
 from cloud.fleet.control_key import ControlKeyFile
-from cloud.fleet.policies import PolicyScopes, chosen_policy
-from cloud.fleet.trusting import Trusting
+from cloud.fleet.policies import PolicyScopes
 from cloud.identity import audit
 from cloud.identity.key_service import FileKeyService
 from cloud.ports import ObjectStore, SystemClock, SystemRandom
@@ -105,14 +105,16 @@ class Home:
     @cached_property
     def plane(self) -> ControlPlane:
         """Without the operator's resolvers: only what judges conflicts imports their code (``use_resolvers``)."""
+        choosing = Choosing()
         return ControlPlane(
             self.store,
             self.keys,
             self.clock,
             SystemRandom(),
-            scopes=PolicyScopes(chosen_policy(Trusting())),
+            scopes=PolicyScopes(choosing.policy),
             lease_ms=self.config.fleet.lease_ms,
             online_key=self.online_key,
+            choosing=choosing,
         )
 
     @cached_property

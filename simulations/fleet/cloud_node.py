@@ -11,8 +11,8 @@ import apsw
 import msgpack
 
 from cloud.control_plane import ControlPlane
-from cloud.fleet.policies import PolicyScopes, chosen_policy
-from cloud.fleet.trusting import Trusting
+from cloud.fleet.choosing import Choosing
+from cloud.fleet.policies import PolicyScopes
 from cloud.identity.key_service import MemoryKeyService
 from cloud.ports import Caller
 from cloud.rows import Claim, Head
@@ -113,15 +113,17 @@ class CloudNode:
             return
         self.life += 1
         self.up = True
+        choosing = Choosing()
         self.plane = ControlPlane(
             self.store,
             self.keys,
             self.clock,
             self.random,
             resolvers={"join": join_texts, "broken": broken},
-            scopes=PolicyScopes(chosen_policy(Trusting())) if self._steered else None,
+            scopes=PolicyScopes(choosing.policy) if self._steered else None,
             lease_ms=self._lease_ms,
             online_key=lambda: self.online_key,
+            choosing=choosing,
         )
         self._archives = {}
         for fleet in self.fleets:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloud.fleet import exposing
+from cloud.ports import Caller
 from cloud.rows import RecordRow
 from cloud.server.home import Home
+from sync.manifests import TrustedSet
+from sync.messages import FetchControl, Hello, Pull, PullPage, Welcome
 from sync.operations import Kind, Operation, Shape
 from sync.policy import Policy
 from sync.records import fresh_image
@@ -232,3 +237,45 @@ def _declare(home: Home) -> None:
     operation = Operation(b"r" * 16, 1, 1, 0, shape, "notes", (document,))
     with home.store.writing() as tx:
         tx.put_records(home.fleet.fleet, [RecordRow(COLLECTIONS, "notes", fresh_image(operation), 1)])
+
+
+def test_a_page_of_a_real_directory_decides_once_and_verifies_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scope and the number that it names are of one decision; what was signed is verified once, for all of it."""
+    directory, trust, path = tmp_path / "cloud", tmp_path / "trust", tmp_path / "a.json"
+    ok("trust", "init", trust, "--fleet", ok("init", directory)["fleet"])
+    path.write_bytes(
+        b'{"name":"a","schema":1,"sync":[{"collections":["notes"]},{"collections":["*"],"direction":"up"}]}'
+    )
+    ok("trust", "add-target", trust, path, "--as", "policies/a/1.json")
+    ok("publish", directory, trust, "--online-key", trust / "keys" / "online.pem")
+    ok("assign", directory, "policy", "policies/a/1.json")
+    key = join(directory, "north", 1)
+    counted: Counter[str] = Counter()
+
+    def counting(name: str, real: Any) -> Any:
+        def call(*args: Any) -> Any:
+            counted[name] += 1
+            return real(*args)
+
+        return call
+
+    monkeypatch.setattr(exposing, "Decision", counting("decisions", exposing.Decision))
+    monkeypatch.setattr(TrustedSet, "load", staticmethod(counting("verified", TrustedSet.load)))
+    with Home.open(directory) as home:
+        caller = Caller(home.fleet.fleet, key.device_id, key.public)
+        replica = key.device_id + b"\0\0\0\1"
+        home.plane.handle(FetchControl(0, 0, []), caller)
+        counted.pop("decisions")
+        welcome = home.plane.handle(Hello([3], home.fleet.fleet, replica, 0, 0, b"", 0, b""), caller)
+        assert isinstance(welcome, Welcome)
+        assert counted.pop("decisions") == 1
+        page = home.plane.handle(Pull(replica, 0, 1, 1, 0, welcome.incarnation), caller)
+        assert isinstance(page, PullPage)
+        assert (page.assignment, page.narrowed) == (1, True)
+        assert counted == {"decisions": 1, "verified": 1}
+        ok("assign", directory, "policy", "--nothing")
+        page = home.plane.handle(Pull(replica, 0, 1, 1, 0, welcome.incarnation), caller)
+        assert isinstance(page, PullPage)
+        assert (page.assignment, page.narrowed) == (2, False), "the next page is of another look"

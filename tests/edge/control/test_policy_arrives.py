@@ -12,8 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from cloud.fleet import publishing
-from cloud.fleet.policies import PolicyScopes, chosen_policy
-from cloud.fleet.trusting import Trusting
+from cloud.fleet.policies import PolicyScopes
 from edge.cli import main
 from edge.control.policy import ActivePolicy, Policies
 from edge.linking import rules_of
@@ -183,7 +182,7 @@ def test_a_power_cut_between_what_was_agreed_and_the_activation(device: Device, 
 
 def test_the_cloud_filters_by_what_a_device_is_to_run_now(device: Device) -> None:
     world = device.world
-    world.plane._scopes = PolicyScopes(chosen_policy(Trusting()))
+    world.plane._scopes = PolicyScopes(world.plane.control.choosing.policy)
     caller = world.caller(device.key)
     hello = Hello([3], world.fleet, caller.device + b"\0\0\0\1", 0, 0, b"", 0, b"")
     welcome = world.plane.handle(hello, caller)
