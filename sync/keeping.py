@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sync.effects import PUSH, LoadKept, Release, Ticket
+from sync.effects import LoadKept, Persist, Release, Ticket
 from sync.errors import AgentDBError, FutureStamp, ProtocolError
-from sync.messages import Push, PushAck
+from sync.messages import PushAck
 from sync.operations import Operation
-from sync.segment import FLAG_STATE, GENESIS
+from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS
 from sync.session import SyncSession
 
 _RECORDS_MAX = 1_000
@@ -43,10 +43,11 @@ class KeepingSession(SyncSession):
         if not operations:
             self._due, self._after = False, None
             return
-        sealed = self._seal(operations, self.position.acked[0], GENESIS, FLAG_STATE)
-        if sealed is not None:
+        seq = self.position.acked[0]
+        sealed = self._seal(operations, seq, GENESIS, FLAG_STATE | FLAG_LAST)
+        if sealed is not None:  # it becomes what the cloud holds of this replica: a cloud that lost it is found out
             self._sealed, self._ticket, self._next = sealed, ticket, after
-            self._send(PUSH, Push(sealed.data))
+            self._effects.append(Persist(sent=self.position.sending(seq, sealed.id)))
 
     @property
     def owes_kept(self) -> bool:
@@ -80,6 +81,11 @@ class KeepingSession(SyncSession):
         if sealed is None:
             raise ProtocolError("the cloud acknowledged what was not sent")
         self.head = max(self.head, ack.head)
+        acked = (ack.last_seq, ack.last_segment)
+        if acked != (self.position.acked[0], sealed.id):  # somebody writes under this name
+            self._disconnect(None, 0)
+            return
+        self._effects.append(Persist(acked, (), own_until=ack.head))
         if not ack.refusals:
             self._kept_size = min(_RECORDS_MAX, self._kept_size * 2)
             self._effects.append(Release(ticket))
@@ -92,8 +98,6 @@ class KeepingSession(SyncSession):
             self._after = self._next
             if refusal.code == FutureStamp.code:
                 self._disconnect(FutureStamp("this device's clock is ahead", hint="it asks the cloud for the time"), 0)
-        if (ack.last_seq, ack.last_segment) != self.position.acked:  # somebody writes under this name
-            self._disconnect(None, 0)
 
     def _disconnect(self, error: AgentDBError | None, wait_ms: int) -> None:
         self._ticket = None

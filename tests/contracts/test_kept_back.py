@@ -181,6 +181,22 @@ def test_a_repair_sends_what_others_had_and_no_more(world: ScopeWorld) -> None:
     world.check()
 
 
+def test_a_cloud_that_was_restored_to_before_it_went_is_given_it_again(world: ScopeWorld) -> None:
+    """Found by the state machine with clocks set: nothing else of the device's had moved since."""
+    kiosk = world.devices["kiosk"]
+    world.give("kiosk", "local")
+    kiosk.notes.put(PLACE[1], {"text": "mine"})
+    world.give("kiosk", "")
+    world.archive()
+    assert kiosk.sync(steps=30)
+    assert in_the_cloud(world) == {"text": "mine"}
+    world.restore()
+    assert in_the_cloud(world) is None
+    world.heal()
+    assert in_the_cloud(world) == values(world, "office") == {"text": "mine"}
+    world.check()
+
+
 def test_a_repair_ends_where_nothing_but_kept_records_follows(world: ScopeWorld) -> None:
     kiosk = world.devices["kiosk"]
     world.archive()

@@ -8,7 +8,7 @@ from sync.keeping import KeepingSession
 from sync.messages import Refusal
 from sync.operations import Operation
 from sync.segment import FLAG_LAST, FLAG_STATE, parse_header
-from tests.sync.session_wire import REPLICA, Wire, operation
+from tests.sync.session_wire import LIFE2, REPLICA, Wire, operation
 
 CONNECTED = ["learn time 5 epochs []", "persist acked 0 life 1", "mend"]
 FIRST = "load kept after None, 1000"
@@ -32,11 +32,12 @@ def test_it_goes_part_by_part_and_is_let_go_with_each_answer() -> None:
     assert wire.step() == [FIRST]
     session.loaded_kept(*kept("a", "b"))
     assert not session.idle
+    assert wire.step() == ["persist sent 0"]
     assert wire.step() == ["send push Push"]
     header = parse_header(wire.pushed().segment)
-    assert header.flags & (FLAG_STATE | FLAG_LAST) == FLAG_STATE
-    wire.answer("push", wire.ack(last_seq=0, last_segment=b""))
-    assert wire.step() == ["release ['a', 'b']"]
+    assert (header.flags & (FLAG_STATE | FLAG_LAST), header.first_seq) == (FLAG_STATE | FLAG_LAST, 0)
+    wire.answer("push", wire.ack(last_seq=0))
+    assert wire.step() == ["persist acked 0", "release ['a', 'b']"]
     assert wire.step() == ["load kept after ('notes', 'b'), 1000"]
     session.loaded_kept([], (), None)
     assert wire.step() == []
@@ -57,8 +58,9 @@ def test_it_takes_turns_with_the_log() -> None:
     assert wire.step() == [FIRST]
     session.loaded_kept(*kept("a"))
     wire.step()
-    wire.answer("push", wire.ack(last_seq=1, last_segment=acked.last_segment))
-    assert wire.step() == ["release ['a']"]
+    wire.step()
+    wire.answer("push", wire.ack(last_seq=1))
+    assert wire.step() == ["persist acked 1", "release ['a']"]
     assert wire.step() == ["load after 1"]
 
 
@@ -68,6 +70,7 @@ def test_after_a_lost_request_the_next_answer_lets_nothing_go() -> None:
     wire.connect()
     wire.step()
     session.loaded_kept(*kept("a"))
+    wire.step()
     assert wire.step() == ["send push Push"]
     session.failed(wire.sends["push"].number, Unreachable("the request was lost"))
     session.written(1)
@@ -106,18 +109,22 @@ def test_what_is_refused_is_found_and_stays() -> None:
     wire.step()
     session.loaded_kept(*kept("a", "b", "c"))
     wire.step()
+    wire.step()
     refused = [Refusal(0, "too-large", "over 256 KiB")]
-    wire.answer("push", wire.ack(last_seq=0, last_segment=b"", refusals=refused))
+    wire.answer("push", wire.ack(last_seq=0, refusals=refused))
+    assert wire.step() == ["persist acked 0"]
     assert wire.step() == ["load kept after None, 1"]
     session.loaded_kept(*kept("a"))
     wire.step()
-    wire.answer("push", wire.ack(last_seq=0, last_segment=b""))
-    assert wire.step() == ["release ['a']"]
+    wire.step()
+    wire.answer("push", wire.ack(last_seq=0))
+    assert wire.step() == ["persist acked 0", "release ['a']"]
     assert wire.step() == ["load kept after ('notes', 'a'), 2"]
     session.loaded_kept(*kept("b"))
     wire.step()
-    wire.answer("push", wire.ack(last_seq=0, last_segment=b"", refusals=refused))
-    assert wire.step() == ["release ['b'], too-large"]
+    wire.step()
+    wire.answer("push", wire.ack(last_seq=0, refusals=refused))
+    assert wire.step() == ["persist acked 0", "release ['b'], too-large"]
     assert wire.step() == ["load kept after ('notes', 'b'), 2"]
 
 
@@ -128,11 +135,13 @@ def test_a_refusal_for_its_stamp_makes_the_device_ask_for_the_time() -> None:
     wire.step()
     session.loaded_kept(*kept("a"))
     wire.step()
-    wire.answer("push", wire.ack(last_seq=0, last_segment=b"", refusals=[Refusal(0, "future-stamp", "ahead")]))
-    assert wire.step() == ["release ['a'], future-stamp"]
+    wire.step()
+    wire.answer("push", wire.ack(last_seq=0, refusals=[Refusal(0, "future-stamp", "ahead")]))
+    assert wire.step() == ["persist acked 0", "release ['a'], future-stamp"]
     assert not session.connected
     session.tick(session.wake_ms() or 0)
-    assert wire.connect() == CONNECTED
+    acked = session.position.acked
+    assert wire.connect(last_seq=acked[0], last_segment=acked[1]) == CONNECTED
 
 
 def test_an_answer_that_shows_another_writer_leads_to_a_handshake() -> None:
@@ -142,9 +151,26 @@ def test_an_answer_that_shows_another_writer_leads_to_a_handshake() -> None:
     wire.step()
     session.loaded_kept(*kept("a"))
     wire.step()
+    wire.step()
     wire.answer("push", wire.ack(last_seq=4, last_segment=b"s" * 32))
-    assert wire.step() == ["release ['a']"]
-    assert wire.step() == ["send push Hello"]
+    assert wire.step() == ["send push Hello"], "and it is not let go"
+
+
+def test_a_cloud_that_was_restored_to_before_it_is_found_out() -> None:
+    """Neither what it holds of the log nor the cursor says so."""
+    wire, session = wired()
+    session.keeps()
+    wire.connect()
+    wire.step()
+    session.loaded_kept(*kept("a"))
+    wire.step()
+    wire.step()
+    wire.answer("push", wire.ack())
+    wire.step()
+    session.loaded_kept([], (), None)
+    assert session.idle
+    again = Wire(kind=KeepingSession, **session.position._asdict())
+    assert again.connect(incarnation=LIFE2)[1] == "persist repair True"
 
 
 def test_without_anything_kept_it_is_a_session_like_any_other() -> None:
