@@ -141,7 +141,7 @@ def test_a_baseline_and_the_feed_from_there_make_the_same_state(fleet: Fleet, ev
 
 
 def test_what_changes_between_the_pages_comes_by_the_feed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloud.stream.baseline._IMAGE_BYTES_PER_PAGE", 200)
+    monkeypatch.setattr("cloud.stream.baseline.IMAGE_BYTES_PER_PAGE", 200)
     van = filled(fleet)
     late = fleet.device("late")
     head = fleet.head()
@@ -170,7 +170,7 @@ def test_what_changes_between_the_pages_comes_by_the_feed(fleet: Fleet, monkeypa
 def test_who_begins_to_write_between_two_pages_hears_of_the_deletes_before_them(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloud.stream.baseline._IMAGE_BYTES_PER_PAGE", 200)
+    monkeypatch.setattr("cloud.stream.baseline.IMAGE_BYTES_PER_PAGE", 200)
     van = filled(fleet)
     van.put("notes", "a", text="soon gone")
     van.delete("notes", "a")
