@@ -25,7 +25,7 @@ from simulations.fleet.violation import Violation
 from simulations.steered.weights import DEADLY, FAULTY, HARDWARE, WRONG, Weights
 from sync import activation
 from sync.activation import COMMITTED, FETCHING, SOAKING, Note, Version
-from sync.errors import AgentDBError, DataError, NotFound, StorageError, Unreachable
+from sync.errors import AgentDBError, NotFound, StorageError, Unreachable
 from sync.models import Manifest
 
 if TYPE_CHECKING:
@@ -203,8 +203,6 @@ class Modelled:
             refused = {name: {one.digest for one in store.tables.refused(name)} for name in durable}
         except StorageError:
             return
-        except DataError as error:
-            raise Violation("one good model", f"{node.name}: what is noted of its models is none: {error}") from error
         if unread:
             raise Violation("durable", f"{node.name}: notes of models that are none: {unread}")
         if durable != store.notes():
