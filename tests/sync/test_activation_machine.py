@@ -1,4 +1,4 @@
-"""The trial of a model as a state machine: whatever happens in whatever order, there is one good model."""
+"""A model's trial as a state machine: whatever happens in whatever order, one good model."""
 
 from __future__ import annotations
 
