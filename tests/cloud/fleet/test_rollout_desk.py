@@ -7,85 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from cloud.fleet import exposing, rollouts, twins
-from cloud.fleet.rollout_desk import EXPOSURES_KEPT_MS, OPEN_MAX, RolloutDesk, followed
-from cloud.fleet.rollouts import Spec
-from cloud.ports import Transaction
-from cloud.rows import DeviceRow
+from cloud.fleet import rollouts, twins
+from cloud.fleet.rollout_desk import EXPOSURES_KEPT_MS, OPEN_MAX, followed
 from cloud.twin_rows import RolloutRow
 from sync.errors import InvalidValue, NotFound, Refused
-from tests.cloud.stream_world import Fleet
-
-GATE: dict[str, Any] = {"reporting_min": 2, "failed_share_max": 0.2, "failed_max": 3}
-STAGES: list[dict[str, Any]] = [{"percent": 10}, {"percent": 100}]
-HERE = {"models/embed/12.json": "12" * 32, "models/embed/13.json": "13" * 32, "policies/kiosk/7.json": "07" * 32}
-
-
-def spec(**changes: Any) -> Spec:
-    return rollouts.parse_spec(
-        msgspec.json.encode({"what": "models/embed/13.json", "stages": STAGES, "gate": GATE, **changes})
-    )
-
-
-class World:
-    """A fleet of rows: every fifth device is rev2."""
-
-    def __init__(self, size: int = 60) -> None:
-        self.fleet = Fleet(None)
-        self.id, self.store, self.clock = self.fleet.id, self.fleet.store, self.fleet.clock
-        self.trail: list[str] = []
-        self.moved = 0
-        self.desk = RolloutDesk(self.store, self.clock, self._note, self._count, self._goal)
-        self.rows = [
-            DeviceRow(self.id, number.to_bytes(12), bytes(32), bytes(32), f"d{number}", 0, 1, b"t" * 16, 0)
-            for number in range(1, size + 1)
-        ]
-        with self.store.writing() as tx:
-            tx.put_devices(self.rows)
-            for number, device in enumerate(self.rows):
-                hardware = b"rev2" if number % 5 == 0 else b"rev1"
-                twins.take_report(tx, self.id, device.device, 1, b'{"hardware":"%s"}' % hardware, 0, 1)
-
-    def _goal(self, _: Transaction, __: bytes, path: str) -> str:
-        if path not in HERE:
-            raise NotFound(path)
-        return HERE[path]
-
-    def _note(self, tx: Any, fleet: bytes, at_ms: int, actor: str, action: str, subject: str, **details: Any) -> None:
-        self.trail.append(f"{actor}: {action}")
-
-    def _count(self, _: bytes) -> None:
-        self.moved += 1
-
-    def ask(self, device: DeviceRow) -> str:
-        """The device asks for its assignment: the path of its model, "" without one."""
-        with self.store.writing(durable=False) as tx:
-            before = exposing.given(tx, device)
-            exposing.expose(tx, device, self.clock.wall_ms())
-            after = exposing.given(tx, device)
-            assert before == after  # what is promised when it asks is what it is given
-        return after["models/embed"].path if "models/embed" in after else ""
-
-    def tell(self, device: DeviceRow, outcome: str, path: str = "models/embed/13.json", acks: int = 0) -> None:
-        said = {"": None, "path": path, "sha256": HERE[path], "outcome": outcome, "reason": "slow"}
-        patch = msgspec.json.encode({"agentdb": {"outcomes": {"models/embed": said}}})
-        self.report(device, patch, acks)
-
-    def report(self, device: DeviceRow, patch: bytes, acks: int = 0) -> None:
-        with self.store.writing(durable=False) as tx:
-            version = twins.twin_of(tx, self.id, device.device).reported_version + 1
-            taken = twins.take_report(tx, self.id, device.device, version, patch, acks, self.clock.wall_ms())
-            assert taken.twin is not None
-            exposing.heard(tx, self.id, taken.twin, self.clock.wall_ms())
-
-    def all_ask(self) -> list[DeviceRow]:
-        return [device for device in self.rows if self.ask(device)]
-
-    def row(self, rollout: str = "r1") -> RolloutRow:
-        return self.desk.show(self.id, rollout).row
+from tests.cloud.fleet.rollout_world import GATE, World, spec
 
 
 @pytest.fixture
@@ -240,94 +168,6 @@ def test_what_is_not_there_is_not_rolled_out(world: World, what: str, error: typ
     with pytest.raises(error):
         world.desk.create(world.id, spec(what=what))
     assert world.desk.all(world.id) == []
-
-
-def test_configuration_goes_the_same_way(world: World) -> None:
-    device = world.rows[0]
-    with world.store.writing() as tx:
-        twins.set_desired(tx, world.id, device.device, {"level": "info", "port": 1})
-        exposing.expose(tx, device, 1)
-        assert exposing.desired(tx, device).desired_version == 1
-    world.desk.create(world.id, spec(what={"desired": {"tone": "calm", "port": 2}}, stages=[{"percent": 100}]))
-    world.all_ask()
-    with world.store.reading() as view:
-        row = exposing.desired(view, device)
-        assert (row.desired, row.desired_version) == (b'{"level":"info","port":1,"tone":"calm"}', 2)
-        assert exposing.desired(view, world.rows[1]).desired == b'{"port":2,"tone":"calm"}'
-    world.report(device, b"{}", acks=1)
-    assert world.desk.show(world.id, "r1").tally.total == (60, 0, 0)
-    world.report(device, b"{}", acks=2)
-    assert world.desk.show(world.id, "r1").tally.total == (60, 1, 0)
-    world.desk.abort(world.id, "r1", "revert")
-    world.all_ask()
-    with world.store.reading() as view:
-        row = exposing.desired(view, device)
-        assert (row.desired, row.desired_version) == (b'{"level":"info","port":1}', 3)
-
-
-def finish(world: World, patch: dict[str, Any], **changes: Any) -> RolloutRow:
-    """Settings that every device has said that it has."""
-    everybody = {"stages": [{"percent": 100}], "gate": {"reporting_min": 1}}
-    row = world.desk.create(world.id, spec(what={"desired": patch}, **everybody, **changes))
-    device = world.rows[0]
-    world.ask(device)
-    with world.store.reading() as view:
-        version = exposing.desired(view, device).desired_version
-    world.report(device, b"{}", acks=version)
-    assert (row.id, rollouts.Finish()) in world.desk.run(world.id)
-    return row
-
-
-def told(world: World, device: DeviceRow) -> tuple[bytes, int]:
-    with world.store.reading() as view:
-        row = exposing.desired(view, device)
-    return row.desired, row.desired_version
-
-
-def test_finished_settings_of_the_whole_fleet_become_one_and_no_device_is_told_anything_else(world: World) -> None:
-    first, newcomer = world.rows[0], world.rows[7]
-    for number in range(rollouts.REVERTABLE + 5):
-        finish(world, {"last": number, f"own{number % 3}": {"": None, str(number): True}})
-    before = told(world, first)
-    assert told(world, newcomer)[0] == before[0]
-    world.desk.create(world.id, spec())
-    states = [shown.row.state for shown in world.desk.all(world.id)]
-    assert states == ["past"] * 4 + ["settled"] + ["done"] * rollouts.REVERTABLE + ["running"]
-    assert told(world, first) == before, "the same version"
-    assert told(world, newcomer)[0] == before[0]
-    assert world.trail[-2:] == ["cloud: rollout.settled", "operator: rollout.created"]
-    assert "before it" in world.row("r5").why
-    with pytest.raises(Refused, match="r5 is settled"):
-        world.desk.abort(world.id, "r5", "revert")
-    for number in range(6, rollouts.REVERTABLE + 6):
-        world.desk.abort(world.id, f"r{number}", "revert")
-    assert told(world, newcomer)[0] == b'{"last":4,"own0":{"3":true},"own1":{"4":true},"own2":{"2":true}}'
-
-
-def test_more_settings_than_there_may_be_rollouts(world: World) -> None:
-    """What finished before there was any such thing makes room, too."""
-    packed = rollouts.pack_spec(spec(what={"desired": {"level": 1}}, stages=[{"percent": 100}]))
-    old = [RolloutRow(f"r{at}", at, "desired", packed, "", "done", 0, 1, 0, "", 1) for at in range(1, OPEN_MAX + 1)]
-    with world.store.writing() as tx:
-        tx.put_rollouts(world.id, old)
-    finish(world, {"level": 2})
-    assert told(world, world.rows[0])[0] == b'{"level":2}'
-    states = [shown.row.state for shown in world.desk.all(world.id)]
-    assert states.count("past") == OPEN_MAX - rollouts.REVERTABLE - 1
-
-
-def test_settings_keep_their_order_among_those_of_groups(world: World) -> None:
-    with world.store.writing() as tx:
-        twins.set_labels(tx, world.id, world.rows[0].device, {"site": "north"})
-    finish(world, {"level": "debug", "mode": 1})
-    finish(world, {"level": "info"}, group='labels.site = "north"')
-    finish(world, {"mode": 2})
-    before = told(world, world.rows[0])
-    for _ in range(rollouts.REVERTABLE + 2):
-        finish(world, {"mode": 3})
-    assert told(world, world.rows[0])[0] == before[0].replace(b"2", b"3") == b'{"level":"info","mode":3}'
-    found = {shown.row.id: shown.row.state for shown in world.desk.all(world.id)}
-    assert (found["r1"], found["r2"], found["r3"]) == ("done", "done", "past"), "r1 would be above r2"
 
 
 def test_nothing_is_exposed_after_a_halt_however_many_ask_at_once(tmp_path: Path) -> None:
