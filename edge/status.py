@@ -61,7 +61,7 @@ def _policy(edge: Edge) -> dict[str, Any] | None:
     try:
         said = edge.policy.describe()
     except StorageError as error:
-        return {"problem": error.message, "hint": error.hint, "writes": "refused"}
+        return {"problem": error.message, "hint": error.hint, "writes": "kept here"}
     if not said:
         return None
     from edge.policy_rounds import stale_steps

@@ -72,7 +72,7 @@ def _print_status(store: str, said: dict[str, Any]) -> None:
     rows += [("attachments", _cache(said["cache"]))] if said.get("cache") else []
     rows += [("schema problem", f"{name}: {why}") for name, why in said["schema_problems"].items()]
     if (policy := said.get("policy") or {}).get("problem"):
-        rows.append(("policy", f"{policy['problem']}: writes are refused; {policy['hint']}"))
+        rows.append(("policy", f"{policy['problem']}: what is written stays here; {policy['hint']}"))
     if said["projections"]["problem"]:
         rows.append(("search tables", said["projections"]["problem"]))
     rows += [("waits", _waits(told)) for told in said.get("deferred", ())]

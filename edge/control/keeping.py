@@ -2,14 +2,12 @@
 that are larger than their rule sends, and, while nothing fresh was heard of the fleet for so long that it asks for
 ``writes-local``, all of them.
 
-What always holds: the system's own collections, declarations and erasures among them, are never kept. Of a policy that
-cannot be read, no more leaves the device than is known to: what was kept back stays, and so does what is written to
-the collections that it is of.
+What always holds: the system's own collections, declarations and erasures among them, are never kept. Under a policy
+that cannot be read, all else that is written stays here until one can: nobody knows what it keeps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from edge.storage import kept_back
@@ -69,21 +67,18 @@ class PolicyKeeper:
 
 
 class UnreadKeeper:
-    """Of a policy that cannot be read. ``names``: the collections of which something is kept back."""
+    """Of a policy that cannot be read."""
 
     keeps, measures = True, False
 
-    def __init__(self, names: Collection[str]) -> None:
-        self._names = frozenset(names)
-
     def bound(self, collection: str, _key: str) -> int:
-        return ALL if collection in self._names else 0
+        return 0 if _is_the_systems(collection) else ALL
 
     def why(self, collection: str, _key: str, _size: int) -> str:
-        return UNREAD if collection in self._names else ""
+        return "" if _is_the_systems(collection) else UNREAD
 
     def may_send(self, collection: str) -> bool:
-        return collection not in self._names
+        return _is_the_systems(collection)
 
     def defers(self, _collection: str) -> bool:
         return True

@@ -5,9 +5,9 @@ Without one everything syncs both ways and every agent may do everything. Everyt
 late: neither opening a store nor writing to it without a policy loads this.
 
 What always holds: what was activated was read whole, its Cedar text included; what does not parse here, or asks for
-what this build does not do, raises, and the policy before it stays; if that cannot be read, nothing is written until it
-can, or another one holds. What is written is asked at the call: a policy that
-changes in between does not undo it.
+what this build does not do, raises, and the policy before it stays; if that cannot be read, what is written stays on
+the device until it can, or another one holds. What is written is asked at the call: a policy that changes in between
+does not undo it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from edge.storage.scoping import rescope
 from sync.errors import AgentDBError, CorruptStore, InvalidPolicy, NotAllowed, StorageError
 from sync.operations import Kind
 from sync.permissions import Further, Permissions
-from sync.places import is_of_agents
 from sync.policy import Policy
 from sync.scope import Rule, ScopeTable
 from sync.stamps import wall_ms_of
@@ -202,18 +201,16 @@ class Policies:
 
     def begin(self) -> None:
         """With the store: what holds is obeyed; what was agreed on in the moment before a crash is activated. While
-        nobody here knows what holds, nothing is written that it might keep on this device, or not allow.
+        nobody here knows what holds, what is written stays here.
         """
         try:
             active = self.active()
             self._obey(active)
             policy_row.note(self._log, lambda: rescope(self._log, None, active.named))
         except StorageError as error:
-            if self._active is None:
-                self._log.admits = partial(_system_only, error)
             _log.error("policy: %s (%s)", error.message, error.hint)
             if self._active is None:
-                self._log.kept.obey(UnreadKeeper(kept_back.names(self._log)))
+                self._log.kept.obey(UnreadKeeper())
         tables = ControlTables(self._log)
         if tables.note() is None:
             return
@@ -304,14 +301,6 @@ class Policies:
         log.writer.evicted.blind = active.is_blind
         log_level.want(self._log.path, active.document.log.level if active.document is not None else "")
         self._obeyed(active.document)
-
-
-def _system_only(why: StorageError, writes: Sequence[Write]) -> Sequence[Write]:
-    """What every policy lets through, as long as what holds is not known. Raises CorruptStore."""
-    for _, collection, key, *_ in writes:
-        if (not collection.startswith("_") or is_of_agents(collection)) and collection not in _NOTES:
-            raise CorruptStore(f"{key!r:.100} of {collection!r} is not written: {why.message}", hint=why.hint)
-    return writes
 
 
 def _named(active: ActivePolicy | None) -> tuple[bytes, ScopeTable] | None:

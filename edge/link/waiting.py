@@ -49,7 +49,7 @@ def waiting(log: DeltaLog, cache: Cache, gate: Gate) -> list[dict[str, Any]]:
         if wait is None and counts.get(lane) and gathers_ms:
             wait = Wait(gathers_ms, INTERVAL)
         if wait is not None:
-            until_ms = 0 if wait.why in (CLASS, SIZE, LANE, STALE) else now_ms + wait.ms
+            until_ms = 0 if wait.why in (CLASS, SIZE, LANE, STALE) else gate.today_ms() + wait.ms
             rows.append(
                 {"lane": lane, "records": len(sizes), "bytes": sum(sizes), "why": wait.why, "until_ms": until_ms}
             )

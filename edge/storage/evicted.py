@@ -24,6 +24,7 @@ from sync.moving import MOVED_RULES
 from sync.operations import Kind, Operation
 from sync.places import Place, Whole
 from sync.records import Record
+from sync.stamps import device_of
 
 if TYPE_CHECKING:
     import apsw
@@ -247,8 +248,9 @@ def stub_of(image: bytes, replica: bytes) -> tuple[int, bytes]:
     stub.floor = record.floor
     if image[0] != PLAIN:
         for (name, rule), slots in record.slots.items():
-            if rule in MOVED_RULES and replica in slots:
-                stub.slots[name, rule] = {replica: slots[replica]}
+            own = {writer: slot for writer, slot in slots.items() if device_of(writer) == device_of(replica)}
+            if rule in MOVED_RULES and own:  # those of its earlier names, and of what was kept back, too
+                stub.slots[name, rule] = own
     return record.newest_ts, stub.encode() if stub.slots or any(stub.floor) else b""
 
 

@@ -4,7 +4,6 @@ after a restart, and until another does; the real control plane filters by it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
@@ -18,10 +17,8 @@ from edge.control.policy import ActivePolicy, Policies
 from edge.linking import rules_of
 from edge.storage import policy_row
 from edge.storage.delta_log import DeltaLog
-from edge.storage.transaction import Write
 from sync.errors import CorruptStore, InvalidPolicy, NotAllowed
 from sync.messages import Hello, Pull, PullPage, Welcome
-from sync.operations import Kind
 from sync.policy import Policy
 from tests.control_world import MODEL, ControlWorld, model_document
 from tests.edge.control.trust_device import Device
@@ -140,28 +137,26 @@ def test_a_store_with_a_policy_of_later_software_opens_and_takes_another(device:
         db.execute("UPDATE agreed SET sha256 = ?", (digest,))
     device.again()
     edge = device.edge
-    owners: list[Callable[[], object]] = [
-        lambda: edge.collection("notes").put("n", {"a": 1}),
-        lambda: edge.collection("notes").delete("n"),
-        lambda: edge.log.submit([Write(Kind.DELETE, "agent.memories", "a/b/c", upsert=True)]),
-    ]
-    for write in (lambda: edge.agent("guide").memory().add("tea"), *owners):
-        with pytest.raises(CorruptStore, match="not understood") as raised:
-            write()
-        assert "update" in raised.value.hint
-    assert edge.collection("notes").get("n") is None, "reading is its owner's, and what is declared always syncs"
+    with pytest.raises(CorruptStore, match="not understood") as raised:
+        edge.agent("guide").memory().add("tea")
+    assert "update" in raised.value.hint
+    notes = edge.collection("notes")
+    head = edge.log.head_seq
+    notes.put("n", {"a": 1})
+    assert (notes.get("n"), edge.log.head_seq) == ({"a": 1}, head), "its owner goes on, and nothing of it is sent"
     said = edge.status()["policy"]
-    assert said["writes"] == "refused"
+    assert said["writes"] == "kept here"
     assert "not understood" in said["problem"]
     assert "update" in said["hint"]
     shown = CliRunner().invoke(main, ["status", edge.path])
     assert "not understood" in shown.stdout
-    assert "writes are refused; update this device's software" in shown.stdout
+    assert "what is written stays here; update this device's software" in shown.stdout
     assign(device, "open")
     device.update()
     assert edge.agent("guide").memory().add("tea").id
-    edge.collection("notes").put("n", {"a": 1})
+    notes.put("m", {"a": 1})
     assert "problem" not in edge.status()["policy"]
+    assert [row for row in edge.status()["deferred"] if row["why"] == "unread"] == []
 
 
 def test_a_power_cut_between_what_was_agreed_and_the_activation(device: Device, monkeypatch: Any) -> None:
