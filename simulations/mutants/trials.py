@@ -85,8 +85,8 @@ MUTANTS = [
     Mutant(
         "paused-still-exposes",
         _EXPOSING,
-        "        if row.state not in (RUNNING, DONE):\n",
-        '        if row.state not in (RUNNING, DONE, "paused"):\n',
+        "        if row.state not in (RUNNING, DONE, SETTLED):\n",
+        '        if row.state not in (RUNNING, DONE, SETTLED, "paused"):\n',
         "a rollout that was paused, by hand or by a restore, goes to more devices",
         scenario=MODELS,
     ),

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from cloud.fleet import choices
-from cloud.fleet.rollouts import ACTIVE, DONE, KEPT, OPEN, REVERTED, RUNNING, Gate, Spec, Stage
+from cloud.fleet.rollouts import ACTIVE, DONE, KEPT, OPEN, REVERTED, RUNNING, SETTLED, Gate, Spec, Stage
 from cloud.ports import Caller
 from simulations.fleet.violation import Violation
 from simulations.fleet.world import START_MS
@@ -122,7 +122,7 @@ class Steering:
         parts = [document.get("policy") or {}, *document.get("models", {}).values()]
         for rollout in [part["rollout"] for part in parts if part.get("rollout")]:
             standing = self._standing.get((caller.fleet, rollout))
-            if standing is None or standing.state in (RUNNING, DONE):
+            if standing is None or standing.state in (RUNNING, DONE, SETTLED):
                 continue
             if standing.state == REVERTED or caller.device not in standing.exposed:
                 who = f"{caller.device.hex()[:6]} was given {rollout}, which is {standing.state}"
