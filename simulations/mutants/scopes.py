@@ -89,7 +89,7 @@ MUTANTS = [
     Mutant(
         "gone-with-its-slots",
         _EVICTED,
-        "            if rule in MOVED_RULES and replica in slots:\n",
+        "            if rule in MOVED_RULES and own:  # those of its earlier names, and of what was kept back, too\n",
         "            if False:\n",
         "a counter whose slot has gone begins again at nothing: what it had counted is lost for the fleet",
         _STUBS + "test_its_own_slots_go_on",
