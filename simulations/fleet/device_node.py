@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from edge.link.membership import accept, enroll_request, find_membership
 from edge.node import Edge
-from simulations.fleet.agent import DECLARED, Agent, carry_out, read_back
+from edge.storage.evicted import state_of
+from simulations.fleet.agent import DECLARED, Agent, Change, carry_out, read_back
 from simulations.fleet.cloud_node import CloudNode
 from simulations.fleet.device_link import DeviceLink
 from simulations.fleet.disk import Disk
 from simulations.fleet.erasing import told
-from simulations.fleet.oracle import Oracle, show
+from simulations.fleet.oracle import Oracle, Place, show
 from simulations.fleet.violation import Violation
 from simulations.fleet.world import MachineClock, SeededRandom, World
 from sync.effects import SessionLimits
@@ -27,6 +28,7 @@ from sync.errors import (
     FutureStamp,
     NotAllowed,
     NotFound,
+    NotHere,
     SchemaMismatch,
     StorageError,
     TooLarge,
@@ -263,19 +265,10 @@ class DeviceNode:
             for name in {change.place[0]: None for change in changes}:
                 if name not in log.schemas:
                     edge.collection(name, **DECLARED[name])
-            head = log.head_seq
+            head, away = log.head_seq, self._away(changes)
             self.oracle.ask(self.name, [change.asked for change in changes])
-            may = self.steered is None or self.steered.lets_through(changes)
-            try:
-                carry_out(edge, changes)
-            except NotAllowed as error:
-                if may or self.steered is None or log.head_seq != head:
-                    raise Violation("policy", f"{self.name}: {error}") from error
-                self.oracle.asked.pop(self.name, None)
-                self.world.counts["writes not allowed"] += 1
+            if not self._carried_out(changes, head, away):
                 return
-            if not may:
-                raise Violation("policy", f"{self.name} wrote {[change.place for change in changes]}")
             if self.disk.dead:  # it died after the commit, in a checkpoint that nobody waits for
                 self.owed = True
                 self.check_death()
@@ -288,7 +281,8 @@ class DeviceNode:
                 excused="revoked" if self.revoked else "",
                 midway=self.link.took_baseline or log.baseline is not None,
             )
-            wrong = read_back(edge, changes, before)
+            away |= self._away(changes)  # nobody reads a stub, and what goes on from one shows what it remembers
+            wrong = read_back(edge, [change for change in changes if change.place not in away], before)
             if wrong:
                 raise Violation("read your writes", f"{self.name}: {wrong}")
             self.world.counts["writes"] += len(changes)
@@ -296,6 +290,29 @@ class DeviceNode:
             self.trouble(error, "writing")
             return
         self.link.pump()
+
+    def _carried_out(self, changes: Sequence[Change], head: int, away: set[Place]) -> bool:
+        """False if the policy, or what has left, does not let it be written. Raises AgentDBError, Violation."""
+        log, edge = self.opened.log, self.opened
+        may = self.steered is None or self.steered.lets_through(list(changes))
+        try:
+            carry_out(edge, list(changes))
+        except (NotAllowed, NotHere) as error:
+            wrong = may if isinstance(error, NotAllowed) else not away
+            if wrong or self.steered is None or log.head_seq != head:
+                raise Violation("policy", f"{self.name}: {error}") from error
+            self.oracle.asked.pop(self.name, None)
+            here = isinstance(error, NotAllowed)
+            self.world.counts["writes not allowed" if here else "writes that wait for what has left"] += 1
+            return False
+        if not may:
+            raise Violation("policy", f"{self.name} wrote {[change.place for change in changes]}")
+        return True
+
+    def _away(self, changes: Sequence[Change]) -> set[Place]:
+        """Places of these whose records have left the device."""
+        log = self.opened.log
+        return {change.place for change in changes if state_of(log, *change.place) is not None}
 
     def _blunder(self) -> None:
         """A batch whose last write cannot be: nothing of it is written."""

@@ -22,7 +22,7 @@ from simulations.steered.client import Client
 from simulations.steered.modelled import Modelled
 from simulations.steered.policies import Book
 from simulations.steered.steering import MINUTE_MS, POLICY, Steering
-from sync.errors import AgentDBError, CorruptStore, NotAllowed, StorageError, SyncError
+from sync.errors import AgentDBError, CorruptStore, NotAllowed, NotHere, StorageError, SyncError
 from sync.images import is_alive
 from sync.operations import Operation
 
@@ -277,6 +277,8 @@ class Steered:
                 if may:
                     raise Violation("policy", f"{node.name}: {agent} may remember, and is not let") from None
                 node.world.counts["memories not allowed"] += 1
+            except NotHere:
+                node.world.counts["memories that wait for what has left"] += 1
             else:
                 if not may:
                     raise Violation("policy", f"{node.name}: {agent} may not remember, and does")

@@ -135,8 +135,8 @@ class Hostile:
             other = dice.choice(paths)
             fair = fair and other == path
             data, digest = signers.documents[other], signers.signed[other].hex()
-        elif how == "older number":
-            number, fair = max(1, held - dice.randrange(3)), False
+        elif how == "older number":  # with another root, the numbers under the one before are no floor any more
+            number, fair = max(1, held - dice.randrange(3)), fair and bool(true.roots)
         assigned = Assigned(path, len(data), digest)
         is_policy = path.startswith("policies/")
         models = {} if is_policy else {parse_path(path).name: assigned}

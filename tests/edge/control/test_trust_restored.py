@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from cloud.cli import main
 from cloud.server.home import Home
 from cloud.storage.sqlite_store import SqliteStore
+from sync.errors import Untrusted
 from tests.control_world import DOCUMENTS, MODEL, POLICY, POLICY_2, ControlWorld
 from tests.edge.control.trust_device import Device
 from tests.trust_world import DAY_MS
@@ -54,6 +56,38 @@ def test_what_is_published_again_after_a_restore_is_taken_by_who_holds_what_was_
     world.plane.assign(world.fleet, "models/embed", MODEL)
     device.update()
     assert device.runs() == {"policy": DOCUMENTS[POLICY_2], "models/embed": DOCUMENTS[MODEL]}
+    device.edge.close()
+    world.store.close()
+
+
+def test_and_also_where_the_control_plane_could_not_sign_past_what_was_lost(tmp_path: Path) -> None:
+    """Such as without its key: then a device that has a version with other bytes asks for all of it."""
+    (tmp_path / "cloud").mkdir()
+    world = ControlWorld(tmp_path / "cloud")
+    world.publish()
+    device = Device(tmp_path / "device", world)
+    device.update()
+    database = tmp_path / "cloud" / "cloud.db"
+    world.store.close()
+    shutil.copy(database, tmp_path / "before.db")
+    world.store = SqliteStore.open(database)
+    world.plane = world.new_plane()
+    world.clock.now_ms += 1000
+    world.publish(2)
+    device.update()
+    world.store.close()
+    shutil.copy(tmp_path / "before.db", database)
+    world.store = SqliteStore.open(database)
+    world.plane = world.new_plane()
+    world.clock.now_ms += 1000
+    world.publish(2)
+    world.clock.now_ms += 4 * DAY_MS
+    assert world.plane.control.timestamp_again(world.fleet)
+    world.plane.assign(world.fleet, "policy", POLICY_2)
+    with pytest.raises(Untrusted, match="not the bytes that are named"):
+        device.update()
+    device.update()
+    assert device.runs() == {"policy": DOCUMENTS[POLICY_2]}
     device.edge.close()
     world.store.close()
 
