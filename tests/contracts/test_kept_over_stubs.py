@@ -1,0 +1,41 @@
+"""What is written, and kept back, at a place whose record has left the device."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge.storage import evicted
+from edge.storage.log_sweep import sweep
+from tests.contracts.kept_world import PLACE, in_the_cloud, rows, values, world
+from tests.contracts.scope_world import ScopeWorld
+
+__all__ = ["world"]
+
+
+def let_go(world: ScopeWorld, **fields: object) -> None:
+    """The kiosk's record, which has left it; the policy keeps what is written since."""
+    kiosk = world.devices["kiosk"]
+    kiosk.notes.put(PLACE[1], fields)
+    world.heal()
+    world.give("kiosk", "south")
+    world.heal()
+    assert evicted.state_of(kiosk.edge.log, *PLACE) is not None
+    world.give("kiosk", "local")
+    kiosk.clock.now_ms += 1_000
+
+
+@pytest.mark.parametrize("fields", [{"text": "all's"}, {"text": "all's", "visits": 3}])
+def test_a_delete_of_what_has_left_is_not_forgotten(world: ScopeWorld, fields: dict[str, object]) -> None:
+    """Others know of the record, whether or not anything of it is in its stub."""
+    let_go(world, **fields)
+    kiosk = world.devices["kiosk"]
+    kiosk.notes.delete(PLACE[1])
+    kiosk.clock.now_ms += 1_000
+    for _ in range(3):  # deletes that all have read are forgotten
+        sweep(kiosk.edge.log, 1 << 40, 0)
+    assert values(world, "office") == fields
+    world.give("kiosk", "")
+    world.heal()
+    assert (values(world, "office"), in_the_cloud(world)) == (None, None)
+    assert rows(kiosk) == set()
+    assert kiosk.edge.digest() == world.cloud.digest()
