@@ -5,6 +5,7 @@ here; nobody else hears of it, and it comes back as it is by then.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,19 @@ def test_a_policy_of_later_software_lets_nothing_go(world: ScopeWorld) -> None:
     assert row is not None
     later = row.data.replace(b'"schema":1', b'"schema":2')
     assert later != row.data
-    policy_row.store(log, row._replace(data=later))
+    policy_row.store(log, row._replace(data=later, sha256=sha256(later).digest()))
     assert leaving.leave(log, log.cursor, 1 << 40) == 0
+    assert held(world) == NOTES | LOGS
+
+
+def test_a_policy_that_is_damaged_lets_nothing_go(world: ScopeWorld) -> None:
+    """It may say of other records that they have to."""
+    log = world.devices["kiosk"].edge.log
+    assert synced(world) == NOTES | LOGS
+    world.archive()
+    row = policy_row.load(log)
+    assert row is not None
+    policy_row.store(log, row._replace(data=row.data.replace(b'"logs"', b'"notes"')))
+    for _ in range(2):
+        assert leaving.leave(log, log.cursor, 1 << 40) == 0
     assert held(world) == NOTES | LOGS
