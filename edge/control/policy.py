@@ -210,7 +210,7 @@ class Policies:
         except StorageError as error:
             _log.error("policy: %s (%s)", error.message, error.hint)
             if self._active is None:
-                self._log.kept.obey(UnreadKeeper())
+                self._keep_all()
         tables = ControlTables(self._log)
         if tables.note() is None:
             return
@@ -275,6 +275,15 @@ class Policies:
             active = activate(self._log, row, self._active)
             self._keep(active)
         self._obey(active)
+
+    def _keep_all(self) -> None:
+        log = self._log
+        with log.writer.lock:
+            try:
+                kept_back.close_off(log)  # what was sent besides nobody knows: all may have been
+            except StorageError as error:
+                _log.error("policy: %s (%s)", error.message, error.hint)
+            log.kept.obey(UnreadKeeper())
 
     def _keep(self, active: ActivePolicy) -> None:
         self._log.kept.obey(keeper_of(self._log, active) if active.document is not None else None)

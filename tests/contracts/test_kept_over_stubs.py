@@ -1,12 +1,12 @@
-"""What is written, and kept back, at a place whose record has left the device."""
+"""What is written, and kept back, at a place whose record has left the device, or of which others know otherwise."""
 
 from __future__ import annotations
 
 import pytest
 
-from edge.storage import evicted
+from edge.storage import evicted, policy_row
 from edge.storage.log_sweep import sweep
-from tests.contracts.kept_world import PLACE, in_the_cloud, rows, values, world
+from tests.contracts.kept_world import BIG, PLACE, in_the_cloud, rows, values, world
 from tests.contracts.scope_world import ScopeWorld
 
 __all__ = ["world"]
@@ -38,4 +38,29 @@ def test_a_delete_of_what_has_left_is_not_forgotten(world: ScopeWorld, fields: d
     world.heal()
     assert (values(world, "office"), in_the_cloud(world)) == (None, None)
     assert rows(kiosk) == set()
+    assert kiosk.edge.digest() == world.cloud.digest()
+
+
+def test_nor_is_one_under_a_policy_that_cannot_be_read_any_more(world: ScopeWorld) -> None:
+    """Before, its place was sent while it was small."""
+    kiosk = world.devices["kiosk"]
+    world.give("kiosk", "small")
+    kiosk.notes.put(PLACE[1], {"text": BIG})
+    kiosk.notes.patch(PLACE[1], {"text": "small"})
+    for steps in range(20):
+        kiosk.sync(steps=steps)
+        if PLACE in world.images():
+            break
+    row = policy_row.load(kiosk.edge.log)
+    assert row is not None
+    assert rows(kiosk) == {PLACE}, "the log went first"
+    policy_row.store(kiosk.edge.log, row._replace(data=row.data + b" "))
+    kiosk.crash()
+    kiosk.notes.delete(PLACE[1])
+    kiosk.clock.now_ms += 1_000
+    for _ in range(3):
+        sweep(kiosk.edge.log, 1 << 40, 0)
+    world.give("kiosk", "")
+    world.heal()
+    assert in_the_cloud(world) is None
     assert kiosk.edge.digest() == world.cloud.digest()
