@@ -4,8 +4,8 @@ A write that is kept back has no operation: its image goes into its table in the
 ``kept_back`` has a row: ``version``, the position of the last such write; ``told``, the largest timestamp in what was
 ever loaded to be sent, 0 for nothing; ``refused``, why the cloud would not take it; ``base``, the record as it was
 before the first of these writes, without which the store's state would be pushed (a repair, ADR 12): NULL for none,
-empty where others know of it and nothing here does: it was erased, or had left. There is no table before the first. The
-row goes when the cloud has the record, as it is by then; what is written meanwhile keeps it.
+empty where others know of it, and nothing is here that they may not have: it was erased, or had left. There is no table
+before the first. The row goes when the cloud has the record, as it is by then; what is written meanwhile keeps it.
 
 What always holds: nothing of such a write leaves the device while its place, or its size, is kept; a commit has the row
 of every one of its images that has no operation. It leaves to others: what is kept (``edge.control.keeping``), when to

@@ -242,7 +242,7 @@ class Transaction:
             self._writer.evicted.refuse(write)
         self._keeping.there = self._keeping.there or None  # whatever comes of the commit, it is looked up
         self.position += 1
-        base = b"" if over and image is None else image  # others know of what has left
+        base = b"" if over and (image is None or not is_alive(image)) else image  # others have what has left
         self.kept[ref] = (self.position, self.kept[ref][1] if ref in self.kept else base)
         self.marks.append((self.position, *ref))
         self.touched[ref] = after

@@ -41,6 +41,25 @@ def test_a_delete_of_what_has_left_is_not_forgotten(world: ScopeWorld, fields: d
     assert kiosk.edge.digest() == world.cloud.digest()
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_repair_goes_on_over_what_was_written_where_a_record_has_left(world: ScopeWorld, *, lost: bool) -> None:
+    """A stub that nobody wrote to is no record that the cloud would take."""
+    let_go(world, text="all's", visits=3, best=7)
+    kiosk = world.devices["kiosk"]
+    kiosk.notes.increment(PLACE[1], "visits", 2, upsert=True)
+    kiosk.notes.patch(PLACE[1], {"best": 5})
+    if lost:
+        world.restore()
+    kiosk.edge.log.new_incarnation()
+    assert kiosk.sync()
+    assert in_the_cloud(world) == {"text": "all's", "visits": 3, "best": 7}
+    assert rows(kiosk) == {PLACE}
+    world.give("kiosk", "")
+    world.heal()
+    assert in_the_cloud(world) == {"text": "all's", "visits": 5, "best": 7}
+    world.check()
+
+
 def test_nor_is_one_under_a_policy_that_cannot_be_read_any_more(world: ScopeWorld) -> None:
     """Before, its place was sent while it was small."""
     kiosk = world.devices["kiosk"]
