@@ -155,13 +155,13 @@ class LogCore:
         one was.
         """
         _, collection, key, _, _, schema, put, new = writes[0]
-        if put is not None and (new or self._expect_new) and len(writes) == 1 and not self.kept.bounds(collection, key):
+        if put is not None and (new or self._expect_new) and len(writes) == 1:
             writer, ref = self.writer, put[0]
-            with writer.lock:
+            with writer.lock:  # in which no other policy comes to hold
                 writer.check_open()
                 if self.erasures.at:
                     self.erasures.check(writes)
-                as_checked = self._plain_schemas.get(collection) is schema
+                as_checked = self._plain_schemas.get(collection) is schema and not self.kept.bounds(collection, key)
                 if self._settled and as_checked and ref not in writer.overlay and writer.has_room():
                     seq, position, ts = self.head_seq + 1, self.position + 1, self.clock.now()
                     row, image = plain_put(seq, position, ts, self.cursor, put, self.replica)

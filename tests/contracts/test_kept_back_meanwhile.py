@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -40,6 +42,25 @@ def test_a_write_while_its_state_is_under_way(world: ScopeWorld) -> None:
     world.heal()
     assert in_the_cloud(world, ("notes", "b")) == {"text": "1", "visits": 2}
     assert kiosk.edge.digest() == world.cloud.digest()
+
+
+def test_a_put_that_is_under_way_when_the_policy_comes_is_kept_by_it(world: ScopeWorld) -> None:
+    kiosk = world.devices["kiosk"]
+    logs = kiosk.edge.collection("logs")
+    logs.put("before", {"text": "the next one is taken to be new as well"})
+    log = kiosk.edge.log
+    head = log.head_seq
+    with log.writer.lock:
+        put = Thread(target=lambda: logs.put("mine", {"text": "mine"}))
+        put.start()
+        while log._group._holder is None:
+            time.sleep(0.001)
+        time.sleep(0.05)  # it waits for the lock
+        world.give("kiosk", "local")
+    put.join()
+    assert (log.head_seq, logs.get("mine")) == (head, {"text": "mine"})
+    world.heal()
+    assert ("logs", "mine") not in world.images()
 
 
 def test_what_the_cloud_will_not_take_stays_and_holds_up_nothing(world: ScopeWorld, monkeypatch: Any) -> None:
