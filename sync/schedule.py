@@ -1,4 +1,4 @@
-"""When to try again: exponential backoff with full jitter.
+"""When to try again: exponential backoff with full jitter; and when to shake hands again.
 
 Source: Marc Brooker, *Exponential Backoff And Jitter*, AWS Architecture Blog, 2015 ("full jitter": uniform between 0
 and the exponential bound), which spreads a fleet that comes back all at once.
@@ -32,3 +32,18 @@ class Backoff:
 
     def reset(self) -> None:
         self.failures = 0
+
+
+class Greetings:
+    """When a link that is up shakes hands again: ``every_ms`` after the last time (None: never); if ``asked``, now."""
+
+    def __init__(self, every_ms: int | None) -> None:
+        self.asked = False
+        self.last_ms = 0
+        self._every_ms = every_ms
+
+    def due_ms(self, now_ms: int) -> int | None:
+        """In how many milliseconds; None: nothing is due."""
+        if self.asked:
+            return 0
+        return None if self._every_ms is None else max(0, self.last_ms + self._every_ms - now_ms)

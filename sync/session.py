@@ -67,7 +67,7 @@ from sync.operations import Operation
 from sync.pages import open_baseline, open_page
 from sync.places import Whole
 from sync.ports import RandomSource
-from sync.schedule import Backoff
+from sync.schedule import Backoff, Greetings
 from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, Sealed
 
 _RENEWALS_MAX = 3
@@ -94,11 +94,11 @@ class SyncSession:
         self.connected = False
         self._keys = keys
         self._limits = limits or SessionLimits()
+        self._greetings = Greetings(self._limits.hello_ms if live else None)
         self._live = live
         self._versions = versions
         self._backoff = Backoff(random)
-        self._now_ms = 0
-        self._not_before_ms = self._greeted_ms = 0
+        self._now_ms = self._not_before_ms = self._renewals = 0
         self._flights = Flights()
         self._effects: list[Effect] = []
         self._waiting: list[Effect] = []
@@ -106,7 +106,6 @@ class SyncSession:
         self._sealed: Sealed | None = None
         self._loading = self._pristine = self._mend_later = False
         self._unswept: Welcome | None = None
-        self._renewals = 0
         self._repair: Repair | None = None
 
     # -- what the caller tells ------------------------------------------------------------------------------------
@@ -118,6 +117,10 @@ class SyncSession:
     def written(self, head_seq: int) -> None:
         """The device wrote; ``head_seq`` is the last local seq now."""
         self.position = self.position._replace(head_seq=head_seq)
+
+    def greet(self) -> None:
+        """Somebody waits for what the cloud has now: not idle before a handshake that begins after this, at once."""
+        self._greetings.asked, self._not_before_ms = True, 0
 
     def receive(self, number: int, answer: Answer) -> None:
         """The answer to the ``Send`` of that number; dropped if it is from before the last handshake."""
@@ -219,7 +222,7 @@ class SyncSession:
     def wake_ms(self) -> int | None:
         """How long until ``tick`` + ``ready`` can do something by themselves; None: only an event can."""
         if self.connected:
-            return self._hello_due_ms()
+            return None if PUSH in self._flights else self._greetings.due_ms(self._now_ms)
         if self._flights:
             return None
         return max(0, self._not_before_ms - self._now_ms)
@@ -230,6 +233,7 @@ class SyncSession:
         position = self.position
         return (
             self.connected
+            and not self._greetings.asked
             and not self._waiting
             and not self._effects
             and self._repair is None
@@ -243,18 +247,14 @@ class SyncSession:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _hello_due_ms(self) -> int | None:
-        if not (self._live and self.connected):
-            return None
-        return max(0, self._greeted_ms + self._limits.hello_ms - self._now_ms)
-
     def _plan(self) -> None:
-        due = self._hello_due_ms() == 0 or (self.connected and owes(self.position, self.head))
-        if due and not (self._loading or self._repair or PUSH in self._flights):
+        due = self._greetings.due_ms(self._now_ms) == 0 or owes(self.position, self.head)
+        if self.connected and due and not (self._loading or self._repair or PUSH in self._flights):
             self._disconnect(None, 0)
         if not self.connected:
             if not self._flights and self._now_ms >= self._not_before_ms:
                 self._send(PUSH, greeting(self.position, self._keys, self._versions))
+                self._greetings.asked = False
             return
         if self._unswept and PUSH not in self._flights and (effect := sweep(self.position, self._unswept)):
             self._effects.append(effect)
@@ -304,7 +304,7 @@ class SyncSession:
         self._effects.append(Learn(welcome.time_ms, take_keys(self._keys, welcome)))
         self.error = None
         self.connected = True
-        self._greeted_ms = self._now_ms
+        self._greetings.last_ms = self._now_ms
         self.head, self.assignment, self.version = welcome.head, welcome.assignment, welcome.version
         self._sealed = None
         self._push_size = self._limits.push_operations

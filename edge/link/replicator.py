@@ -101,7 +101,8 @@ class Replicator:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._carrier = Carrier(log, store, self._session)
         self._noted: tuple[bool, str] | None = None
-        self._heard = (0, 0)
+        self._heard = self._to_hear
+        self._hurried = False
 
     @property
     def assignment(self) -> int:
@@ -137,8 +138,10 @@ class Replicator:
 
     @property
     def idle(self) -> bool:
-        """Both sides have everything, as far as this side knows."""
-        return self._session.idle and self._log.head_seq == self._session.position.head_seq
+        """Both sides have everything, as far as this side knows; after ``hurry``, what it has learnt since."""
+        if self._hurried or not self._session.idle or self._heard != self._to_hear:
+            return False
+        return self._log.head_seq == self._session.position.head_seq
 
     def stop(self) -> None:
         """From any thread: ``run`` returns soon; nothing is lost."""
@@ -197,6 +200,9 @@ class Replicator:
     def _step(self) -> bool:
         """Take what has arrived, carry out what is ready. Returns whether there was anything."""
         session = self._session
+        if self._hurried:
+            session.greet()
+            self._hurried = False  # last: another thread that sees this sees that the session is not idle
         session.tick(self._clock.monotonic_ms())
         session.written(self._log.head_seq)
         answers, self._answers = self._answers, []
@@ -224,10 +230,14 @@ class Replicator:
 
     def _hear(self) -> None:
         """Pass on whether there is an assignment."""
-        heard = (self._carrier.handshakes, self._session.assignment)
+        heard = self._to_hear
         if heard != self._heard and self._session.version > 2 and self._on_assignment is not None:
             self._on_assignment(self._session.assignment)
         self._heard = heard
+
+    @property
+    def _to_hear(self) -> tuple[int, int]:
+        return (self._carrier.handshakes, self._session.assignment)
 
     def _carry_out(self, effect: Effect) -> None:
         if isinstance(effect, Send):
@@ -253,7 +263,7 @@ class Replicator:
     async def _wait(self, started: int, timeout_ms: int | None) -> None:
         """Until an answer, a local write, ``stop``, the session's timer or the time limit."""
         self._changed.clear()
-        if self._answers or self._stopping or self._log.head_seq != self._session.position.head_seq:
+        if self._answers or self._stopping or self._hurried or self._log.head_seq != self._session.position.head_seq:
             return
         bounds = [self._session.wake_ms(), self._paced_ms]
         if timeout_ms is not None:
@@ -299,6 +309,9 @@ class Replicator:
                 self._loop.call_soon_threadsafe(self._changed.set)
 
     def hurry(self) -> None:
-        """From any thread: what was written until now is sent as soon as the link lets it."""
+        """From any thread: somebody waits. What was written until now is sent as soon as the link lets it, and the
+        cloud is asked what it has now.
+        """
         self._pacing.hurry()
+        self._hurried = True
         self.wake()

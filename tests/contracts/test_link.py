@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from edge.link.transport import HttpTransport
 from edge.node import Edge
 from edge.ports import SystemClock
 from edge.storage.delta_log import DeltaLog
 from sync.errors import CorruptStore, DiskFull, StorageError
+from sync.messages import Answer, Message, Pull
 from tests.cloud.server_world import LiveServer
 from tests.contracts.fleet_world import Cloud
 
@@ -178,3 +181,24 @@ def test_a_damaged_log_ends_the_link_and_status_says_so(
     follower.start_sync()  # it is mended: a new link takes the place of the dead one
     assert eventually(lambda: "2" in follower.collection("n"))
     assert eventually(lambda: bool(follower.status()["sync"]["connected"]))
+
+
+def test_a_live_link_is_not_in_sync_before_it_has_asked(
+    pair: tuple[Edge, Edge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a peer has pushed before the call is here after it, however late the news of it comes by itself."""
+    writer, follower = pair
+    real = HttpTransport.exchange
+
+    async def late(transport: HttpTransport, message: Message) -> Answer:
+        answer = await real(transport, message)
+        if isinstance(message, Pull) and message.wait_ms:
+            await asyncio.sleep(2 * PATIENCE_S)
+        return answer
+
+    monkeypatch.setattr(HttpTransport, "exchange", late)
+    follower.sync(timeout_s=PATIENCE_S)  # its next poll is a late one
+    for n in range(5):
+        write_and_sync(writer, f"by the writer {n}")
+        follower.sync(timeout_s=PATIENCE_S)
+        assert follower.collection("n").get(f"by the writer {n}") == {"x": f"by the writer {n}"}

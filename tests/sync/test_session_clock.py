@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sync.effects import Load
-from sync.messages import Refusal
-from tests.sync.session_wire import REPLICA, Wire, operation
+from sync.errors import Unreachable
+from sync.messages import PullPage, Refusal
+from tests.sync.session_wire import LIFE1, REPLICA, Wire, operation
 
 CONNECTED = ["learn time 5 epochs []", "persist acked 0 life 1", "mend"]
 
@@ -55,3 +56,40 @@ def test_what_was_sent_is_answered_before_anything_is_mended() -> None:
     wire.answer("push", ack)
     assert wire.step() == ["persist acked 1"]
     assert wire.connect(last_seq=1, last_segment=ack.last_segment)[-1] == "mend"
+
+
+def test_a_live_link_that_is_asked_shakes_hands_before_it_is_idle_again() -> None:
+    wire = Wire(live=True, incarnation=LIFE1)
+    wire.connect()
+    assert wire.step() == ["send pull Pull"]
+    assert wire.session.idle
+    wire.session.greet()
+    assert not wire.session.idle
+    assert wire.session.wake_ms() == 0
+    assert wire.step() == ["send push Hello"]
+    assert wire.session.wake_ms() is None, "only the answer can do something"
+    wire.answer("pull", PullPage([], 0, 0, 5))  # of the poll that was under way
+    wire.session.greet()  # again, and the answer that is on its way may be older than this
+    wire.answer("push", wire.welcome())
+    assert not wire.session.idle
+    assert wire.step()[0] == "learn time 5 epochs []"
+    assert wire.step() == ["send push Hello"]
+    wire.answer("push", wire.welcome(head=1))
+    wire.step()
+    assert not wire.session.idle, "the cloud has something"
+    assert wire.step() == ["send pull Pull"]
+    wire.answer("pull", PullPage([wire.feed(1)], 1, 1, 5))
+    wire.step()
+    assert wire.session.idle
+
+
+def test_who_asks_does_not_wait_for_the_end_of_a_backoff() -> None:
+    wire = Wire(live=True, incarnation=LIFE1)
+    assert wire.step() == ["send push Hello"]
+    wire.session.failed(wire.sends["push"].number, Unreachable("no network"))
+    assert wire.step() == []
+    assert (wire.session.wake_ms() or 0) > 0
+    wire.session.greet()
+    assert wire.step() == ["send push Hello"]
+    wire.session.failed(wire.sends["push"].number, Unreachable("no network"))
+    assert wire.step() == [], "once"
