@@ -137,4 +137,12 @@ MUTANTS = [
         "one record that two devices made too large stops the repair, and with it push and pull",
         "tests/contracts/test_known_failures.py::test_one_oversized_value_stops_nobodys_sync",
     ),
+    Mutant(
+        "sync-does-not-ask",
+        "edge/link/replicator.py",
+        "        self._hurried = True\n",
+        "",
+        "sync beside a live link says that both have everything before it has heard what a peer pushed",
+        "tests/contracts/test_link.py::test_a_live_link_is_not_in_sync_before_it_has_asked",
+    ),
 ]
