@@ -28,10 +28,11 @@ _SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".d
 # What a pickle that calls something has: GLOBAL and INST name it in the text, STACK_GLOBAL by two words before it.
 _NAMES, _STACK_GLOBAL = "ci", "\x93"
 _ZIPS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
-# RuntimeError: of what is encrypted.
+# RuntimeError: zipfile's, of what is encrypted, and (as NotImplementedError) of a version or a compression that it
+# does not know.
 _UNREADABLE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
-    *(NotImplementedError, RuntimeError, EOFError, ValueError),
+    *(RuntimeError, EOFError, ValueError),
 )
 _OBJECTS = re.compile(rb"""['"][|<>=]?O[0-9]*['"]""")
 
