@@ -25,15 +25,35 @@ def kept(*keys: str) -> tuple[list[Operation], Ticket, tuple[str, str]]:
     return operations, tuple(("notes", key, 7) for key in keys), ("notes", keys[-1])
 
 
-def test_it_goes_part_by_part_and_is_let_go_with_each_answer() -> None:
-    wire, session = wired()
+def connected(**position: object) -> tuple[Wire, KeepingSession]:
+    """And something may be kept back."""
+    wire, session = wired(**position)
     session.keeps()
     assert wire.connect() == CONNECTED
+    return wire, session
+
+
+def goes_out(wire: Wire, sent: int) -> None:
+    """What was loaded: first it is noted as sent."""
+    assert wire.step() == [f"persist sent {sent}"]
+    assert wire.step() == ["send push Push"]
+
+
+def sending(*keys: str) -> tuple[Wire, KeepingSession]:
+    """These were kept back, and are on their way."""
+    wire, session = connected()
+    assert wire.step() == [FIRST]
+    session.loaded_kept(*kept(*keys))
+    goes_out(wire, 0)
+    return wire, session
+
+
+def test_it_goes_part_by_part_and_is_let_go_with_each_answer() -> None:
+    wire, session = connected()
     assert wire.step() == [FIRST]
     session.loaded_kept(*kept("a", "b"))
     assert not session.idle
-    assert wire.step() == ["persist sent 0"]
-    assert wire.step() == ["send push Push"]
+    goes_out(wire, 0)
     header = parse_header(wire.pushed().segment)
     assert (header.flags & (FLAG_STATE | FLAG_LAST), header.first_seq) == (FLAG_STATE | FLAG_LAST, 0)
     wire.answer("push", wire.ack(last_seq=0))
@@ -45,41 +65,30 @@ def test_it_goes_part_by_part_and_is_let_go_with_each_answer() -> None:
 
 
 def test_it_takes_turns_with_the_log() -> None:
-    wire, session = wired(head_seq=2)
-    session.keeps()
-    wire.connect()
+    wire, session = connected(head_seq=2)
     assert wire.step() == ["load after 0"]
     session.loaded([operation(REPLICA, 1, "x")])
-    wire.step()
-    wire.step()
+    goes_out(wire, 1)
     acked = wire.ack()
     wire.answer("push", acked)
     assert wire.step() == ["persist acked 1"]
     assert wire.step() == [FIRST]
     session.loaded_kept(*kept("a"))
-    wire.step()
-    wire.step()
+    goes_out(wire, 1)
     wire.answer("push", wire.ack(last_seq=1))
     assert wire.step() == ["persist acked 1", "release ['a']"]
     assert wire.step() == ["load after 1"]
 
 
 def test_after_a_lost_request_the_next_answer_lets_nothing_go() -> None:
-    wire, session = wired()
-    session.keeps()
-    wire.connect()
-    wire.step()
-    session.loaded_kept(*kept("a"))
-    wire.step()
-    assert wire.step() == ["send push Push"]
+    wire, session = sending("a")
     session.failed(wire.sends["push"].number, Unreachable("the request was lost"))
     session.written(1)
     session.tick(session.wake_ms() or 0)
     wire.connect()
     assert wire.step() == ["load after 0"]
     session.loaded([operation(REPLICA, 1, "x")])
-    wire.step()
-    wire.step()
+    goes_out(wire, 1)
     wire.answer("push", wire.ack())
     assert wire.step() == ["persist acked 1"]
     assert wire.step() == [FIRST]
@@ -95,47 +104,32 @@ def test_nothing_goes_before_a_repair_or_while_stamps_wait_to_be_mended() -> Non
     assert wire.connect() == CONNECTED[:2]
     assert wire.step() == ["load after 0"]
     session.loaded([operation(REPLICA, 1, "a")])
-    wire.step()
-    wire.step()
+    goes_out(wire, 1)
     wire.answer("push", wire.ack())
     assert wire.step() == ["persist acked 1"]
     assert wire.step() == ["send push Hello"]
 
 
 def test_what_is_refused_is_found_and_stays() -> None:
-    wire, session = wired()
-    session.keeps()
-    wire.connect()
-    wire.step()
-    session.loaded_kept(*kept("a", "b", "c"))
-    wire.step()
-    wire.step()
+    wire, session = sending("a", "b", "c")
     refused = [Refusal(0, "too-large", "over 256 KiB")]
     wire.answer("push", wire.ack(last_seq=0, refusals=refused))
     assert wire.step() == ["persist acked 0"]
     assert wire.step() == ["load kept after None, 1"]
     session.loaded_kept(*kept("a"))
-    wire.step()
-    wire.step()
+    goes_out(wire, 0)
     wire.answer("push", wire.ack(last_seq=0))
     assert wire.step() == ["persist acked 0", "release ['a']"]
     assert wire.step() == ["load kept after ('notes', 'a'), 2"]
     session.loaded_kept(*kept("b"))
-    wire.step()
-    wire.step()
+    goes_out(wire, 0)
     wire.answer("push", wire.ack(last_seq=0, refusals=refused))
     assert wire.step() == ["persist acked 0", "release ['b'], too-large"]
     assert wire.step() == ["load kept after ('notes', 'b'), 2"]
 
 
 def test_a_refusal_for_its_stamp_makes_the_device_ask_for_the_time() -> None:
-    wire, session = wired()
-    session.keeps()
-    wire.connect()
-    wire.step()
-    session.loaded_kept(*kept("a"))
-    wire.step()
-    wire.step()
+    wire, session = sending("a")
     wire.answer("push", wire.ack(last_seq=0, refusals=[Refusal(0, "future-stamp", "ahead")]))
     assert wire.step() == ["persist acked 0", "release ['a'], future-stamp"]
     assert not session.connected
@@ -145,26 +139,14 @@ def test_a_refusal_for_its_stamp_makes_the_device_ask_for_the_time() -> None:
 
 
 def test_an_answer_that_shows_another_writer_leads_to_a_handshake() -> None:
-    wire, session = wired()
-    session.keeps()
-    wire.connect()
-    wire.step()
-    session.loaded_kept(*kept("a"))
-    wire.step()
-    wire.step()
+    wire, _ = sending("a")
     wire.answer("push", wire.ack(last_seq=4, last_segment=b"s" * 32))
     assert wire.step() == ["send push Hello"], "and it is not let go"
 
 
 def test_a_cloud_that_was_restored_to_before_it_is_found_out() -> None:
     """Neither what it holds of the log nor the cursor says so."""
-    wire, session = wired()
-    session.keeps()
-    wire.connect()
-    wire.step()
-    session.loaded_kept(*kept("a"))
-    wire.step()
-    wire.step()
+    wire, session = sending("a")
     wire.answer("push", wire.ack())
     wire.step()
     session.loaded_kept([], (), None)
