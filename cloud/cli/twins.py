@@ -131,7 +131,7 @@ def labels(directory: Path, device: str, pairs: tuple[str, ...], as_json: bool) 
         found = _find(home, device)
         fleet = home.fleet.fleet
         desk = home.plane.twins
-        twin = desk.set_labels(fleet, found.device, changes) if changes else desk.twin(fleet, found.device)
+        twin = desk.set_labels(fleet, found.device, changes) if changes else desk.look_at(found).twin
     now = json.loads(twin.labels)
     if as_json:
         show_json(now)

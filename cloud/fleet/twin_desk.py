@@ -68,7 +68,7 @@ class TwinDesk:
         expected: int | None = None,
     ) -> TwinRow:
         """What the device is told with its next assignment. Raises InvalidValue, TooLarge; StaleWrite if ``expected``
-        is not the version that ``twin`` shows.
+        is not the version that ``look_at`` shows.
         """
         with self._store.writing() as tx:
             known = tx.device(device)
@@ -83,12 +83,6 @@ class TwinDesk:
         self._moved(fleet)
         return row
 
-    def twin(self, fleet: bytes, device: bytes) -> TwinRow:
-        """As it is, with what it would be told when it asks. Raises TooLarge as ``exposing.desired``."""
-        with self._store.reading() as view:
-            known = view.device(device)
-            return exposing.desired(view, known) if known is not None else twins.twin_of(view, fleet, device)
-
     def members(self, fleet: bytes, query: str) -> list[Member]:
         """Raises InvalidFilter, TooLarge for the query."""
         group = groups.parse(query)
@@ -96,13 +90,13 @@ class TwinDesk:
             return list(twins.members(view, fleet, group))
 
     def look(self, fleet: bytes, query: str) -> list[Look]:
-        """The same devices, each as ``twin`` has it. Raises as ``members``."""
+        """The same devices, each as ``look_at`` has it. Raises as ``members``."""
         group = groups.parse(query)
         with self._store.reading() as view:
             return [_look(view, member.device, member.twin) for member in twins.members(view, fleet, group)]
 
     def look_at(self, device: DeviceRow) -> Look:
-        """One device, as ``twin`` has it."""
+        """One device: its twin as it is, with what it would be told when it asks."""
         with self._store.reading() as view:
             return _look(view, device, twins.twin_of(view, device.fleet, device.device))
 

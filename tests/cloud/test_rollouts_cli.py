@@ -119,6 +119,7 @@ def test_a_list_says_what_show_says_and_a_device_that_cannot_be_told_is_in_it(fl
     assert listed["van"] == ok("twins", "show", fleet, "van")
     assert "(next: too large)" in run("twins", "list", fleet).output
     assert "the next version cannot be told" in run("twins", "show", fleet, "van").output
+    assert ok("labels", fleet, "van") == {}, "they do not wait for it"
 
 
 def test_an_empty_fleet_has_no_group(fleet: Path) -> None:

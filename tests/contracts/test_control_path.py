@@ -129,7 +129,7 @@ def test_a_server_that_was_killed_and_a_device_that_was_off(fleet: Fleet) -> Non
 def reported(fleet: Fleet, name: str) -> dict[str, Any]:
     with Home.open(fleet.directory) as home:
         (device,) = [row for row in home.plane.devices(home.fleet.fleet) if row.name == name]
-        twin = home.plane.twins.twin(home.fleet.fleet, device.device)
+        twin = home.plane.twins.look_at(device).twin
     found: dict[str, Any] = json.loads(twin.reported)
     return found
 

@@ -114,8 +114,8 @@ def test_what_is_too_large_to_be_told_holds_up_nothing_else(world: ControlWorld)
 def test_desired_is_set_for_who_has_seen_what_is_shown(world: ControlWorld) -> None:
     device = world.device.device_id
     world.plane.rollouts.create(world.fleet, Spec({"desired": {"all": 1}}, [Stage(100)]))
-    shown = world.plane.twins.twin(world.fleet, device)
-    assert shown.desired_version == 1, "not asked for yet"
+    (shown,) = world.plane.twins.look(world.fleet, "")
+    assert shown.twin.desired_version == 1, "not asked for yet"
     row = world.plane.twins.set_desired(world.fleet, device, {"own": 1}, expected=1)
     assert (row.desired_version, row.desired) == (2, b'{"all":1,"own":1}')
     with pytest.raises(StaleWrite):
