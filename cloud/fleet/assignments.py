@@ -49,10 +49,11 @@ def assign(
 ) -> AssignmentRow:
     """The newest for this device; signed now if what it is to run has changed, the snapshot, or its key, if half of its
     time is over, or if the device holds a later one. Raises Refused for what is below its floor, and for a key that
-    is not the root's; NotFound for what is not listed; TooLarge as ``choices.desired``.
+    is not the root's; NotFound for what is not listed; TooLarge as ``Decided.twin``.
     """
     exposing.expose(tx, device, now_ms)
-    places, twin = choices.desired(tx, device)
+    decided = Decided(tx, device)
+    places, twin = decided.places, decided.twin
     chosen = choices.digest_of(places, twin.desired_version)
     row = tx.assignment(device.fleet, device.device)
     if row is not None and row.chosen == chosen and held <= row.number and _is_good(row, trusted, now_ms):

@@ -17,7 +17,6 @@ from cloud.fleet import exposing, rollouts
 from cloud.fleet.rollout_desk import followed
 from cloud.ports import Reading, Transaction
 from cloud.rows import DeviceRow
-from cloud.twin_rows import TwinRow
 from sync.errors import InvalidValue
 from sync.limits import ASSIGNED_MODELS_MAX
 from sync.targets import Kind, parse_path
@@ -38,13 +37,8 @@ def desired_places(view: Reading, device: DeviceRow) -> dict[str, Choice]:
     return places_of(view, device, exposing.Decision(view, device))
 
 
-def desired(view: Reading, device: DeviceRow) -> tuple[dict[str, Choice], TwinRow]:
-    """The same, and its twin with what it is to be told. Raises TooLarge as ``exposing.desired``."""
-    rolled = exposing.Decision(view, device)
-    return places_of(view, device, rolled), rolled.twin()
-
-
 def places_of(view: Reading, device: DeviceRow, rolled: exposing.Decision) -> dict[str, Choice]:
+    """The same, of a decision that there is."""
     places = {row.place: Choice(row.path) for row in view.channels(device.fleet)}
     return places | {place: Choice(given.path, given.rollout, given.stage) for place, given in rolled.given.items()}
 

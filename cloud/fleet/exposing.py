@@ -50,7 +50,9 @@ class _Hit(NamedTuple):
 
 
 class Decision:
-    """``given`` and ``desired``, by one look; valid within the block of its view."""
+    """By one look; valid within the block of its view. ``given``: place → what rollouts give to this device, exposed or
+    to be exposed when it asks; the last rollout of a place counts.
+    """
 
     def __init__(self, view: ReadingTwins, device: DeviceRow) -> None:
         self._view = view
@@ -59,15 +61,8 @@ class Decision:
         self.given = _given(self._hits)
 
     def twin(self) -> TwinRow:
-        """Raises TooLarge as ``desired``."""
+        """As ``desired``, and raises as it."""
         return _told(twin_of(self._view, self._device.fleet, self._device.device), self._hits)
-
-
-def given(view: ReadingTwins, device: DeviceRow) -> dict[str, Given]:
-    """Place → what rollouts give to this device, exposed or to be exposed when it asks; the last rollout of a place
-    counts.
-    """
-    return Decision(view, device).given
 
 
 def desired(view: ReadingTwins, device: DeviceRow) -> TwinRow:

@@ -59,9 +59,9 @@ class World:
     def ask(self, device: DeviceRow) -> str:
         """The device asks for its assignment: the path of its model, "" without one."""
         with self.store.writing(durable=False) as tx:
-            before = exposing.given(tx, device)
+            before = exposing.Decision(tx, device).given
             exposing.expose(tx, device, self.clock.wall_ms())
-            after = exposing.given(tx, device)
+            after = exposing.Decision(tx, device).given
             assert before == after  # what is promised when it asks is what it is given
         return after["models/embed"].path if "models/embed" in after else ""
 
