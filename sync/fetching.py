@@ -3,8 +3,8 @@
 The caller says that there may be such places (``wants``), and is asked for them (``LoadPlaces``) when nothing greater
 is under way: a baseline or a growth brings them, too.
 
-What always holds: an answer is merged as whole records, with what
-the cloud has not got and what it does not give, in one ``Apply``; one that is lost is asked for again.
+What always holds: an answer is merged as whole records, with what the cloud has not got and what it does not give, in
+one ``Apply``; one that is lost is asked for again.
 """
 
 from __future__ import annotations
