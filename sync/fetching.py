@@ -65,7 +65,7 @@ class FetchingSession(GrowingSession):
             super()._plan_pull()
 
     def _receive(self, lane: str, answer: Answer) -> None:
-        if not (isinstance(answer, RecordsPage) and lane == PULL and self.connected and self._places):
+        if not (isinstance(answer, RecordsPage) and lane == PULL and self.connected):
             super()._receive(lane, answer)
             return
         asked, self._places = self._places, ()

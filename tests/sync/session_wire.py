@@ -12,6 +12,7 @@ from sync.effects import (
     Leave,
     Load,
     LoadKept,
+    LoadPlaces,
     LoadState,
     Mend,
     NewIncarnation,
@@ -29,7 +30,7 @@ from sync.messages import (
     Welcome,
 )
 from sync.operations import Kind, Operation, Shape
-from sync.segment import FLAG_FEED, GENESIS, parse_header, seal, segment_id
+from sync.segment import FLAG_FEED, FLAG_STATE, GENESIS, parse_header, seal, segment_id
 from sync.session import SyncSession
 
 FLEET = b"F" * 16
@@ -101,6 +102,21 @@ class Wire:
 
     def feed(self, first: int, count: int = 1, *, signer: DeviceKey | None = None, stream: bytes = LIFE1) -> bytes:
         operations = [operation(OTHER, first + i, f"k{first + i}") for i in range(count)]
+        return self._sealed(operations, first, FLAG_FEED, msgpack.packb([first + count - 1]), signer, stream)
+
+    def state(self, head: int, *keys: str) -> bytes:
+        """Records as the cloud has them, of a baseline or by name."""
+        return self._sealed([operation(OTHER, 0, key) for key in keys], head, FLAG_STATE)
+
+    def _sealed(
+        self,
+        operations: list[Operation],
+        first: int,
+        flags: int,
+        clear: bytes = b"",
+        signer: DeviceKey | None = None,
+        stream: bytes = LIFE1,
+    ) -> bytes:
         return seal(
             operations,
             fleet=FLEET,
@@ -110,8 +126,8 @@ class Wire:
             previous=GENESIS,
             ring=self.ring,
             signer=signer or self.cloud,
-            flags=FLAG_FEED,
-            clear=msgpack.packb([first + count - 1]),
+            flags=flags,
+            clear=clear,
         ).data
 
     def pushed(self) -> Push:
@@ -132,14 +148,10 @@ def operation(replica: bytes, seq: int, key: str) -> Operation:
 def words(effect: Effect) -> str:
     if isinstance(effect, Send):
         return f"send {effect.lane} {type(effect.message).__name__}"
-    if isinstance(effect, Load):
-        return f"load after {effect.after_seq}"
-    if isinstance(effect, LoadKept):
-        return f"load kept after {effect.after}, {effect.max_operations}"
+    if isinstance(effect, (Load, LoadKept, LoadPlaces, LoadState)):
+        return load_words(effect)
     if isinstance(effect, Release):
         return f"release {[key for _, key, _ in effect.ticket]}{f', {effect.refused[0]}' if effect.refused else ''}"
-    if isinstance(effect, LoadState):
-        return f"load state after {effect.after}"
     if isinstance(effect, Learn):
         return f"learn time {effect.time_ms} epochs {sorted(effect.keys)}"
     if isinstance(effect, Apply):
@@ -160,4 +172,13 @@ def words(effect: Effect) -> str:
         return " ".join(["persist", *filter(None, parts)])
     if isinstance(effect, Leave):
         return f"leave at {effect.head}, archived to {effect.archived}"
+    assert isinstance(effect, NewIncarnation)
     return "new incarnation"
+
+
+def load_words(effect: Load | LoadKept | LoadPlaces | LoadState) -> str:
+    if isinstance(effect, Load):
+        return f"load after {effect.after_seq}"
+    if isinstance(effect, LoadKept):
+        return f"load kept after {effect.after}, {effect.max_operations}"
+    return "load places" if isinstance(effect, LoadPlaces) else f"load state after {effect.after}"

@@ -31,7 +31,7 @@ from sync.messages import (
     WrappedKey,
 )
 from sync.operations import Kind, Operation, Shape
-from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, open_segment, parse_header, seal, segment_id
+from sync.segment import FLAG_LAST, FLAG_STATE, GENESIS, open_segment, parse_header, segment_id
 from tests.sync.session_wire import (
     FLEET,
     LIFE1,
@@ -174,10 +174,7 @@ def test_a_baseline_continues_where_it_was_and_ends_with_the_cursor_of_its_first
     wire = Wire()
     assert wire.connect(head=9, baseline=True) == [*CONNECTED[:2], "apply 0 cursor None baseline b''", "mend"]
     assert wire.step() == ["send pull PullBaseline"]
-    state = seal(
-        [operation(OTHER, 0, "a")], fleet=FLEET, stream=LIFE1, replica=b"cloudcloudcloud!", first_seq=9,
-        previous=GENESIS, ring=wire.ring, signer=wire.cloud, flags=FLAG_STATE,
-    ).data  # fmt: skip
+    state = wire.state(9, "a")
     wire.answer("pull", BaselinePage([state], b"token", 9, 9, 5))
     assert wire.step() == ["apply 1 cursor None baseline b'token'"]
     assert not wire.session.idle
