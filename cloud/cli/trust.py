@@ -148,7 +148,7 @@ def rotate(
     if as_json:
         show_json({**_as_dict(found), "private": places})
         return
-    _show(found, as_json)
+    _show(found, as_json=False)
     for place in places:
         click.echo(f"new key: {place}")
     if role == "online" and places:

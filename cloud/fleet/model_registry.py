@@ -323,7 +323,7 @@ def _check_details(details: Details) -> None:
     said = {name: getattr(details, name) for name in details.__struct_fields__}
     try:
         Manifest.parse(Manifest(1, "a", 1, "1", 0, listed, [], [file], **said).encode())
-    except (InvalidValue, Malformed, ValueError) as error:
+    except (InvalidValue, Malformed) as error:
         raise InvalidValue(f"not for a manifest: {error}", hint="configs/model.toml shows all that there is") from error
 
 

@@ -22,7 +22,7 @@ from sync.segment import (
 )
 
 FLEET, REPLICA = b"F" * 16, b"R" * 16
-KEY, STRANGER = DeviceKey.from_bytes(bytes(range(64))), DeviceKey.from_bytes(bytes(range(64, 128)))
+KEY = DeviceKey.from_bytes(bytes(range(64)))
 RING = KeyRing({3: b"k" * 32})
 SHAPE = Shape(Kind.PUT, "notes", ("text",), "l")
 
