@@ -8,6 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from cloud.ports import ObjectStore
 from cloud.rows import ObjectInfo
 from cloud.storage.bodies import Bodies
@@ -119,6 +121,12 @@ def body_world(directory: Path, objects: ObjectStore | None = None) -> Iterator[
             yield world
         finally:
             world.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[BodyWorld]:
+    with body_world(tmp_path) as world:
+        yield world
 
 
 def attachments(edge: Edge) -> Attachments:

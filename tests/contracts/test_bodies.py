@@ -7,7 +7,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -44,13 +44,10 @@ from tests.contracts.body_world import (
     body_world,
     some_bytes,
     sync,
+    world,
 )
 
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[BodyWorld]:
-    with body_world(tmp_path) as world:
-        yield world
+__all__ = ["world"]
 
 
 def test_what_one_attached_another_reads_when_it_wants_it(world: BodyWorld) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -29,16 +28,12 @@ from tests.contracts.body_world import (
     attachments,
     away,
     body_file,
-    body_world,
     some_bytes,
     sync,
+    world,
 )
 
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[BodyWorld]:
-    with body_world(tmp_path) as world:
-        yield world
+__all__ = ["world"]
 
 
 def test_an_evicted_body_comes_back_and_offline_says_so(world: BodyWorld) -> None:

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -19,15 +17,11 @@ from simulations.control_plane import Proxy
 from simulations.processes import Children
 from sync.budgets import LinkLimits
 from sync.lanes import BULK, CONTROL, NORMAL, URGENT
-from tests.contracts.body_world import PATIENCE_S, BodyWorld, attachments, body_world, some_bytes
+from tests.contracts.body_world import PATIENCE_S, BodyWorld, attachments, some_bytes, world
+
+__all__ = ["world"]
 
 METERED = LinkLimits("metered", 4_000_000, 0, 262_144, 0.2, (URGENT, NORMAL, BULK))
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[BodyWorld]:
-    with body_world(tmp_path) as world:
-        yield world
 
 
 def metered(world: BodyWorld, name: str, *limits: LinkLimits, url: str = "", link_class: str = "metered") -> Edge:
