@@ -306,7 +306,7 @@ class Steering:
             self._do("publish", partial(self._change_online_key if stolen else self._publish, owner))
 
     def restored(self, *, earlier: bool) -> None:
-        """The database was made anew from the archive: what operators do then (docs/OPERATIONS). Raises Violation if
+        """The database was made anew from the archive: what operators do then (docs/FLEET.md). Raises Violation if
         something that has left a device is not in it.
         """
         plane = self.cloud.plane
