@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from simulations.fleet.agent import CHANGED, RIVAL, RIVALS
 from simulations.fleet.checks import check_damaged_archive, check_search
@@ -11,6 +12,9 @@ from simulations.fleet.disk import FULL, IO, SYNC, Disk
 from simulations.fleet.erasing import attend, remember
 from simulations.fleet.violation import Violation
 from sync.errors import AgentDBError, StorageError
+
+if TYPE_CHECKING:
+    from simulations.steered.steering import Steering
 
 _FAULT_MS = 20 * MINUTE_MS
 
@@ -274,48 +278,46 @@ class Faults(Disasters):
 
     # -- operators, of a fleet that is steered ------------------------------------------------------------------------
 
+    @property
+    def _steering(self) -> Steering:
+        """No other plan has these faults."""
+        steering = self._fleet.steering
+        assert steering is not None
+        return steering
+
     def policy_signed(self) -> None:
-        if self._fleet.steering is not None:
-            self._fleet.steering.publish_policy()
+        self._steering.publish_policy()
 
     def policy_assigned(self) -> None:
-        if self._fleet.steering is not None:
-            self._fleet.steering.assign_policy()
+        self._steering.assign_policy()
 
     def policy_rolled_out(self) -> None:
-        if self._fleet.steering is not None:
-            self._fleet.steering.roll_out_policy()
+        self._steering.roll_out_policy()
 
     def model_published(self) -> None:
-        if self._fleet.steering is not None:
-            self._fleet.steering.publish_model()
+        self._steering.publish_model()
 
     def model_assigned(self) -> None:
-        if self._fleet.steering is not None:
-            self._fleet.steering.assign_model()
+        self._steering.assign_model()
 
     def model_rolled_out(self) -> None:
-        if self._fleet.steering is not None:
-            self._fleet.steering.roll_out_model()
+        self._steering.roll_out_model()
 
     def rollout_moved(self) -> None:
-        if self._fleet.steering is not None:
-            self._fleet.steering.move_rollout()
+        self._steering.move_rollout()
 
     def server_hostile(self) -> None:
         """Old, mixed, foreign, cut and forged metadata, assignments and targets."""
-        if self._fleet.steering is not None:
-            self._fleet.steering.serve_badly(self._dice.randrange(10 * MINUTE_MS, 6 * HOUR_MS))
+        self._steering.serve_badly(self._dice.randrange(10 * MINUTE_MS, 6 * HOUR_MS))
 
     def online_key_changed(self) -> None:
-        if self._fleet.steering is not None:
-            self._fleet.steering.change_online_key()
+        self._steering.change_online_key()
 
     def guide_remembers(self) -> None:
         """An agent whose permissions change writes a memory."""
         device = self._device()
-        if device.steered is not None:
-            device.steered.remember()
+        assert device.steered is not None
+        device.steered.remember()
 
     # -- schemas ------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from cloud.fleet.signing import make_snapshot, make_timestamp
 from simulations.fleet.world import START_MS, World
 from simulations.steered.signers import Signers
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _STRANGERS_FIRST = 1_000  # the number of their first key
 _DAY_MS = 86_400_000
 _FIELDS = ("timestamp", "snapshot", "roles", "assignment")
+_BYTES = ("timestamp", "snapshot", "assignment", "signature")
 STRANGE = b'{"name":"north","schema":1,"sync":[{"collections":["*"],"direction":"absent"}]}'
 
 
@@ -87,12 +90,9 @@ class Hostile:
         other = self._earlier(lambda _: True)
         if other is None:
             return None
-        fields = {name: getattr(true, name) for name in ("roots", *_FIELDS, "signature")}
         taken = self._dice.choice(_FIELDS)
-        fields[taken] = getattr(other, taken)
-        if taken == "assignment":
-            fields["signature"] = other.signature
-        return Control(**fields)
+        parts = (taken, "signature") if taken == "assignment" else (taken,)
+        return replace(true, **{name: getattr(other, name) for name in parts})
 
     def _foreign(self, device: bytes, held: int) -> Control:
         """All valid: of another fleet, or of strangers who call theirs by this fleet's id."""
@@ -152,21 +152,21 @@ class Hostile:
 
 
 def _cut(true: Control, dice: Random) -> Control:
-    fields = {name: getattr(true, name) for name in ("roots", *_FIELDS, "signature")}
-    name = dice.choice([name for name in ("timestamp", "snapshot", "assignment", "signature") if fields[name]] or [""])
-    if name:
-        fields[name] = fields[name][: dice.randrange(len(fields[name]))]
-    elif fields["roles"]:
-        fields["roles"] = fields["roles"][:-1]
-    return Control(**fields)
+    name = _part(true, dice)
+    if not name:
+        return replace(true, roles=true.roles[:-1])
+    data = getattr(true, name)
+    return replace(true, **{name: data[: dice.randrange(len(data))]})
 
 
 def _altered(true: Control, dice: Random) -> Control:
-    fields = {name: getattr(true, name) for name in ("roots", *_FIELDS, "signature")}
-    name = dice.choice([name for name in ("timestamp", "snapshot", "assignment", "signature") if fields[name]] or [""])
-    if name:
-        fields[name] = _flipped(fields[name], dice)
-    return Control(**fields)
+    name = _part(true, dice)
+    return replace(true, **{name: _flipped(getattr(true, name), dice)}) if name else true
+
+
+def _part(true: Control, dice: Random) -> str:
+    """One that is there, of those that are bytes; "" if none is."""
+    return dice.choice([name for name in _BYTES if getattr(true, name)] or [""])
 
 
 def _flipped(data: bytes, dice: Random) -> bytes:
