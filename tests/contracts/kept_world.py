@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from edge.storage import kept_back
+from edge.storage import kept_back, policy_row
+from edge.storage.log_sweep import sweep
 from sync.images import image_values
 from tests.contracts.fleet_world import Device
 from tests.contracts.scope_world import KEYS, ScopeWorld
@@ -41,3 +42,18 @@ def rows(device: Device) -> set[tuple[str, str]]:
 def why(device: Device, place: tuple[str, str] = PLACE) -> str | None:
     found = kept_back.of_place(device.edge.log, *place, device.edge.log.kept.keeper)
     return None if found is None else found.why
+
+
+def forget_deletes(device: Device) -> None:
+    """Those that all have read."""
+    device.clock.now_ms += 1_000
+    for _ in range(3):
+        sweep(device.edge.log, 1 << 40, 0)
+
+
+def damage_policy(device: Device) -> None:
+    """On its disk; it begins again, and cannot read it."""
+    row = policy_row.load(device.edge.log)
+    assert row is not None
+    policy_row.store(device.edge.log, row._replace(data=row.data + b" "))
+    device.crash()

@@ -8,12 +8,11 @@ import pytest
 
 from edge import Edge
 from edge.storage.group_commit import Job
-from edge.storage.log_sweep import sweep
 from edge.storage.transaction import Write
 from sync.errors import NotFound
 from sync.images import is_alive
 from sync.operations import Kind
-from tests.contracts.kept_world import BIG, PLACE, in_the_cloud, rows, values, why, world
+from tests.contracts.kept_world import BIG, PLACE, forget_deletes, in_the_cloud, rows, values, why, world
 from tests.contracts.scope_world import KEYS, PLACES, ScopeWorld
 
 __all__ = ["world"]
@@ -127,9 +126,7 @@ def test_a_delete_that_is_kept_back_is_a_delete_for_all_in_the_end(world: ScopeW
     kiosk.notes.delete("mine alone")
     world.heal()
     assert values(world, "office") is not None
-    kiosk.clock.now_ms += 1_000
-    for _ in range(3):  # deletes that all have read are forgotten
-        sweep(kiosk.edge.log, 1 << 40, 0)
+    forget_deletes(kiosk)
     assert kiosk.edge.log.image("notes", "mine alone") is None, "nobody else has ever heard of it"
     assert rows(kiosk) == {PLACE}
     world.give("kiosk", "")
@@ -148,9 +145,7 @@ def test_a_delete_of_what_left_meanwhile_is_not_forgotten(world: ScopeWorld) -> 
     world.heal()
     assert values(world, "office") == {"mood": "good"}
     kiosk.notes.delete(PLACE[1])
-    kiosk.clock.now_ms += 1_000
-    for _ in range(3):
-        sweep(kiosk.edge.log, 1 << 40, 0)
+    forget_deletes(kiosk)
     world.give("kiosk", "")
     world.heal()
     assert office.notes.get(PLACE[1]) is None

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from edge import Edge
-from edge.storage import kept_back, policy_row
+from edge.storage import kept_back
 from sync.errors import CorruptStore, StorageError
 from tests.cloud.identity_world import SeededRandom
-from tests.contracts.kept_world import BIG, PLACE, in_the_cloud, rows, values, why, world
+from tests.contracts.kept_world import BIG, PLACE, damage_policy, in_the_cloud, rows, values, why, world
 from tests.contracts.scope_world import ScopeWorld
 
 __all__ = ["world"]
@@ -256,10 +256,7 @@ def test_of_a_policy_that_cannot_be_read_no_more_leaves_than_is_known_to(world: 
     kiosk = world.devices["kiosk"]
     world.give("kiosk", "local up")
     kiosk.notes.put("a", {"text": "mine"})
-    row = policy_row.load(kiosk.edge.log)
-    assert row is not None
-    policy_row.store(kiosk.edge.log, row._replace(data=row.data + b" "))
-    kiosk.crash()
+    damage_policy(kiosk)
     with pytest.raises(CorruptStore):
         kiosk.edge.policy  # noqa: B018
     kiosk.notes.put("b", {"text": "mine, too"})

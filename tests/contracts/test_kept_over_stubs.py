@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edge.storage import evicted, policy_row
-from edge.storage.log_sweep import sweep
-from tests.contracts.kept_world import BIG, PLACE, in_the_cloud, rows, values, world
+from edge.storage import evicted
+from tests.contracts.kept_world import BIG, PLACE, damage_policy, forget_deletes, in_the_cloud, rows, values, world
 from tests.contracts.scope_world import ScopeWorld
 
 __all__ = ["world"]
@@ -30,9 +29,7 @@ def test_a_delete_of_what_has_left_is_not_forgotten(world: ScopeWorld, fields: d
     let_go(world, **fields)
     kiosk = world.devices["kiosk"]
     kiosk.notes.delete(PLACE[1])
-    kiosk.clock.now_ms += 1_000
-    for _ in range(3):  # deletes that all have read are forgotten
-        sweep(kiosk.edge.log, 1 << 40, 0)
+    forget_deletes(kiosk)
     assert values(world, "office") == fields
     world.give("kiosk", "")
     world.heal()
@@ -70,15 +67,10 @@ def test_nor_is_one_under_a_policy_that_cannot_be_read_any_more(world: ScopeWorl
         kiosk.sync(steps=steps)
         if PLACE in world.images():
             break
-    row = policy_row.load(kiosk.edge.log)
-    assert row is not None
     assert rows(kiosk) == {PLACE}, "the log went first"
-    policy_row.store(kiosk.edge.log, row._replace(data=row.data + b" "))
-    kiosk.crash()
+    damage_policy(kiosk)
     kiosk.notes.delete(PLACE[1])
-    kiosk.clock.now_ms += 1_000
-    for _ in range(3):
-        sweep(kiosk.edge.log, 1 << 40, 0)
+    forget_deletes(kiosk)
     world.give("kiosk", "")
     world.heal()
     assert in_the_cloud(world) is None
