@@ -46,6 +46,7 @@ KEYS = [f"{place}/{at}" for place in ("north", "south") for at in range(4)]
 DAY_MS = 86_400_000
 COLLECTIONS = ("notes", "logs")
 ALL = RULES | KEEPING
+NOTES, LOGS = ({(collection, key) for key in KEYS} for collection in COLLECTIONS)
 PLACES = [(collection, key) for collection in COLLECTIONS for key in KEYS]
 TALLIES = [("notes", "north/tally"), ("notes", "south/tally")]  # of which is known what they have to come to
 
@@ -241,6 +242,15 @@ class ScopeWorld:
             digest = self.digest(self.assigned[name])
             assert (position.scope, position.growth, position.owed) == (digest, None, False), name
             assert device.edge.verify() == []
+
+
+def held(world: ScopeWorld, name: str = "kiosk") -> set[tuple[str, str]]:
+    """Of ``PLACES``, those that the device has a record at."""
+    return {place for place in PLACES if world.devices[name].edge.log.values(*place) is not None}
+
+
+def notes(world: ScopeWorld, name: str = "kiosk") -> Any:
+    return world.devices[name].edge.collection("notes")
 
 
 def _living(image: bytes | None) -> bytes | None:

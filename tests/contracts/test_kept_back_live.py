@@ -5,17 +5,16 @@ policy that lets it, or with the write that makes it small; and `status` and `po
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from edge.cli import main
 from edge.node import Edge
-from simulations.processes import Children
-from tests.contracts.operated_fleet import PATIENCE_S, Fleet, eventually, policy
+from tests.contracts.operated_fleet import PATIENCE_S, Fleet, eventually, fleet, policy
+
+__all__ = ["fleet"]
 
 KEEPS = json.dumps(
     {
@@ -33,14 +32,13 @@ SENDS = '{"name":"kiosk","schema":1}'
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with Children(tmp_path) as children:
-        fleet = Fleet(tmp_path, children)
-        fleet.document(policy(1), KEEPS)
-        fleet.document(policy(2), SENDS)
-        fleet.publish()
-        fleet.assign("policy", policy(1))
-        yield fleet
+def keeping(fleet: Fleet) -> Fleet:
+    """The first policy is what all run; the second is published."""
+    fleet.document(policy(1), KEEPS)
+    fleet.document(policy(2), SENDS)
+    fleet.publish()
+    fleet.assign("policy", policy(1))
+    return fleet
 
 
 def keeps(edge: Edge) -> bool:
@@ -53,8 +51,8 @@ def said(edge: Edge, *args: str) -> str:
     return " ".join(result.stdout.split())
 
 
-def test_it_goes_while_the_link_is_up(fleet: Fleet) -> None:
-    with fleet.device("writer") as writer, fleet.device("reader") as reader:
+def test_it_goes_while_the_link_is_up(keeping: Fleet) -> None:
+    with keeping.device("writer") as writer, keeping.device("reader") as reader:
         for edge in (writer, reader):
             edge.collection("drafts")
             edge.collection("notes")
@@ -70,7 +68,7 @@ def test_it_goes_while_the_link_is_up(fleet: Fleet) -> None:
         notes.put("large", {"text": "short now"})
         assert eventually(lambda: reader.collection("notes").get("large") == {"text": "short now"})
         assert eventually(lambda: writer.status()["kept_back"]["records"] == 2), "its whole state has gone, too"
-        fleet.assign("policy", policy(2))
+        keeping.assign("policy", policy(2))
         assert eventually(lambda: reader.collection("drafts").get("d") == {"text": "mine"})
         assert eventually(lambda: writer.cache.status().unconfirmed.count == 0), "its body, too"
         with reader.agent("guide").attachments().open("a") as body:
@@ -81,8 +79,8 @@ def test_it_goes_while_the_link_is_up(fleet: Fleet) -> None:
         assert writer.status()["kept_back"] == {"records": 0, "bytes": 0}
 
 
-def test_one_sync_takes_the_policy_and_sends_what_it_lets_go(fleet: Fleet) -> None:
-    with fleet.device("writer") as writer, fleet.device("reader") as reader:
+def test_one_sync_takes_the_policy_and_sends_what_it_lets_go(keeping: Fleet) -> None:
+    with keeping.device("writer") as writer, keeping.device("reader") as reader:
         writer.sync(timeout_s=PATIENCE_S)
         writer.collection("drafts").put("d", {"text": "mine"})
         writer.collection("notes").put("large", {"text": "x" * 2_000})
@@ -98,7 +96,7 @@ def test_one_sync_takes_the_policy_and_sends_what_it_lets_go(fleet: Fleet) -> No
         told = json.loads(said(writer, "status", "--json"))
         assert told["kept_back"]["records"] == 3
         assert [(row["why"], row["records"]) for row in told["deferred"]] == [("record-size", 1)]
-        fleet.assign("policy", policy(2))
+        keeping.assign("policy", policy(2))
         writer.sync(timeout_s=PATIENCE_S)
         assert writer.status()["kept_back"]["records"] == 0
         reader.sync(timeout_s=PATIENCE_S)

@@ -17,12 +17,10 @@ from sync.errors import NotFound, NotHere
 from sync.images import image_values
 from sync.messages import RecordsPage
 from tests.contracts.fleet_world import Device
-from tests.contracts.scope_world import DAY_MS, KEYS, PLACES, ScopeWorld
+from tests.contracts.scope_world import DAY_MS, KEYS, LOGS, NOTES, PLACES, ScopeWorld, held, notes
 from tests.contracts.test_convergence import copy_of
 
 KEY = KEYS[0]
-NOTES = {("notes", key) for key in KEYS}
-LOGS = {("logs", key) for key in KEYS}
 
 
 @pytest.fixture
@@ -40,14 +38,6 @@ def world(tmp_path: Path) -> Iterator[ScopeWorld]:
     world.give("kiosk", "young")
     yield world
     world.close()
-
-
-def notes(world: ScopeWorld, name: str = "kiosk") -> Any:
-    return world.devices[name].edge.collection("notes")
-
-
-def held(world: ScopeWorld, name: str = "kiosk") -> set[tuple[str, str]]:
-    return {place for place in PLACES if world.devices[name].edge.log.values(*place) is not None}
 
 
 def counted(device: Device) -> dict[int, int]:

@@ -18,7 +18,7 @@ from cloud.stream import baseline
 from edge.storage import link_state
 from sync.effects import Growth
 from tests.contracts.fleet_world import Device
-from tests.contracts.scope_world import DAY_MS, KEYS, PLACES, RULES, TALLIES, ScopeWorld
+from tests.contracts.scope_world import DAY_MS, KEYS, NOTES, PLACES, RULES, TALLIES, ScopeWorld, held
 
 KINDS = ["put", "put", "patch", "delete", "add", "remove", "count"]
 NAMES = ("office", "kiosk", "van")
@@ -57,22 +57,18 @@ def grow_a_little(world: ScopeWorld, name: str) -> Growth:
     raise AssertionError("no growth is under way")
 
 
-def held(world: ScopeWorld, name: str) -> set[tuple[str, str]]:
-    return {place for place in PLACES if world.devices[name].edge.log.values(*place) is not None}
-
-
 def test_what_comes_into_scope_is_fetched(world: ScopeWorld) -> None:
     kiosk = world.devices["kiosk"]
     world.give("kiosk", "south")
     assert note(world, "kiosk")[1:] == (None, False), "nothing is gained: no growth"
     fill(world)
     assert kiosk.sync()
-    assert held(world, "kiosk") == {("notes", key) for key in KEYS if key.startswith("south")}
+    assert held(world) == {("notes", key) for key in KEYS if key.startswith("south")}
     world.write("office", PLACES[0], "delete")
     world.give("kiosk", "notes")
     assert note(world, "kiosk")[1] is not None
     world.heal()
-    assert held(world, "kiosk") == {("notes", key) for key in KEYS} - {PLACES[0]}
+    assert held(world) == NOTES - {PLACES[0]}
     world.give("kiosk", "")
     world.heal()
     world.check()
@@ -139,7 +135,7 @@ def fill_while_narrowed(world: ScopeWorld) -> Device:
 def test_there_and_back_before_the_device_heard_of_it(world: ScopeWorld) -> None:
     """What it was not sent meanwhile it is owed; nobody else knows."""
     kiosk = fill_while_narrowed(world)
-    assert held(world, "kiosk") == {("notes", key) for key in KEYS if key.startswith("south")}
+    assert held(world) == {("notes", key) for key in KEYS if key.startswith("south")}
     assert note(world, "kiosk") == (b"", None, True)
     kiosk.crash()
     world.assigned["kiosk"] = ""
@@ -204,10 +200,10 @@ def test_what_was_deleted_while_it_was_out_of_scope_goes(world: ScopeWorld) -> N
         world.write("office", place, "delete")
     assert world.devices["office"].sync()
     assert kiosk.sync()
-    assert held(world, "kiosk") == set(PLACES) - {("notes", key) for key in KEYS if key.startswith("north")}
+    assert held(world) == set(PLACES) - {("notes", key) for key in KEYS if key.startswith("north")}
     world.give("kiosk", "")
     world.heal()
-    assert held(world, "kiosk") == set()
+    assert held(world) == set()
     world.check()
 
 

@@ -14,7 +14,7 @@ from edge.storage.evicted import WANTED
 from sync.errors import NotFound, NotHere
 from sync.images import image_values
 from tests.contracts.fleet_world import Device
-from tests.contracts.scope_world import DAY_MS, KEYS, TALLIES, ScopeWorld
+from tests.contracts.scope_world import DAY_MS, KEYS, TALLIES, ScopeWorld, notes
 
 KEY = KEYS[0]
 PLACE = ("notes", KEY)
@@ -34,10 +34,6 @@ def world(tmp_path: Path) -> Iterator[ScopeWorld]:
     assert world.devices["kiosk"].edge.log.image(*PLACE) is None
     yield world
     world.close()
-
-
-def notes(world: ScopeWorld, name: str = "kiosk") -> Any:
-    return world.devices[name].edge.collection("notes")
 
 
 def shown(world: ScopeWorld) -> dict[str, Any] | None:
