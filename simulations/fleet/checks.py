@@ -12,11 +12,11 @@ from cloud.storage.archive.snapshots import state_digest
 from cloud.storage.archive.verify import verify
 from cloud.storage.sqlite_store import SqliteStore
 from simulations.fleet.agent import CANARY, TALLIES
+from simulations.fleet.disasters import living
 from simulations.fleet.erasing import told_places
 from simulations.fleet.oracle import Oracle, Place, Written, contains
 from simulations.fleet.violation import Violation
 from simulations.steered import ending
-from sync.digest import living_image
 from sync.errors import AgentDBError, TooLarge
 from sync.limits import FUTURE_MS_MAX
 from sync.operations import Kind
@@ -45,7 +45,7 @@ def difference(fleet: Fleet) -> str:
                 error = device.link.session.error if device.link.session else None
                 return f"{device.name} is not done: {error}"
             if fleet.steering is not None:
-                if why := ending.difference(fleet, fleet.steering, device):
+                if why := ending.difference(fleet, fleet.steering, device, refused_places(fleet, owner)):
                     return why
             elif device.edge.digest() != wanted and not _differs_by_refusals(fleet, device):
                 return f"{device.name} differs from the cloud"
@@ -61,7 +61,7 @@ def _differs_by_refusals(fleet: Fleet, device: DeviceNode) -> bool:
     places = {*images, *((name, key) for name in log.schemas for key, _ in log.scan(name, limit=100_000))}
     for place in sorted(places - spared):
         held, known = log.image(*place), images.get(place)
-        if _living(held) != _living(known):
+        if living(held) != living(known):
             return False
     return True
 
@@ -76,10 +76,6 @@ def refused_places(fleet: Fleet, owner: bytes) -> set[Place]:
     """Records of which the cloud refused something."""
     written = fleet.oracles[owner].written.values()
     return {held.place for held in written if held.refused} | state_refused(fleet, owner)
-
-
-def _living(image: bytes | None) -> bytes | None:
-    return None if image is None else living_image(image)
 
 
 def check_all(fleet: Fleet) -> None:
@@ -128,13 +124,8 @@ def check_device(device: DeviceNode, images: dict[Place, bytes], *, thorough: bo
     """
     log = device.opened.log
     for (collection, key), image in images.items() if thorough else ():
-        record = Record.decode(image)
-        held = log.image(collection, key)
-        if (
-            (collection, key) not in spared
-            and record.alive
-            and (held is None or living_image(held) != living_image(image))
-        ):
+        known = living(image)
+        if (collection, key) not in spared and known is not None and living(log.image(collection, key)) != known:
             raise Violation("replicas equal", f"{device.name} has another {collection}/{key} than the cloud")
     problems = log.verify()
     if problems and device.rotten:

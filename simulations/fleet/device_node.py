@@ -82,7 +82,6 @@ class DeviceNode:
         self.declares = True  # its collections, before it writes
         self.rotten = False
         self.lives = 0
-        self.steered_dice = world.dice(f"steering {name}")
         self.steered: Steered | None = None
 
     # -- life and death -----------------------------------------------------------------------------------------------

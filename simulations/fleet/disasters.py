@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cloud.storage.archive.state import load_state
 from simulations.fleet.device_node import DeviceNode
 from simulations.fleet.oracle import Place, Written
+from sync.digest import living_image
 from sync.errors import StorageError
 from sync.operations import Operation
 from sync.stamps import device_of
@@ -192,6 +193,11 @@ def all_images(device: DeviceNode) -> dict[Place, bytes]:
     log.fold()
     rows = log.reader.walk("SELECT c.name, r.key, r.image FROM collections c JOIN records r ON r.collection = c.id")
     return {(name, key): image for name, key, image in rows}
+
+
+def living(image: bytes | None) -> bytes | None:
+    """What all have alike of a record; None of one that is dead, or not there."""
+    return None if image is None else living_image(image)
 
 
 def copy_store(source: DeviceNode, target: Path) -> None:

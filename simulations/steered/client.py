@@ -7,6 +7,7 @@ by dice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from edge.link.transport import SYNC_PATH
@@ -26,11 +27,11 @@ _LATE_MS = 60_000
 class Client:
     """Of one exchange. ``between`` is called between a request and what follows it."""
 
-    def __init__(self, node: DeviceNode, steering: Steering, between: Callable[[], None]) -> None:
+    def __init__(self, node: DeviceNode, steering: Steering, dice: Random, between: Callable[[], None]) -> None:
         self._node = node
         self._steering = steering
+        self._dice = dice
         self._between = between
-        self._dice = node.steered_dice
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from hashlib import sha256
-from random import Random
 from typing import TYPE_CHECKING
 
 from edge.link.control import ControlLink
@@ -44,7 +43,7 @@ class Steered:
     def __init__(self, node: DeviceNode, steering: Steering) -> None:
         self.node = node
         self.steering = steering
-        self.dice: Random = node.steered_dice
+        self.dice = node.world.dice(f"steering {node.name}")
         self._heard = (0, 0)
         self._asks = False
         self._tries = 0
@@ -146,7 +145,7 @@ class Steered:
             self.models.tend_later(100)
 
     def client(self) -> Client:
-        return Client(self.node, self.steering, self._between)
+        return Client(self.node, self.steering, self.dice, self._between)
 
     def _between(self) -> None:
         """What others do meanwhile."""

@@ -6,14 +6,12 @@ What has left a device's scope may still be there, or have gone: only that nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from edge.storage import scoping
-from simulations.fleet.disasters import all_images
+from simulations.fleet.disasters import all_images, living
 from simulations.fleet.oracle import Place
-from sync.digest import living_image
-from sync.images import is_alive
 
 if TYPE_CHECKING:
     from simulations.fleet.device_node import DeviceNode
@@ -22,10 +20,8 @@ if TYPE_CHECKING:
     from simulations.steered.steering import Steering
 
 
-def difference(fleet: Fleet, steering: Steering, device: DeviceNode) -> str:
-    """What keeps a device from being as it should be, or ""."""
-    from simulations.fleet.checks import refused_places  # noqa: PLC0415 - which asks this module
-
+def difference(fleet: Fleet, steering: Steering, device: DeviceNode, spared: Collection[Place]) -> str:
+    """What keeps a device from being as it should be, or "". ``spared``: where the cloud refused something."""
     steered = device.steered
     assert steered is not None
     wanted = steering.wanted(device.fleet, device.id)
@@ -40,10 +36,9 @@ def difference(fleet: Fleet, steering: Steering, device: DeviceNode) -> str:
         return f"{device.name} has another policy than was agreed"
     if scoping.load(device.opened.log) != (policy, None, False):
         return f"{device.name} has not all of its scope: {scoping.load(device.opened.log)}"
-    spared = refused_places(fleet, device.fleet)
     images, here = in_scope(steered, fleet.cloud.images(device.fleet)), in_scope(steered, all_images(device))
     for place in sorted(images.keys() | here.keys()):
-        held, known = _living(here.get(place)), _living(images.get(place))
+        held, known = living(here.get(place)), living(images.get(place))
         if held != known and place not in spared:
             return f"{device.name} has another {place} than the cloud: {held is not None}, {known is not None}"
     if not policy and not spared and device.opened.digest() != fleet.cloud.digest(device.fleet):
@@ -55,7 +50,3 @@ def in_scope(steered: Steered, images: Mapping[Place, bytes]) -> dict[Place, byt
     """Those that a device is to have by the policy that holds."""
     book = steered.book
     return {place: image for place, image in images.items() if book.has(*place)}
-
-
-def _living(image: bytes | None) -> bytes | None:
-    return living_image(image) if image is not None and is_alive(image) else None

@@ -60,7 +60,7 @@ class Hostile:
             "thief": lambda: self._stolen(device, held, true, key, snapshot),
         }
         made = ways[how]()
-        self._seen = [*self._seen[-30:], (device, true)]
+        self.honest(device, true)
         if made is None:
             return true
         self._world.note("server", f"hands out what is {how}", count=f"control answers that are {how}")
@@ -170,8 +170,6 @@ def _part(true: Control, dice: Random) -> str:
 
 
 def _flipped(data: bytes, dice: Random) -> bytes:
-    if not data:
-        return b"x"
     altered = bytearray(data)
     altered[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
     return bytes(altered)

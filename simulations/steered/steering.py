@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cloud.fleet import choices
 from cloud.fleet.rollouts import ACTIVE, DONE, KEPT, OPEN, REVERTED, RUNNING, SETTLED, Gate, Spec, Stage
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MINUTE_MS = 60_000
 JOBS_MS = 20 * MINUTE_MS
 POLICY = choices.POLICY
+_ON_HALT: list[Literal["revert", "keep"]] = ["revert", "keep"]
 _AGAIN_MS = 5 * MINUTE_MS
 _UNDER_WAY_MS = 15_000  # an answer that takes longer is not waited for
 
@@ -217,14 +218,9 @@ class Steering:
         """In one to three stages."""
         percents = sorted(self.dice.sample([10, 40, 60, 100], self.dice.randrange(1, 4)))
         gate = Gate(soak_s=self.dice.choice([0, 1_800]), failed_max=1, failed_share_max=0.3)
-        halted = self.dice.choice(["revert", "keep"])
-        spec = Spec(
-            what=path,
-            stages=[Stage(percent) for percent in percents],
-            spread=spread,
-            gate=gate,
-            on_halt="keep" if halted == "keep" else "revert",
-        )
+        on_halt = self.dice.choice(_ON_HALT)
+        stages = [Stage(percent) for percent in percents]
+        spec = Spec(what=path, stages=stages, spread=spread, gate=gate, on_halt=on_halt)
         self._do(f"roll out {path} to {percents}", lambda: self._begin(owner, spec))
 
     def _begin(self, owner: bytes, spec: Spec) -> None:
@@ -299,10 +295,10 @@ class Steering:
         """The server is the operators' again, and has all that they signed. A key that was stolen is exchanged: what
         it gave out may have the very numbers of what the control plane did.
         """
+        self.dangerous = False
+        stolen = self.world.counts["control answers that are thief"] > 0
         for owner in self.cloud.fleets:
             self.hostile[owner].until_ms = -1
-            self.dangerous = False
-            stolen = self.world.counts["control answers that are thief"] > 0
             self._do("publish", partial(self._change_online_key if stolen else self._publish, owner))
 
     def restored(self, *, earlier: bool) -> None:
