@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from edge.node import Edge
 from sync.policy import Policy
 from tests.contracts.operated_fleet import PATIENCE_S, Fleet, eventually, fleet, policy
@@ -35,10 +33,6 @@ def unsent(edge: Edge) -> int:
     return int(log.head_seq - log.acked_seq)
 
 
-def all_sent(edge: Edge) -> bool:
-    return unsent(edge) == 0
-
-
 def test_writes_gather_until_somebody_asks_or_another_write_goes(fleet: Fleet) -> None:
     with steered(fleet, RARE) as edge:
         logs = edge.collection("logs")
@@ -68,9 +62,9 @@ def test_what_is_due_is_sent_and_a_restart_does_not_begin_to_count_anew(fleet: F
     with steered(fleet, {"collections": ["logs"], "interval_s": 4}) as edge:
         edge.collection("logs").put("k", {"n": 1})
         assert not eventually(lambda: unsent(edge) == 0, QUIET_S)
-    with Edge.open(fleet.folder / "writer") as edge:
-        edge.start_sync()
-        assert eventually(partial(all_sent, edge), 6.0)
+    with Edge.open(fleet.folder / "writer") as again:
+        again.start_sync()
+        assert eventually(lambda: unsent(again) == 0, 6.0)
 
 
 def test_without_the_rule_what_gathered_goes(fleet: Fleet) -> None:
