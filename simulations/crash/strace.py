@@ -22,8 +22,6 @@ _WRITE = (
     "sendfile,splice,io_uring_setup,mknod,mknodat"
 )
 TRACED = f"{_READ},{_WRITE},dup,dup2,dup3,sendto"
-# Calls that change files, by the name that strace injects into.
-CHANGING = frozenset(_WRITE.split(",")) | {"openat"}
 _LINE = re.compile(r"(\d+) +(.*)")
 _UNFINISHED = " <unfinished ...>"
 _RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)")

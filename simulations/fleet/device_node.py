@@ -290,19 +290,18 @@ class DeviceNode:
             return
         self.link.pump()
 
-    def _carried_out(self, changes: Sequence[Change], head: int, away: set[Place]) -> bool:
+    def _carried_out(self, changes: list[Change], head: int, away: set[Place]) -> bool:
         """False if the policy, or what has left, does not let it be written. Raises AgentDBError, Violation."""
         log, edge = self.opened.log, self.opened
-        may = self.steered is None or self.steered.lets_through(list(changes))
+        may = self.steered is None or self.steered.lets_through(changes)
         try:
-            carry_out(edge, list(changes))
+            carry_out(edge, changes)
         except (NotAllowed, NotHere) as error:
-            wrong = may if isinstance(error, NotAllowed) else not away
-            if wrong or self.steered is None or log.head_seq != head:
+            denied = isinstance(error, NotAllowed)
+            if (may if denied else not away) or self.steered is None or log.head_seq != head:
                 raise Violation("policy", f"{self.name}: {error}") from error
             self.oracle.asked.pop(self.name, None)
-            here = isinstance(error, NotAllowed)
-            self.world.counts["writes not allowed" if here else "writes that wait for what has left"] += 1
+            self.world.counts["writes not allowed" if denied else "writes that wait for what has left"] += 1
             return False
         if not may:
             raise Violation("policy", f"{self.name} wrote {[change.place for change in changes]}")

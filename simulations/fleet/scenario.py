@@ -17,7 +17,21 @@ from simulations.fleet.network import Weather
 from sync.errors import NotFound
 
 _BATCHES = [1, 3, 7, 50]  # operations in a segment or a page: few, so that much happens between them
-OF_OPERATORS = ("policy_signed", "policy_assigned", "policy_rolled_out", "rollout_moved", "server_hostile")
+#: Faults of plans that are steered, and of no other.
+OF_OPERATORS = frozenset(
+    {
+        "policy_signed",
+        "policy_assigned",
+        "policy_rolled_out",
+        "model_published",
+        "model_assigned",
+        "model_rolled_out",
+        "rollout_moved",
+        "server_hostile",
+        "online_key_changed",
+        "guide_remembers",
+    }
+)
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 
 

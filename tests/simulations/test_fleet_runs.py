@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from click.testing import CliRunner
 from simulations.__main__ import main
 from simulations.fleet import scenario
 from simulations.fleet.disk import mounted
+from simulations.fleet.faults import Faults
 from simulations.fleet.fleet import run
 from simulations.fleet.planted import ROOT, by_name
+from simulations.fleet.violation import Violation
 
 # One of each kind: quick ones, so that the hunt itself is known to work. All of them: python -m simulations mutants.
 QUICK_MUTANTS = ["retry-with-new-seq", "cursor-before-the-page", "ack-before-fsync", "tombstones-not-taken"]
@@ -106,8 +109,6 @@ def test_a_violation_says_how_to_replay_it(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def _broken(_: object) -> None:
-    from simulations.fleet.violation import Violation
-
     raise Violation("verify", "planted")
 
 
@@ -132,13 +133,11 @@ def test_a_mistake_of_the_users_is_a_line(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("name", scenario.names(hidden=True))
 def test_every_scenario_is_complete(name: str) -> None:
-    from random import Random
-
-    from simulations.fleet.faults import Faults
-
     spec = scenario.load(name)
-    assert all(hasattr(Faults, kind) for kind in spec.get("faults", {}))
-    assert {*spec.get("always", [])} <= {*spec.get("faults", {})}
+    kinds = set(spec.get("faults", {}))
+    assert all(hasattr(Faults, kind) for kind in kinds)
+    assert spec.get("steered") or not kinds & scenario.OF_OPERATORS
+    assert {*spec.get("always", [])} <= kinds
     plan = scenario.draw(name, Random(1))
     assert plan == scenario.draw(name, Random(1))
 
