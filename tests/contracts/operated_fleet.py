@@ -59,6 +59,13 @@ class Fleet:
         online, self._online = self._online, ()
         return run(cloud, "publish", self.directory, self.trust, *online)
 
+    def follow(self, *documents: str) -> None:
+        """The first policy is what all run from now on; the others are published."""
+        for number, document in enumerate(documents, 1):
+            self.document(policy(number), document)
+        self.publish()
+        self.assign("policy", policy(1))
+
     def assign(self, place: str, path: str) -> None:
         run(cloud, "assign", self.directory, place, path)
 

@@ -16,9 +16,7 @@ RARE = {"collections": ["logs"], "interval_s": 3600, "urgent_when": {"field": "l
 def steered(fleet: Fleet, *rules: dict[str, object]) -> Edge:
     """A device that has a policy of these rules; nothing else is on its way."""
     document = {"name": "kiosk", "schema": 1, "sync": list(rules)}
-    fleet.document(policy(1), Policy.from_document(document).to_json().decode())
-    fleet.publish()
-    fleet.assign("policy", policy(1))
+    fleet.follow(Policy.from_document(document).to_json().decode())
     edge = fleet.device("writer")
     for name in ("logs", "notes"):
         edge.collection(name)

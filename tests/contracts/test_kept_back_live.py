@@ -33,11 +33,7 @@ SENDS = '{"name":"kiosk","schema":1}'
 
 @pytest.fixture
 def keeping(fleet: Fleet) -> Fleet:
-    """The first policy is what all run; the second is published."""
-    fleet.document(policy(1), KEEPS)
-    fleet.document(policy(2), SENDS)
-    fleet.publish()
-    fleet.assign("policy", policy(1))
+    fleet.follow(KEEPS, SENDS)
     return fleet
 
 

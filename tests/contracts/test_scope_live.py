@@ -21,11 +21,7 @@ WIDE = '{"name":"kiosk","schema":1}'
 
 @pytest.fixture
 def narrow(fleet: Fleet) -> Fleet:
-    """The first policy is what all run; the second is published."""
-    fleet.document(policy(1), NARROW)
-    fleet.document(policy(2), WIDE)
-    fleet.publish()
-    fleet.assign("policy", policy(1))
+    fleet.follow(NARROW, WIDE)
     return fleet
 
 
