@@ -17,13 +17,14 @@ from edge.cli import main as device_cli
 from edge.control.trust import POLICY
 from edge.node import Edge
 from sync.assignments import Agreed
+from sync.effects import SessionLimits
 from tests.conftest import CI
 from tests.contracts.operated_fleet import PATIENCE_S, Fleet, eventually, fleet, policy, run
 from tests.control_world import DOCUMENTS, MODEL
 
 __all__ = ["fleet"]
 
-LATENCY_MS_MAX = 150
+POLL_MS = SessionLimits().long_poll_ms
 
 
 def runs(edge: Edge) -> dict[str, bytes]:
@@ -85,7 +86,7 @@ class Runner:
 
 
 def test_a_connected_device_has_a_change_in_a_moment(fleet: Fleet) -> None:
-    """The command line is another process than the server; what is measured begins when its transaction has ended."""
+    """The command line is another process than the server. How long a moment is, `policy_change_ms` says."""
     changes = 20 if CI else 8
     for number in range(1, changes + 2):
         fleet.document(policy(number), policy_text(number))
@@ -103,7 +104,7 @@ def test_a_connected_device_has_a_change_in_a_moment(fleet: Fleet) -> None:
             assert eventually(partial(runner.runs, policy(number)))
             took.append((time.monotonic() - begun) * 1000)
             time.sleep(0.03 * (number % 4))
-        assert median(took) <= LATENCY_MS_MAX, f"ms from the command to active: {sorted(map(round, took))}"
+        assert median(took) < POLL_MS / 4, f"no poll is waited for: {sorted(map(round, took))} ms"
         assert edge.status()["sync"]["connected"]
 
 
