@@ -14,7 +14,7 @@ from cloud.cli import main
 from cloud.server.home import Home
 from cloud.storage.sqlite_store import SqliteStore
 from sync.errors import Untrusted
-from tests.control_world import DOCUMENTS, MODEL, POLICY, POLICY_2, ControlWorld
+from tests.control_world import DOCUMENTS, MODEL, POLICY_2, ControlWorld
 from tests.edge.control.trust_device import Device
 from tests.trust_world import DAY_MS
 
@@ -25,27 +25,30 @@ def run(*args: object) -> Any:
     return json.loads(result.stdout)
 
 
-def test_what_is_published_again_after_a_restore_is_taken_by_who_holds_what_was_lost(tmp_path: Path) -> None:
-    """The same number of publications after it as were lost: the same versions, in other bytes."""
-    (tmp_path / "cloud").mkdir()
-    world = ControlWorld(tmp_path / "cloud")
-    world.publish()
-    world.plane.assign(world.fleet, "policy", POLICY)
-    device = Device(tmp_path / "device", world)
-    device.update()
-    database = tmp_path / "cloud" / "cloud.db"
-    world.store.close()
-    shutil.copy(database, tmp_path / "before.db")
-    world.store = SqliteStore.open(database)
-    world.plane = world.new_plane()
+def lose(world: ControlWorld, device: Device, tmp_path: Path) -> None:
+    """The device takes what is published next, and the control plane is as it was before that."""
+    database, before = tmp_path / "cloud" / "cloud.db", tmp_path / "before.db"
 
+    def copied(source: Path, target: Path) -> None:
+        world.store.close()
+        shutil.copy(source, target)
+        world.store = SqliteStore.open(database)
+        world.plane = world.new_plane()
+
+    copied(database, before)
     world.clock.now_ms += 1000
     world.publish(2)
     device.update()
-    world.store.close()
-    shutil.copy(tmp_path / "before.db", database)
-    world.store = SqliteStore.open(database)
-    world.plane = world.new_plane()
+    copied(before, database)
+
+
+@pytest.mark.usefixtures("assigned")
+def test_what_is_published_again_after_a_restore_is_taken_by_who_holds_what_was_lost(
+    world: ControlWorld, device: Device, tmp_path: Path
+) -> None:
+    """The same number of publications after it as were lost: the same versions, in other bytes."""
+    device.update()
+    lose(world, device, tmp_path)
     world.plane.control.was_restored(world.fleet)
     world.clock.now_ms += 1000
     world.publish(2)
@@ -56,29 +59,14 @@ def test_what_is_published_again_after_a_restore_is_taken_by_who_holds_what_was_
     world.plane.assign(world.fleet, "models/embed", MODEL)
     device.update()
     assert device.runs() == {"policy": DOCUMENTS[POLICY_2], "models/embed": DOCUMENTS[MODEL]}
-    device.edge.close()
-    world.store.close()
 
 
-def test_and_also_where_the_control_plane_could_not_sign_past_what_was_lost(tmp_path: Path) -> None:
+def test_and_also_where_the_control_plane_could_not_sign_past_what_was_lost(
+    world: ControlWorld, device: Device, tmp_path: Path
+) -> None:
     """Such as without its key: then a device that has a version with other bytes asks for all of it."""
-    (tmp_path / "cloud").mkdir()
-    world = ControlWorld(tmp_path / "cloud")
-    world.publish()
-    device = Device(tmp_path / "device", world)
     device.update()
-    database = tmp_path / "cloud" / "cloud.db"
-    world.store.close()
-    shutil.copy(database, tmp_path / "before.db")
-    world.store = SqliteStore.open(database)
-    world.plane = world.new_plane()
-    world.clock.now_ms += 1000
-    world.publish(2)
-    device.update()
-    world.store.close()
-    shutil.copy(tmp_path / "before.db", database)
-    world.store = SqliteStore.open(database)
-    world.plane = world.new_plane()
+    lose(world, device, tmp_path)
     world.clock.now_ms += 1000
     world.publish(2)
     world.clock.now_ms += 4 * DAY_MS
@@ -88,8 +76,6 @@ def test_and_also_where_the_control_plane_could_not_sign_past_what_was_lost(tmp_
         device.update()
     device.update()
     assert device.runs() == {"policy": DOCUMENTS[POLICY_2]}
-    device.edge.close()
-    world.store.close()
 
 
 def test_a_restore_does_not_go_on_with_the_versions_that_it_found(tmp_path: Path) -> None:
