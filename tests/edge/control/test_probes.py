@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -150,22 +150,25 @@ def test_without_a_runner_only_headers_are_read(tmp_path: Path) -> None:
     assert broken.why.startswith("loads: model.safetensors is none")
 
 
-def hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> str:
-    """A runner of this body, in a folder that only ``sys.path`` of this process knows."""
+@pytest.fixture
+def hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Makes a runner of a body, in a folder that only ``sys.path`` of this process knows."""
     folder = tmp_path / "code"
     folder.mkdir()
-    (folder / "hidden_runner.py").write_text("import os, subprocess, sys, time\n" + textwrap.dedent(body))
     monkeypatch.syspath_prepend(str(folder))
-    return "hidden_runner:run"
+
+    def made(body: str) -> str:
+        (folder / "hidden_runner.py").write_text("import os, subprocess, sys, time\n" + textwrap.dedent(body))
+        return "hidden_runner:run"
+
+    return made
 
 
 def test_one_that_hangs_is_killed_at_its_deadline_with_all_it_has_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, hidden: Callable[[str], str]
 ) -> None:
     mark = tmp_path / "pids"
     runner = hidden(
-        tmp_path,
-        monkeypatch,
         f"""
         def run(path, given):
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -195,11 +198,9 @@ def is_alive(pid: int) -> bool:
 
 
 def test_memory_of_what_a_runner_starts_counts_and_address_space_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, hidden: Callable[[str], str]
 ) -> None:
     runner = hidden(
-        tmp_path,
-        monkeypatch,
         """
         import mmap
 
@@ -216,10 +217,8 @@ def test_memory_of_what_a_runner_starts_counts_and_address_space_does_not(
     assert probe(tmp_path / "b", GOOD, [Golden([1], [1.0]), bound], runner).why.startswith("memory: took")
 
 
-def test_one_that_kills_itself_is_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_kills_itself_is_a_verdict(tmp_path: Path, hidden: Callable[[str], str]) -> None:
     runner = hidden(
-        tmp_path,
-        monkeypatch,
         """
         def run(path, given):
             sys.stderr.write("out of luck\\n")
@@ -230,12 +229,10 @@ def test_one_that_kills_itself_is_a_verdict(tmp_path: Path, monkeypatch: pytest.
     assert probe(tmp_path / "a", GOOD, [], runner).why == "loads: the process ended by signal SIGSEGV out of luck"
 
 
-def test_one_that_leaves_somebody_at_its_pipes_is_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_leaves_somebody_at_its_pipes_is_a_verdict(tmp_path: Path, hidden: Callable[[str], str]) -> None:
     """What it has started may have a session of its own, and still have its standard error open."""
     mark = tmp_path / "pid"
     runner = hidden(
-        tmp_path,
-        monkeypatch,
         f"""
         def run(path, given):
             code = "import time; time.sleep(60)"
@@ -252,11 +249,11 @@ def test_one_that_leaves_somebody_at_its_pipes_is_a_verdict(tmp_path: Path, monk
         os.kill(int(mark.read_text()), 9)
 
 
-def test_what_was_under_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_under_way_is_named(
+    tmp_path: Path, hidden: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     mark = tmp_path / "mark"
     runner = hidden(
-        tmp_path,
-        monkeypatch,
         f"""
         def run(path, given):
             with open({str(mark)!r}, "a") as mark:
@@ -287,17 +284,15 @@ def test_what_was_under_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("object()", [1], "golden: output is '<object object"),
     ],
 )
-def test_golden_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: str, right: object, why: str) -> None:
-    runner = hidden(tmp_path, monkeypatch, f"def run(path, given):\n    return {found}\n")
+def test_golden_outputs(tmp_path: Path, hidden: Callable[[str], str], found: str, right: object, why: str) -> None:
+    runner = hidden(f"def run(path, given):\n    return {found}\n")
     outcome = probe(tmp_path / "a", GOOD, [Golden(1, right, 1e-3)], runner)
     assert outcome.why.startswith(why)
     assert bool(outcome.why) == bool(why)
 
 
-def test_of_several_golden_outputs_the_largest_difference_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runner = hidden(tmp_path, monkeypatch, "def run(path, given):\n    return given\n")
+def test_of_several_golden_outputs_the_largest_difference_is_told(tmp_path: Path, hidden: Callable[[str], str]) -> None:
+    runner = hidden("def run(path, given):\n    return given\n")
     goldens: list[Probe] = [Golden(1.0, 1.0, 0.5), Golden(1.25, 1.0, 0.5), Golden(2.0, 2.125, 0.5)]
     outcome = probe(tmp_path / "a", GOOD, goldens, runner)
     assert outcome.why == ""
