@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from edge.storage.log_schema import has_table
 from sync.errors import FutureStamp, NotHere
 from sync.images import PLAIN
 from sync.limits import FETCHED_RECORDS_MAX
@@ -47,7 +48,6 @@ TABLE = (
     "state INTEGER NOT NULL, stub BLOB NOT NULL, PRIMARY KEY (collection, key)) WITHOUT ROWID;"
     "CREATE INDEX IF NOT EXISTS wanted ON evicted (collection, key) WHERE state = 1"
 )
-_IS_THERE = "SELECT 1 FROM sqlite_schema WHERE name = 'evicted'"
 _OF = "SELECT newest, state, stub FROM evicted WHERE collection = ? AND key = ?"
 _COLLECTIONS = "SELECT id FROM collections c WHERE EXISTS (SELECT 1 FROM evicted WHERE collection = c.id)"
 _WANTED = "SELECT collection, key FROM evicted INDEXED BY wanted WHERE state = 1 AND (collection, key) > (?, ?) LIMIT ?"
@@ -90,7 +90,7 @@ class Evicted:
 
     def learn(self, db: apsw.Connection) -> None:
         """Read what is there. Raises apsw.Error."""
-        if db.execute(_IS_THERE).get is None:
+        if not has_table(db, "evicted"):
             self.collections, self.wanted = frozenset(), False
             return
         self.collections = frozenset(number for (number,) in db.execute(_COLLECTIONS))

@@ -20,6 +20,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edge.storage import kept_bases, renaming
+from edge.storage.log_schema import has_table
 from sync.errors import FutureStamp
 from sync.images import is_alive, split_image
 from sync.limits import FUTURE_MS_MAX, OPERATION_BYTES_MAX
@@ -41,7 +42,6 @@ _PARTS_MAX = 2  # of a record; the cloud's bound of a record is that of an opera
 _TABLE = """CREATE TABLE IF NOT EXISTS kept_back (
     collection INTEGER NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, told INTEGER NOT NULL DEFAULT 0,
     refused TEXT NOT NULL DEFAULT '', base BLOB, PRIMARY KEY (collection, key)) WITHOUT ROWID"""
-_IS_THERE = "SELECT 1 FROM sqlite_schema WHERE name = 'kept_back'"
 _KEEP = (
     "INSERT INTO kept_back (collection, key, version, base) VALUES (?, ?, ?, ?) "
     "ON CONFLICT DO UPDATE SET version = excluded.version, refused = ''"
@@ -142,7 +142,7 @@ def is_there(log: DeltaLog) -> bool:
     """Whether anything was ever kept back here. Raises StorageError."""
     kept = log.kept
     if kept.there is None or (log.read_only and not kept.there):
-        kept.there = log.reader.one(_IS_THERE) is not None
+        kept.there = log.reader.has_table("kept_back")
     return kept.there
 
 
@@ -171,7 +171,7 @@ def keep(db: apsw.Connection, transaction: Transaction) -> None:
     """A part of a commit: version and base of what has no operation in it; and what came from elsewhere is merged into
     bases as it is into records.
     """
-    if transaction.merged and db.execute(_IS_THERE).get:
+    if transaction.merged and has_table(db, "kept_back"):
         kept_bases.merge(db, transaction.merged)
     if transaction.kept:
         db.execute(_TABLE)
@@ -348,7 +348,7 @@ def not_swept(db: apsw.Connection) -> str:
     """For a query of tombstones: others may know of these records, and have not heard of the delete. A tombstone of
     what never left this device is forgotten like any other.
     """
-    if not db.execute(_IS_THERE).get:
+    if not has_table(db, "kept_back"):
         return ""
     return (
         " AND NOT EXISTS (SELECT 1 FROM kept_back k WHERE k.collection = records.collection "
@@ -358,7 +358,7 @@ def not_swept(db: apsw.Connection) -> str:
 
 def forget(db: apsw.Connection, records: Sequence[tuple[int]]) -> None:
     """These rows of ``records`` are about to go."""
-    if records and db.execute(_IS_THERE).get:
+    if records and has_table(db, "kept_back"):
         sql = "DELETE FROM kept_back WHERE (collection, key) = (SELECT collection, key FROM records WHERE id = ?)"
         db.executemany(sql, records)
 
@@ -367,7 +367,7 @@ def erase(db: apsw.Connection, names: Collection[str], is_of: Callable[[str, str
     """Rid the store of what an erasure's scope had kept back, once nothing of it lives that is older: a record that
     never left goes whole, of others the row. Returns how many records went, whose positions follow this one.
     """
-    if not db.execute(_IS_THERE).get:
+    if not has_table(db, "kept_back"):
         return 0
     first = position
     found: list[Any] = db.execute(_COLLECTIONS).fetchall()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from edge.storage.log_schema import has_table
 from sync.images import fold
 from sync.moving import Contribution, move
 from sync.operations import Operation
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from edge.storage.delta_log import DeltaLog
 
-_IS_THERE = "SELECT 1 FROM sqlite_schema WHERE name = 'kept_back'"
 _BASE = "SELECT base FROM kept_back WHERE collection = ? AND key = ?"
 _OF = (
     "SELECT k.collection, k.base FROM kept_back k WHERE k.collection = (SELECT id FROM collections WHERE name = ?) "
@@ -30,7 +30,7 @@ _SET = "UPDATE kept_back SET base = ? WHERE collection = ? AND key = ?"
 
 def take_pending(log: DeltaLog, db: apsw.Connection) -> None:
     """Merge what is in the log and was not acknowledged. A part of the transaction in which the name changes."""
-    if not db.execute(_IS_THERE).get:
+    if not has_table(db, "kept_back"):
         return
     merge(db, log.reader.operations_after(db, log.replica, log.acked_seq))
 
@@ -50,7 +50,7 @@ def move_pending(
 ) -> None:
     """Move what was contributed to a record (collection id, name, key); ``take_pending`` came before."""
     number, name, key = place
-    base = db.execute(_BASE, (number, key)).get if db.execute(_IS_THERE).get else None
+    base = db.execute(_BASE, (number, key)).get if has_table(db, "kept_back") else None
     if base:
         record = Record.decode(base)
         move(record, log.replica, (name, key), contributions)

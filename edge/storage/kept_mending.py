@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from edge.storage.log_schema import has_table
 from sync.images import is_alive
 from sync.records import Record
 from sync.restamp import restamp_image
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from edge.storage.delta_log import DeltaLog
 
-_IS_THERE = "SELECT 1 FROM sqlite_schema WHERE name = 'kept_back'"
 _ROWS = (
     "SELECT r.id, r.collection, r.key, k.base, k.told, r.image FROM kept_back k JOIN records r "
     "ON r.collection = k.collection AND r.key = k.key"
@@ -28,7 +28,7 @@ _ROWS = (
 def stamps(log: DeltaLog) -> set[int]:
     """The device's own timestamps in what is kept back that nobody was told of. The caller holds the lock."""
     db, own = log.writer.db, device_of(log.replica)
-    if not db.execute(_IS_THERE).get:
+    if not has_table(db, "kept_back"):
         return set()
     log.fold()
     rows: Iterator[Any] = db.execute(_ROWS)
@@ -41,13 +41,13 @@ def move(
     """Restamp the images; ``own``: the device; ``done``: places in whose image one writer's stamps have moved already.
     Returns the log's position afterwards, and whether any stamp came down: values of others may have been displaced.
     """
-    if not db.execute(_IS_THERE).get:
+    if not has_table(db, "kept_back"):
         return position, False
     came_down = False
     rows: list[Any] = db.execute(_ROWS).fetchall()
     for record, collection, key, base, _, image in rows:
         after = image
-        for writer in sorted({by for by, ts in _stamps(image) if ts in moved and device_of(by) == own}):
+        for writer in _moved_writers(image, own, moved):
             if (collection, key, writer) not in done:
                 after = restamp_image(after, writer, moved)
         if base and (restamped := _all_moved(base, own, moved)) != base:
@@ -61,9 +61,14 @@ def move(
 
 
 def _all_moved(image: bytes, own: bytes, moved: Mapping[int, int]) -> bytes:
-    for writer in sorted({by for by, ts in _stamps(image) if ts in moved and device_of(by) == own}):
+    for writer in _moved_writers(image, own, moved):
         image = restamp_image(image, writer, moved)
     return image
+
+
+def _moved_writers(image: bytes, own: bytes, moved: Mapping[int, int]) -> list[bytes]:
+    """The device's names under which it has stamps that move."""
+    return sorted({by for by, ts in _stamps(image) if ts in moved and device_of(by) == own})
 
 
 def _stamps(image: bytes) -> Iterator[tuple[bytes, int]]:

@@ -18,7 +18,7 @@ import apsw
 import msgpack
 
 from edge.storage.log_rows import select_held
-from edge.storage.log_schema import close, connect, translate
+from edge.storage.log_schema import HAS_TABLE, close, connect, translate
 from edge.storage.own_slots import HIDDEN
 from edge.storage.shapes import ShapeCache
 from edge.storage.transaction import Held, Ref
@@ -102,7 +102,7 @@ class LogReader:
 
     def has_table(self, name: str) -> bool:
         """Whether it was made: some are with their first row. Raises StorageError."""
-        return self.one("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", name) is not None
+        return self.one(HAS_TABLE, name) is not None
 
     def image(self, collection: str, key: str) -> bytes | None:
         collection_id = self._collections.get(collection)

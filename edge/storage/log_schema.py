@@ -28,6 +28,7 @@ FORMAT = 1
 BUSY_MS = 2_000
 APPLICATION_ID = 0x41474442  # "AGDB"
 DURABILITY = {"full": "FULL", "relaxed": "NORMAL"}
+HAS_TABLE = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?"
 _SQLITE_MIN = 3_051_003
 _DAMAGED_HINT = (
     "put a snapshot in its place; without one, move everything but keys/ away and join again with a new token: "
@@ -169,6 +170,11 @@ def index_anew(db: apsw.Connection) -> None:
     if db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'tombstones'").get:
         with db:
             db.execute(_INDEXED_ANEW)
+
+
+def has_table(db: apsw.Connection, name: str) -> bool:
+    """Whether it was made: some are with their first row. Raises apsw.Error."""
+    return db.execute(HAS_TABLE, (name,)).get is not None
 
 
 def close(db: apsw.Connection) -> None:
