@@ -203,13 +203,17 @@ class Policies:
         """With the store: what holds is obeyed; what was agreed on in the moment before a crash is activated. While
         nobody here knows what holds, what is written stays here.
         """
+        keeps = False
         try:
             active = self.active()
+            with self._log.writer.lock:
+                self._keep(active)
+            keeps = True
             self._obey(active)
             policy_row.note(self._log, lambda: rescope(self._log, None, active.named))
         except StorageError as error:
             _log.error("policy: %s (%s)", error.message, error.hint)
-            if self._active is None:
+            if not keeps:
                 self._keep_all()
         tables = ControlTables(self._log)
         if tables.note() is None:
@@ -301,11 +305,10 @@ class Policies:
             listener()
 
     def _obey(self, active: ActivePolicy) -> None:
+        """In all but what stays here (``_keep``)."""
         with self._setting:
             self._active = active
         log, shut = self._log, self._log.erasures.is_shut
-        with log.writer.lock:
-            self._keep(active)
         log.admits = partial(active.admit, log.schemas, is_shut=shut) if active.concerns_writes else None
         log.writer.evicted.blind = active.is_blind
         log_level.want(self._log.path, active.document.log.level if active.document is not None else "")

@@ -53,8 +53,8 @@ MUTANTS = [
     Mutant(
         "not-obeyed-after-a-restart",
         _POLICY,
-        "            active = self.active()\n            self._obey(active)\n",
-        "            active = self.active()\n",
+        "            keeps = True\n            self._obey(active)\n",
+        "            keeps = True\n",
         "a device that has restarted writes where its policy has it write nothing",
         scenario=POLICIES,
     ),

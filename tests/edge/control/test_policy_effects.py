@@ -19,7 +19,7 @@ from edge.link.slices import Slices
 from edge.storage import kept_back, policy_row
 from edge.storage.policy_row import PolicyRow
 from sync.budgets import STALE, Wait
-from sync.errors import Deferred, NotAllowed, QuotaExceeded
+from sync.errors import Deferred, NotAllowed, QuotaExceeded, StorageError
 from sync.lanes import BULK, CONTROL, NORMAL, URGENT
 from sync.policy import Policy
 from tests.control_world import DOCUMENTS, MODEL, ControlWorld
@@ -293,3 +293,21 @@ def test_what_is_written_stays_here_while_nothing_fresh_is_heard(device: Device)
     operations, _, _ = kept_back.load(device.edge.log, None, 100, 1 << 20)
     assert {(one.shape.collection, one.key) for one in operations} >= {("notes", "before"), ("notes", "kept")}
     assert len(operations) == 3
+
+
+def test_what_is_written_stays_here_if_the_disk_fails_where_it_is_asked_what_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise StorageError("the disk")
+
+    with Edge.open(tmp_path) as edge:
+        edge.collection("notes")
+    activated(tmp_path, POLICIES[8])
+    with monkeypatch.context() as disk:
+        disk.setattr("edge.control.policy.keeper_of", failing)
+        edge = Edge.open(tmp_path)
+    with edge:
+        head = edge.log.head_seq
+        edge.collection("notes").put("kept", {"n": 1})
+        assert (edge.log.head_seq, edge.status()["kept_back"]["records"]) == (head, 1)
