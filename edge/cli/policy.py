@@ -94,11 +94,8 @@ def explain(
     }
     if agent is not None:
         said["may"] = {action: held.may(agent, action, collection) for action in ("read", "write")}
-    kept = _kept(store, collection, key) if file is None else None
-    if kept is not None:
-        said["kept_back"] = kept
     if file is None:
-        said |= _whereabouts(store, collection, key, rule)
+        said |= _here(store, held, collection, key)
     if as_json:
         print_json(said)
         return
@@ -110,7 +107,7 @@ def explain(
         ("sent", _when(rule)),
     ]
     rows += [("stays for now", said["stays"])] if said.get("stays") else []
-    rows += [("kept back", _KEPT_BACK.get(kept, kept))] if kept is not None else []
+    rows += [("kept back", _KEPT_BACK[said["kept_back"]])] if "kept_back" in said else []
     rows += [("has left", said["left"])] if said.get("left") else []
     rows += [("largest record", f"{rule.record_bytes_max:,} bytes")] if rule.record_bytes_max else []
     rows += [("oldest record", counted(rule.age_days_max, "day"))] if rule.age_days_max else []
@@ -122,32 +119,28 @@ def explain(
     print_table(("", ""), rows)
 
 
-def _whereabouts(store: str, collection: str, key: str, rule: Rule) -> dict[str, str]:
-    """``left``: whether its record has left this device, and what of it is waited for, "" if not; ``stays``: why one
-    that should not be here is, "" if none is.
+def _here(store: str, held: ActivePolicy, collection: str, key: str) -> dict[str, str]:
+    """``kept_back``: why what was written of its record has not left this device, "" if it goes with the next sync; not
+    there if it is not kept back. ``left``: whether its record has left this device, and what of it is waited for, "" if
+    not. ``stays``: why one that should not be here is, "" if none is; not there if it may be.
     """
+    from edge.control.keeping import keeper_of
+    from edge.storage import kept_back
     from edge.storage.evicted import SAID, state_of
     from edge.storage.leaving import why_not
 
+    said: dict[str, str] = {}
+    rule = held.rule(collection, key)
     with reading(store) as edge:
-        state = state_of(edge.log, collection, key)
-        left = {"left": "" if state is None else SAID[state]}
+        log = edge.log
+        kept = kept_back.of_place(log, collection, key, keeper_of(log, held))
+        if kept is not None:
+            said["kept_back"] = kept.why
+        state = state_of(log, collection, key)
+        said["left"] = "" if state is None else SAID[state]
         if rule.direction == "absent" or rule.age_days_max:
-            left["stays"] = why_not(edge.log, collection, key, rule)
-        return left
-
-
-def _kept(store: str, collection: str, key: str) -> str | None:
-    """Why what was written of a record has not left this device, "" if it goes with the next sync; None if it is not
-    kept back.
-    """
-    from edge.control.keeping import keeper_of
-    from edge.control.policy import ActivePolicy
-    from edge.storage import kept_back
-
-    with reading(store) as edge:
-        found = kept_back.of_place(edge.log, collection, key, keeper_of(edge.log, ActivePolicy.of(edge.log)))
-    return None if found is None else found.why
+            said["stays"] = why_not(log, collection, key, rule)
+    return said
 
 
 def _when(rule: Rule) -> str:
