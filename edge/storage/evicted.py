@@ -50,7 +50,10 @@ TABLE = (
 )
 _OF = "SELECT newest, state, stub FROM evicted WHERE collection = ? AND key = ?"
 _COLLECTIONS = "SELECT id FROM collections c WHERE EXISTS (SELECT 1 FROM evicted WHERE collection = c.id)"
-_WANTED = "SELECT collection, key FROM evicted INDEXED BY wanted WHERE state = 1 AND (collection, key) > (?, ?) LIMIT ?"
+_WANTED = (
+    "SELECT collection, key FROM evicted INDEXED BY wanted WHERE state = 1 AND (collection, key) > (?, ?) "
+    "ORDER BY collection, key LIMIT ?"
+)
 _PUT = "INSERT OR REPLACE INTO evicted VALUES (?, ?, ?, ?, ?)"
 _SET = "UPDATE evicted SET state = ?, stub = ? WHERE collection = ? AND key = ?"
 _DROP = "DELETE FROM evicted WHERE collection = ? AND key = ?"
