@@ -178,8 +178,7 @@ def concerned(log: DeltaLog) -> list[str]:
 
 def purge(log: DeltaLog, erasure: str) -> int:
     """Take what the log says of an erasure's scope out of it: its operations become deletes, its dead letters go, and
-    what was kept back. What
-    lives is to be deleted before. Returns how many operations changed. Raises StorageError.
+    what was kept back. What lives is to be deleted before. Returns how many operations changed. Raises StorageError.
     """
     with log.writer.lock:
         log.fold()

@@ -1,8 +1,8 @@
 """What leaves a device's scope leaves the device (ADR 24): marked at one handshake, gone at a later one.
 
 A record is *marked* when its place is ``absent``, or when it is older than ``age_days_max`` of its rule, everything
-local is acknowledged and the feed's head is H; it goes
-once the archive holds H, if nothing has changed it since. That is no delete: nothing is written, nobody hears of it.
+local is acknowledged and the feed's head is H; it goes once the archive holds H, if nothing has changed it since. That
+is no delete: nothing is written, nobody hears of it.
 ``leaving`` has (the row in ``records``, SHA-256 of its image); the note of the same name says in which life of the
 cloud, and under which name and policy, they were marked, and H.
 
