@@ -292,7 +292,7 @@ def test_what_newer_software_has_agreed_keeps_no_model_from_being_told(
         assert [(status.name, status.next) for status in edge.models.status()] == [("b", 1)]
 
 
-def test_what_was_damaged_while_another_was_on_its_way_is_used_again_if_that_is_bad(world: World) -> None:
+def damaged_while_a_bad_one_comes(world: World) -> None:
     world.install(1)
     world.keep()
     world.verdicts[2] = "slow"
@@ -300,6 +300,10 @@ def test_what_was_damaged_while_another_was_on_its_way_is_used_again_if_that_is_
     world.models.fetch()
     (world.models.path("embed") / "model.safetensors").write_bytes(b"x")
     assert len(world.models.verify()) == 1
+
+
+def test_what_was_damaged_while_another_was_on_its_way_is_used_again_if_that_is_bad(world: World) -> None:
+    damaged_while_a_bad_one_comes(world)
     with pytest.raises(NotFound):
         world.models.path("embed")
     world.again()
@@ -312,13 +316,7 @@ def test_what_was_damaged_while_another_was_on_its_way_is_used_again_if_that_is_
 
 def test_that_it_was_bad_is_told_also_if_what_was_damaged_is_on_its_way_again(world: World) -> None:
     told: list[tuple[int, str, str]] = []
-    world.install(1)
-    world.keep()
-    world.verdicts[2] = "slow"
-    world.give(2)
-    world.models.fetch()
-    (world.models.path("embed") / "model.safetensors").write_bytes(b"x")
-    world.models.verify()
+    damaged_while_a_bad_one_comes(world)
     world.models.tell_outcomes(lambda _name, number, _digest, how, why: told.append((number, how, why)))
     world.models.advance()
     assert told == [(2, "returned", "slow")]
