@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import apsw
 
+from edge import Edge
 from edge.storage.page_checksums import VFS, checksum_vfs, load
+from tests.edge.stores import SeededRandom, TickingClock
 
 
 class Faults:
@@ -97,3 +99,24 @@ def faulty_vfs() -> Iterator[Faults]:
         apsw.unregister_vfs(VFS)
         vfs.unregister()
         checksum_vfs()
+
+
+class FaultyStore:
+    """A store on such a disk."""
+
+    def __init__(self, folder: Path, faults: Faults) -> None:
+        self.folder, self.faults = folder, faults
+        self.edge = self.open()
+
+    def open(self) -> Edge:
+        return Edge.open(self.folder, clock=TickingClock(), random=SeededRandom())
+
+    @classmethod
+    @contextmanager
+    def at(cls, folder: Path) -> Iterator[Self]:
+        """Closed afterwards, on a disk that is well again."""
+        with faulty_vfs() as faults:
+            store = cls(folder, faults)
+            yield store
+            faults.writes_left = None
+            store.edge.close()

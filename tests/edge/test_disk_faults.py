@@ -12,24 +12,17 @@ from edge import Collection, Edge
 from edge.storage import log_writer
 from sync.errors import DiskFull, StorageError
 from sync.operations import Operation, Shape
-from sync.stamps import replica_id
-from tests.edge.faulty_vfs import Faults, faulty_vfs
-from tests.edge.stores import SeededRandom, TickingClock
+from tests.edge.faulty_vfs import Faults, FaultyStore, faulty_vfs
+from tests.edge.logs import FAR
 
 # What the faulty disk raises where SQLite ignores errors (a checkpoint) has nowhere to go.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-FAR = replica_id(b"another-one!", 1)
 
-
-class World:
+class World(FaultyStore):
     def __init__(self, folder: Path, faults: Faults) -> None:
-        self.folder, self.faults = folder, faults
-        self.edge = self.open()
+        super().__init__(folder, faults)
         self.notes = self.edge.collection("notes")
-
-    def open(self) -> Edge:
-        return Edge.open(self.folder, clock=TickingClock(), random=SeededRandom())
 
     def state(self) -> tuple[Any, ...]:
         log = self.edge.log
@@ -48,11 +41,8 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with faulty_vfs() as faults:
-        world = World(tmp_path / "store", faults)
+    with World.at(tmp_path / "store") as world:
         yield world
-        faults.writes_left = None
-        world.edge.close()
 
 
 def _put(notes: Collection) -> None:

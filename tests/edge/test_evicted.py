@@ -16,31 +16,25 @@ from sync.errors import NotHere, StorageError
 from sync.operations import Kind, Operation, Shape
 from sync.places import Whole
 from sync.records import Record
-from sync.stamps import replica_id
-from tests.edge.faulty_vfs import Faults, faulty_vfs
-from tests.edge.stores import SeededRandom, TickingClock
+from tests.edge.faulty_vfs import Faults, FaultyStore
+from tests.edge.logs import FAR
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-FAR = replica_id(b"another-one!", 1)
 KEYS = [f"k{number}" for number in range(6)]
 
 
-class World:
+class World(FaultyStore):
     """A store all of whose notes have left it."""
 
     def __init__(self, folder: Path, faults: Faults) -> None:
-        self.folder, self.faults = folder, faults
-        self.edge = self.open()
+        super().__init__(folder, faults)
         notes = self.edge.collection("notes", fields={"n": "counter", "tags": "set"})
         for number, key in enumerate(KEYS):
             notes.put(key, {"n": number + 1, "text": "x" * 900, "tags": ["a"]})
         self.edge.log.fold()
         self.images = self.edge.log.images("notes", KEYS)
         self.let_go()
-
-    def open(self) -> Edge:
-        return Edge.open(self.folder, clock=TickingClock(), random=SeededRandom())
 
     def let_go(self) -> None:
         log = self.edge.log
@@ -64,11 +58,8 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with faulty_vfs() as faults:
-        world = World(tmp_path / "store", faults)
+    with World.at(tmp_path / "store") as world:
         yield world
-        faults.writes_left = None
-        world.edge.close()
 
 
 def _increment(world: World) -> None:
