@@ -92,6 +92,8 @@ def test_a_failed_write_changes_nothing(world: World, write: Any, kind: str) -> 
             before = world.state()
             if world.faults.failed == failed:
                 break
+    else:
+        pytest.fail("it never went through")
     assert world.faults.failed > 0
     world.notes.put("after", {"text": "the disk has space again"})
     assert world.edge.verify() == []

@@ -119,6 +119,8 @@ def test_all_or_nothing_moves(world: World, act: Callable[[World], None], kind: 
         if world.faults.failed == failed:
             break
         before = world.state()
+    else:
+        pytest.fail("it never went through")
     after = world.state()
     assert world.faults.failed > 0
     assert world.edge.verify() == []
