@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edge.link.model_source import ModelSource
     from edge.link.runner import Link
     from edge.storage.cache import Cache
+    from edge.storage.control_tables import Document
     from edge.storage.delta_log import DeltaLog
     from edge.storage.projections import Projections
     from sync.policy import Policy
@@ -123,13 +124,18 @@ class Steering:
         import logging
 
         from edge.control.model_care import open_models
-        from edge.control.model_part import tell
+        from edge.control.model_part import fit_again, tell
         from edge.control.trust import MODELS
 
-        models = open_models(self.log, self.path, self.config, self._clock, lambda: self.cache, self.twin)
+        models = open_models(self.log, self.path, self.config, self._clock, lambda: self.cache, self.twin.reported)
+
+        def assigned() -> list[Document]:
+            return self.trust.sound(MODELS)
+
         if not self.log.read_only:
+            self.twin.listeners.append(lambda: fit_again(models, assigned))
             try:
-                tell(models, self.trust.sound(MODELS))  # what was agreed, and a crash kept from being told
+                tell(models, assigned())  # what was agreed, and a crash kept from being told
             except (StorageError, DataError) as error:  # neither a full disk, nor what newer software has agreed
                 logging.getLogger("agentdb.edge").warning("models: not begun: %s (%s)", error.message, error.hint)
                 self.trust.tell_again(MODELS)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from edge.control.model_store import ModelStore
 from edge.storage.seldomer import PAUSE_MS, PAUSE_MS_MAX
@@ -17,7 +17,6 @@ from sync.errors import AgentDBError
 
 if TYPE_CHECKING:
     from edge.config import EdgeConfig
-    from edge.control.twin import Twin
     from edge.storage.cache import Cache
     from edge.storage.delta_log import DeltaLog
     from sync.ports import Clock
@@ -111,7 +110,12 @@ class _Round:
 
 
 def open_models(
-    log: DeltaLog, path: str, config: EdgeConfig, clock: Clock, cache: Callable[[], Cache], twin: Twin
+    log: DeltaLog,
+    path: str,
+    config: EdgeConfig,
+    clock: Clock,
+    cache: Callable[[], Cache],
+    reported: Callable[[], Mapping[str, Any]],
 ) -> ModelStore:
     """The store's models, and what cares for them if this process may write. Raises StorageError."""
     store = ModelStore(
@@ -120,12 +124,11 @@ def open_models(
         clock,
         runners=config.models_runners,
         code_runs=config.models_allow_code,
-        reported=twin.reported,
+        reported=reported,
         room=lambda size: cache().room(size),
     )
     if not log.read_only:
         care = Care(store)
         store.wake, store.ended = care.poke, care.join
-        twin.listeners.append(store.reported)
         care.poke()
     return store

@@ -22,6 +22,7 @@ from sync.activation import COMMITTED, RETURNED, SOAKING, Note, Refuse, Version
 from sync.errors import AgentDBError, CorruptStore, StorageError, StoreLocked, TooLarge, UnsupportedVersion
 
 if TYPE_CHECKING:
+    from edge.control.model_needs import Unfit
     from edge.control.probing import Outcome
     from edge.storage.delta_log import DeltaLog
     from sync.ports import Clock
@@ -44,7 +45,7 @@ class ModelKeeper(ModelReader):
         self.ended: Callable[[], None] = _nothing  # waits for whoever was woken
         self.outcome: Told | None = None
         self.declined: dict[str, Refused] = {}
-        self.unreported: set[str] = set()  # of these: what a device has to say of itself first, so nobody is told
+        self.unfit: dict[str, Unfit] = {}  # by name: why this device cannot take what is assigned
         self._began_ms = clock.monotonic_ms()
         self._counted: dict[str, tuple[int, int, int]] = {}  # name -> when last noted; uses and errors since
         self._unchecked: list[str] = []
@@ -120,9 +121,9 @@ class ModelKeeper(ModelReader):
             self._tell_outcome(name)
 
     def _tell_outcome(self, name: str) -> None:
-        note, declined = self.note(name), self.declined.get(name)
-        if name in self.unreported:
-            return
+        note, declined, unfit = self.note(name), self.declined.get(name), self.unfit.get(name)
+        if unfit is not None and unfit.unreported:
+            return  # nobody knows yet
         if declined is not None:
             self._tell(name, declined.number, declined.digest, "refused", declined.reason)
         elif note.state == COMMITTED and note.active is not None:

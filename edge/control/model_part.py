@@ -56,8 +56,20 @@ def tell(models: ModelStore, documents: list[Document]) -> None:
     failed: DataError | None = None
     for one in documents:
         try:
-            models.assigned(one.place.rpartition("/")[2], one.number, one.data)
+            models.assigned(_name(one), one.number, one.data)
         except DataError as error:
             failed = failed or error
     if failed is not None:
         raise failed
+
+
+def fit_again(models: ModelStore, assigned: Callable[[], list[Document]]) -> None:
+    """The device has said something else of itself: what it could not take may fit now, or not for another reason.
+    Raises StorageError.
+    """
+    if models.unfit:
+        tell(models, [one for one in assigned() if _name(one) in models.unfit])
+
+
+def _name(document: Document) -> str:
+    return document.place.rpartition("/")[2]

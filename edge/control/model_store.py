@@ -74,7 +74,6 @@ class ModelStore(ModelKeeper):
         self.runners = runners
         self._code_runs = code_runs
         self._reported = reported
-        self._unfit: dict[str, tuple[int, bytes]] = {}
         self._begun: set[str] = set()  # of which this process runs the probes
         self._room = room
         self._probe = probe
@@ -175,11 +174,9 @@ class ModelStore(ModelKeeper):
         if found is not None:
             refused = Refused(number, digest, found.why, self._clock.wall_ms())
         with self.changed:
-            self.unreported.discard(name)
-            self._unfit.pop(name, None)
+            self.unfit.pop(name, None)
             if found is not None:
-                self._unfit[name] = number, manifest
-                self.unreported |= {name} if found.unreported else set()
+                self.unfit[name] = found
             if refused is None:
                 self.declined.pop(name, None)
                 self._keep(name, digest, manifest, chunks)
@@ -188,13 +185,6 @@ class ModelStore(ModelKeeper):
             version = Version("", number, digest, _rules(read))
             self._happened(name, trial.Assigned(version, refused=refused is not None))
             self._tell_outcome(name)
-
-    def reported(self) -> None:
-        """The device has said something else of itself: what it could not take may fit now, or not for another reason.
-        Raises StorageError.
-        """
-        for name, (number, manifest) in list(self._unfit.items()):
-            self.assigned(name, number, manifest)
 
     def connect(self, fill: Fill | None, target: Target | None = None) -> None:
         """From now on versions can be fetched; None: not any more. ``target`` brings a chunk list by its SHA-256."""

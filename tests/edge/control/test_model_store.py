@@ -265,33 +265,6 @@ def test_a_model_that_needs_more_memory_than_there_is(world: World) -> None:
     assert [(one[1], one[3]) for one in told] == [(3, "returned")], "it may not have been noted before a crash"
 
 
-def test_a_model_that_needs_hardware_waits_until_the_device_says_what_it_has(world: World) -> None:
-    told: list[tuple[object, ...]] = []
-    manifest, chunks = world.shelf.publish(1, FILES[1], needs=Needs(hardware="gpu = true and not memory.gib < 8"))
-    models, twin = world.edge.models, world.edge.twin
-    models.tell_outcomes(lambda *outcome: told.append((outcome[3], outcome[4])))
-    models.assigned("embed", 1, manifest, chunks)
-    (status,) = models.status()
-    assert (status.state, status.next) == ("absent", 0)
-    assert "does not report gpu, memory.gib (edge.twin.report)" in status.refused[0]["reason"]
-    assert told == [], "nobody knows yet whether it fits"
-
-    twin.report({"gpu": True, "memory": {"gib": 4}})
-    assert models.status()[0].refused[0]["reason"].endswith("which this device does not report of itself")
-    assert [how for how, _ in told] == ["refused"]
-
-    twin.report({"memory": {"gib": 16}})
-    (status,) = models.status()
-    assert (status.state, status.next, status.refused) == ("fetching", 1, [])
-    twin.report({"gpu": False})  # what was begun goes on: it is the fleet's to take it back
-    assert models.status()[0].next == 1
-
-
-def test_needs_in_another_language_are_refused(world: World) -> None:
-    world.give(1, needs=Needs(hardware="gpu ~ 3"))
-    assert "not understood here" in world.models.status()[0].refused[0]["reason"]
-
-
 def test_room_is_made_by_the_spare_slots_of_others(world: World) -> None:
     from contextlib import contextmanager
 

@@ -1,0 +1,65 @@
+"""What a model needs of a device: it comes where that is, and not before."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+
+from edge import Edge
+from edge.storage.control_tables import ControlNote, ControlTables, Document
+from sync.models import Manifest, Needs, target_path
+from tests.edge.control.care_world import FILES, World
+
+
+@pytest.fixture
+def world(cared: World) -> World:
+    return cared
+
+
+GPU = Needs(hardware="gpu = true and not memory.gib < 8")
+
+
+def agreed(edge: Edge, *manifests: bytes) -> None:
+    """As ``edge.control.trust`` keeps an assignment of these and no others."""
+    documents = []
+    for data in manifests:
+        read = Manifest.parse(data)
+        path = target_path(read.name, read.number)
+        documents.append(Document(f"models/{read.name}", path, read.number, sha256(data).digest(), "", 0, data))
+    ControlTables(edge.log).keep(ControlNote(), documents=documents)
+
+
+def test_a_model_that_needs_hardware_waits_until_the_device_says_what_it_has(world: World) -> None:
+    told: list[tuple[object, ...]] = []
+    agreed(world.edge, world.shelf.publish(1, FILES[1], needs=GPU)[0])
+    models, twin = world.edge.models, world.edge.twin
+    models.tell_outcomes(lambda *outcome: told.append((outcome[3], outcome[4])))
+    (status,) = models.status()
+    assert (status.state, status.next) == ("absent", 0)
+    assert "does not report gpu, memory.gib (edge.twin.report)" in status.refused[0]["reason"]
+    assert told == [], "nobody knows yet whether it fits"
+
+    twin.report({"gpu": True, "memory": {"gib": 4}})
+    assert models.status()[0].refused[0]["reason"].endswith("which this device does not report of itself")
+    assert [how for how, _ in told] == ["refused"]
+
+    twin.report({"memory": {"gib": 16}})
+    (status,) = models.status()
+    assert (status.state, status.next, status.refused) == ("fetching", 1, [])
+    twin.report({"gpu": False})  # what was begun goes on: it is the fleet's to take it back
+    assert models.status()[0].next == 1
+
+
+def test_a_model_that_waits_for_hardware_and_is_not_assigned_any_more_does_not_come(world: World) -> None:
+    agreed(world.edge, world.shelf.publish(1, FILES[1], needs=GPU)[0])
+    (status,) = world.edge.models.status()
+    assert "does not report gpu" in status.refused[0]["reason"]
+    agreed(world.edge)
+    world.edge.twin.report({"gpu": True, "memory": {"gib": 16}})
+    assert world.edge.models.notes() == {}
+
+
+def test_needs_in_another_language_are_refused(world: World) -> None:
+    world.give(1, needs=Needs(hardware="gpu ~ 3"))
+    assert "not understood here" in world.models.status()[0].refused[0]["reason"]
