@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
 from edge import Edge
 from edge.storage.control_tables import ControlNote, ControlTables, Document
+from edge.storage.model_tables import ModelTables
+from sync.activation import FETCHING
 from sync.models import Manifest, Needs, target_path
 from tests.edge.control.care_world import FILES, World
+from tests.edge.control.model_world import release
+from tests.edge.link.joined import join_nowhere
 
 
 @pytest.fixture
@@ -58,6 +63,19 @@ def test_a_model_that_waits_for_hardware_and_is_not_assigned_any_more_does_not_c
     agreed(world.edge)
     world.edge.twin.report({"gpu": True, "memory": {"gib": 16}})
     assert world.edge.models.notes() == {}
+
+
+def test_a_model_that_fits_since_another_process_has_said_so_comes_with_the_next_link(tmp_path: Path) -> None:
+    """No file of it is here yet, and nobody has asked for the store's models."""
+    store = str(tmp_path / "store")
+    join_nowhere(store)
+    with Edge.open(store) as edge:
+        agreed(edge, release(1, FILES[1], needs=GPU)[0])
+    with Edge.open(store) as edge:
+        edge.twin.report({"gpu": True, "memory": {"gib": 16}})
+    with Edge.open(store) as edge:
+        edge.start_sync()
+        assert ModelTables(edge.log).note("embed").state == FETCHING
 
 
 def test_needs_in_another_language_are_refused(world: World) -> None:
