@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from edge.control.keeping import WRITES_LOCAL
+from edge.control.keeping import NOT_WRITTEN, WRITES_LOCAL
 from sync.errors import AgentDBError
 from sync.patterns import Patterns
 from sync.policy import Policy
@@ -30,7 +30,6 @@ _NOTE = "forgot"  # in the log: digest of a [[forget]] -> when it was done last,
 _HOUR_MS = 3_600_000
 _LAST = "\U0010ffff"
 BULK_OFF = "bulk-off"
-_NOT_WRITTEN = ("down", "absent")
 _log = logging.getLogger("agentdb.edge")
 
 
@@ -124,7 +123,7 @@ class PolicyRounds:
             if not agents.met(agent) or (rule.namespaces and namespace not in rule.namespaces):
                 continue
             memory = Memory(shelf, agent, namespace)
-            if active.rule(MEMORIES, memory.prefix).direction in _NOT_WRITTEN:
+            if active.rule(MEMORIES, memory.prefix).direction in NOT_WRITTEN:
                 continue  # those devices do it that write there
             done = forget(memory, chosen)
             if done.archived or done.expired:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
     from edge.storage.kept_back import Keeper
 
+NOT_WRITTEN = ("down", "absent")  # directions of places at which nothing is written here
 WRITES_LOCAL = "writes-local"
 STALE_NOTE = "writes_local"  # of the log: whether it holds
 SIZE, STALE, UNREAD = "record-size", "stale", "unread"

@@ -20,7 +20,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from edge.control import log_level
-from edge.control.keeping import STALE_NOTE, UnreadKeeper, keeper_of
+from edge.control.keeping import NOT_WRITTEN, STALE_NOTE, UnreadKeeper, keeper_of
 from edge.storage import kept_back, policy_row
 from edge.storage.control_tables import ControlTables, Document
 from edge.storage.policy_row import PolicyRow
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from sync.schema import CollectionSchema
 
 POLICY = "policy"  # the place
-_NOT_WRITTEN = ("down", "absent")
 _WITH_FIELDS = (Kind.PUT, Kind.PATCH)
 _NOTES = ("_recalls",)  # of our own, which a search makes
 _log = logging.getLogger("agentdb.edge")
@@ -98,7 +97,7 @@ class ActivePolicy:
             _, collection, key, *_ = write
             rule = self.scope.rule(collection, key)
             if (
-                rule.direction in _NOT_WRITTEN
+                rule.direction in NOT_WRITTEN
                 and collection not in _NOTES
                 and not (write.kind == Kind.DELETE and is_shut(collection, key))
             ):
@@ -116,7 +115,7 @@ class ActivePolicy:
     def concerns_writes(self) -> bool:
         """Whether there is anything that ``admit`` would not let through as it is."""
         rules = self.document.sync if self.document is not None else ()
-        return any(rule.direction in _NOT_WRITTEN or rule.vectors for rule in rules)
+        return any(rule.direction in NOT_WRITTEN or rule.vectors for rule in rules)
 
     def is_blind(self, collection: str, key: str) -> bool:
         """Whether nothing that others write at a place is received."""
