@@ -84,13 +84,7 @@ def why_not(log: DeltaLog, collection: str, key: str, rule: Rule) -> str:
         return "an agent's state and documents are of several records, and do not leave by their age"
     if not _is_due(log, collection, rule, image):
         return ""
-    if kept_back.of_place(log, collection, key, None) is not None:
-        return "it has writes that never left this device"
-    if log.reader.one(_REFUSED, collection, key):
-        return "the cloud refused a write of it"
-    if Attached(log).holds_back(collection, image):
-        return "the bytes of its attachment are not known to be in the cloud yet"
-    return "until the cloud's archive is known to have it"
+    return _why_kept(log, Attached(log), collection, key, image) or "until the cloud's archive is known to have it"
 
 
 # -- inside -----------------------------------------------------------------------------------------------------------
@@ -123,6 +117,17 @@ def _is_due(log: DeltaLog, collection: str, rule: Rule, image: bytes) -> bool:
     return newest_of(image) < log.clock.reading(-rule.age_days_max * _DAY_MS)
 
 
+def _why_kept(log: DeltaLog, attached: Attached, collection: str, key: str, image: bytes) -> str:
+    """Why a record that is due does not go, whatever the archive has; "" if it does."""
+    if kept_back.has(log, collection, key):
+        return "it has writes that never left this device"
+    if log.reader.one(_REFUSED, collection, key):
+        return "the cloud refused a write of it"
+    if attached.holds_back(collection, image):
+        return "the bytes of its attachment are not known to be in the cloud yet"
+    return ""
+
+
 class _Going:
     """Which records go, in one pass."""
 
@@ -137,12 +142,8 @@ class _Going:
         return concerned and _may_go(self._log, collection)
 
     def has(self, collection: str, key: str, image: bytes) -> bool:
-        return (
-            _is_due(self._log, collection, self._table.rule(collection, key), image)
-            and not kept_back.has(self._log, collection, key)
-            and not self._log.reader.one(_REFUSED, collection, key)
-            and not self._attached.holds_back(collection, image)
-        )
+        due = _is_due(self._log, collection, self._table.rule(collection, key), image)
+        return due and not _why_kept(self._log, self._attached, collection, key, image)
 
 
 def _mark(log: DeltaLog, row: PolicyRow, going: _Going, head: int) -> None:
