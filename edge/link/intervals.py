@@ -42,9 +42,11 @@ class Unsent(NamedTuple):
         return self.wait_s * 1000 - min(max(age_ms, 0), self.wait_s * 1000)
 
 
-def unsent(log: DeltaLog, rules: LinkRules, limit: int = COUNTED_MAX, after: int | None = None) -> Iterator[Unsent]:
-    """In order, those behind ``after``, or behind what is acknowledged. Raises StorageError."""
-    priority, interval, left = rules.priority, rules.interval, limit
+def unsent(log: DeltaLog, rules: LinkRules, after: int | None = None) -> Iterator[Unsent]:
+    """In order, those behind ``after``, or behind what is acknowledged; ``COUNTED_MAX`` at the most. Raises
+    StorageError.
+    """
+    priority, interval, left = rules.priority, rules.interval, COUNTED_MAX
     after = log.acked_seq if after is None else after
     while left and (rows := log.reader.all(_UNSENT, after, min(left, _ROWS_PER_READ))):
         for after, ts, collection, key, packed in rows:  # noqa: B007 - the last one's is where the next read goes on
