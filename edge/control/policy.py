@@ -181,6 +181,7 @@ class Policies:
         self._log = log
         self._obeyed = obeyed
         self._active: ActivePolicy | None = None
+        self._obeys: PolicyRow | None = None  # what is carried out, whole: a disk may fail on the way there
         self._lock, self._setting = Lock(), Lock()
         self.behind = False  # what was agreed could not be activated at the start
 
@@ -267,7 +268,7 @@ class Policies:
                     self._keep(none)
                 self._obey(none)
             return
-        if row is not None and row.sha256 == document.sha256 == sha256(row.data).digest():
+        if row is not None and row == self._obeys and row.sha256 == document.sha256 == sha256(row.data).digest():
             return
         note = ControlTables(self._log).note()
         since_ms = wall_ms_of(self._log.clock.reading())
@@ -312,6 +313,7 @@ class Policies:
         log.writer.evicted.blind = active.is_blind
         log_level.want(self._log.path, active.document.log.level if active.document is not None else "")
         self._obeyed(active.document)
+        self._obeys = active.row
 
 
 def _named(active: ActivePolicy | None) -> tuple[bytes, ScopeTable] | None:

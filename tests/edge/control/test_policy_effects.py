@@ -295,12 +295,32 @@ def test_what_is_written_stays_here_while_nothing_fresh_is_heard(device: Device)
     assert len(operations) == 3
 
 
+def failing(*_: object) -> None:
+    raise StorageError("the disk")
+
+
+def test_a_policy_that_the_disk_kept_from_being_obeyed_is_when_it_is_told_again(
+    device: Device, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as disk:
+        disk.setattr("edge.control.policy.keeper_of", failing)
+        run(device, 1)
+    assert (LOG.level, device.edge.log.kept.keeper) == (level, None)
+    device.update()
+    assert LOG.level == logging.DEBUG
+    assert device.edge.log.kept.keeper is not None
+    held = device.edge.policy.describe()
+    device.world.clock.now_ms += 1_000
+    device.trust.tell_again("policy")
+    device.update()
+    assert device.edge.policy.describe() == held, "it is carried out"
+    device.again()
+    assert device.edge.policy.describe() == held
+
+
 def test_what_is_written_stays_here_if_the_disk_fails_where_it_is_asked_what_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(*_: object) -> None:
-        raise StorageError("the disk")
-
     with Edge.open(tmp_path) as edge:
         edge.collection("notes")
     activated(tmp_path, POLICIES[8])
