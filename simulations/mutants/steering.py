@@ -54,7 +54,7 @@ MUTANTS = [
         "not-obeyed-after-a-restart",
         _POLICY,
         "            keeps = True\n            self._obey(active)\n",
-        "            keeps = True\n",
+        "            keeps = True\n            self._obeys = active.row\n",
         "a device that has restarted writes where its policy has it write nothing",
         scenario=POLICIES,
     ),
