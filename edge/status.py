@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from edge.storage import kept_back, policy_row
 from edge.storage.keystore import key_problems
-from edge.storage.paths import has_models
 from edge.versions import versions
 from sync.errors import StorageError
 
@@ -78,7 +77,9 @@ def _trust(edge: Edge) -> dict[str, Any] | None:
 
 def _models(edge: Edge) -> list[dict[str, Any]]:
     """Without any, nothing is imported for them."""
-    return [one.shown() for one in edge.models.status()] if has_models(edge.path) else []
+    from edge.control.model_part import concerned
+
+    return [one.shown() for one in edge.models.status()] if concerned(edge.log, edge.path) else []
 
 
 def _link(edge: Edge, connected: bool) -> dict[str, Any] | None:

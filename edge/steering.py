@@ -167,18 +167,14 @@ class Steering:
         return trust
 
     def _models_from(self, link: Link, url: str | None, within_ms: int | None = None) -> None:
-        """While a link is up, models can be fetched. Where there are none, and none is agreed (it may not have been
-        told before a crash, or fit since), nothing is made for it.
-        """
-        from edge.control.acceptance import MODELS
+        """While a link is up, models can be fetched. Where none is here or agreed, nothing is made for it."""
+        from edge.control.model_part import concerned
         from edge.link.model_source import ModelSource
-        from edge.storage.control_tables import ControlTables
-        from edge.storage.paths import has_models
 
         self._source = ModelSource(link, url, self._clock, within_ms)
         if "models" in vars(self):
             self._connect(self.models)
-        elif has_models(self.path) or any(place.startswith(MODELS) for place in ControlTables(self.log).named()):
+        elif concerned(self.log, self.path):
             self.models  # noqa: B018 - it connects itself
 
     def _connect(self, models: ModelStore) -> None:

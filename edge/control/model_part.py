@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
+from edge.control.acceptance import MODELS
+from edge.storage.control_tables import ControlTables
 from edge.storage.paths import has_models
 from sync.errors import DataError, Malformed
 
 if TYPE_CHECKING:
     from edge.control.model_store import ModelStore
     from edge.storage.control_tables import Document
+    from edge.storage.delta_log import DeltaLog
     from sync.assignments import Agreed
 
 
@@ -47,6 +50,13 @@ class ModelPart:
         notes = self._models().notes().values()
         kept = [(note.active, note.candidate, note.previous, note.wanted) for note in notes]
         return [version.digest for versions in kept for version in versions if version is not None]
+
+
+def concerned(log: DeltaLog, store: str) -> bool:
+    """Whether there is something to do, or to say, of models: files of one, or one that is agreed although no file of
+    it is here (it was refused, or a crash came before it was told). Raises StorageError.
+    """
+    return has_models(store) or any(place.startswith(MODELS) for place in ControlTables(log).named())
 
 
 def tell(models: ModelStore, documents: list[Document]) -> None:

@@ -78,6 +78,18 @@ def test_a_model_that_fits_since_another_process_has_said_so_comes_with_the_next
         assert ModelTables(edge.log).note("embed").state == FETCHING
 
 
+def test_status_says_why_the_only_model_is_refused(tmp_path: Path) -> None:
+    """No file of it is here: nothing was fetched."""
+    store = str(tmp_path / "store")
+    join_nowhere(store)
+    with Edge.open(store) as edge:
+        agreed(edge, release(1, FILES[1], needs=GPU)[0])
+        edge.twin.report({"gpu": False})
+    with Edge.open(store) as edge:
+        (model,) = edge.status()["models"]
+        assert (model["name"], model["number"], [one["number"] for one in model["refused"]]) == ("embed", 0, [1])
+
+
 def test_needs_in_another_language_are_refused(world: World) -> None:
     world.give(1, needs=Needs(hardware="gpu ~ 3"))
     assert "not understood here" in world.models.status()[0].refused[0]["reason"]
