@@ -97,7 +97,8 @@ def verify(directory: Path, as_json: bool) -> None:
             f" {count(report.operations, 'operation')} up to position {report.position};"
             f" {count(report.unreferenced, 'unreferenced object')}"
         )
-        show_table(("OBJECT", "PROBLEM"), report.problems, "Everything checks out.")
+        well = "Everything checks out." if report.manifests else "Nothing is archived yet: `archive run` does it."
+        show_table(("OBJECT", "PROBLEM"), report.problems, well)
     if report.problems:
         raise SystemExit(1)
 

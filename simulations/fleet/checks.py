@@ -17,7 +17,7 @@ from simulations.fleet.erasing import told_places
 from simulations.fleet.oracle import Oracle, Place, Written, contains
 from simulations.fleet.violation import Violation
 from simulations.steered import ending
-from sync.errors import AgentDBError, TooLarge
+from sync.errors import AgentDBError, NotFound, TooLarge
 from sync.limits import FUTURE_MS_MAX
 from sync.operations import Kind
 from sync.records import Record
@@ -324,13 +324,17 @@ def check_damaged_archive(fleet: Fleet, dice: Random) -> None:
 
 def _outcome(fleet: Fleet, owner: bytes) -> str:
     cloud = fleet.cloud
+    committed = True
     try:
-        problems = len(verify(cloud.objects, cloud.keys, owner, anchor=cloud.anchor).problems)
+        report = verify(cloud.objects, cloud.keys, owner, anchor=cloud.anchor)
+        problems, committed = len(report.problems), report.manifests > 0
     except AgentDBError:
         problems = 1
     try:
         digest, position = _restored_state(fleet, owner, None)
     except AgentDBError as error:
+        if not committed and isinstance(error, NotFound) and cloud.anchor.last(owner) is None:
+            return "leftovers of a first run that came to no end"
         if not problems:
             raise Violation("archive", f"verify finds nothing, and the restore fails: {error}") from error
         return f"found, {error.code}"

@@ -113,10 +113,14 @@ def test_a_restore_from_nowhere(fleet: Path, tmp_path: Path) -> None:
 
 
 def test_one_is_one(fleet: Path) -> None:
+    nothing = run("archive", "verify", fleet).stdout
+    assert "0 manifests, " in nothing
+    assert "Nothing is archived yet" in nothing
     assert ": 1 object, " in run("archive", "run", fleet).stdout
     verified = run("archive", "verify", fleet).stdout
     assert "1 manifest, " in verified
     assert "1 manifests" not in verified
+    assert "Everything checks out." in verified
 
 
 def test_status_says_who_is_active(fleet: Path) -> None:

@@ -73,6 +73,14 @@ def test_writes_that_copies_of_a_store_gave_one_name_are_told_apart() -> None:
     assert outcome.counts["stores set back"] == 2
 
 
+def test_leftovers_of_a_first_archive_run_are_no_archive() -> None:
+    """Seed of a run in which nothing but them is there when an object goes: there is nothing to restore or to find."""
+    with mounted():
+        outcome = run(847751002814, "restores")
+    assert outcome.held, outcome.violation
+    assert (outcome.counts["archive runs failed"], outcome.counts["objects damaged"]) == (1, 3)
+
+
 def test_a_seed_is_a_run_whatever_the_hash_seed() -> None:
     said = {_json(["run", "--seed", "5", "--json"], hash_seed)["trace"] for hash_seed in ("0", "1", "4711")}
     assert len(said) == 1
