@@ -43,8 +43,8 @@ class FetchingSession(GrowingSession):
             self._send(PULL, FetchRecords(position.replica, named, position.incarnation, position.scope))
 
     @property
-    def idle(self) -> bool:
-        return super().idle and not self.fetches
+    def settled(self) -> bool:
+        return super().settled and not self.fetches
 
     @property
     def fetches(self) -> bool:

@@ -44,9 +44,9 @@ class GrowingSession(KeepingSession):
                 self._whole = None
 
     @property
-    def idle(self) -> bool:
+    def settled(self) -> bool:
         whole = self.position.growth is None and not (self.position.owed and self._whole is not False)
-        return super().idle and whole and not self._may_leave
+        return super().settled and whole and not self._may_leave
 
     # -- inside -----------------------------------------------------------------------------------------------------
 

@@ -55,8 +55,8 @@ class KeepingSession(SyncSession):
         return self._due
 
     @property
-    def idle(self) -> bool:
-        return super().idle and not self._due
+    def settled(self) -> bool:
+        return super().settled and not self._due
 
     # -- inside -----------------------------------------------------------------------------------------------------
 

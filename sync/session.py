@@ -42,27 +42,10 @@ from sync.effects import (
     SessionKeys,
     SessionLimits,
 )
-from sync.errors import (
-    AgentDBError,
-    CorruptStore,
-    FutureStamp,
-    ProtocolError,
-    TooLarge,
-    UnsupportedVersion,
-)
+from sync.errors import AgentDBError, CorruptStore, FutureStamp, ProtocolError, TooLarge, UnsupportedVersion
 from sync.flights import Flights
 from sync.handshake import RENEW, REPAIR, Repair, compare, consequences, is_pristine, owes, sweep, take_keys
-from sync.messages import (
-    PROTOCOL_VERSIONS,
-    Answer,
-    BaselinePage,
-    Failure,
-    Message,
-    PullPage,
-    Push,
-    PushAck,
-    Welcome,
-)
+from sync.messages import PROTOCOL_VERSIONS, Answer, BaselinePage, Failure, Message, PullPage, Push, PushAck, Welcome
 from sync.operations import Operation
 from sync.pages import open_baseline, open_page
 from sync.places import Whole
@@ -222,18 +205,22 @@ class SyncSession:
     def wake_ms(self) -> int | None:
         """How long until ``tick`` + ``ready`` can do something by themselves; None: only an event can."""
         if self.connected:
-            return None if PUSH in self._flights else self._greetings.due_ms(self._now_ms)
+            return self._greets_ms()
         if self._flights:
             return None
         return max(0, self._not_before_ms - self._now_ms)
 
     @property
     def idle(self) -> bool:
+        """Settled, as far as a handshake says that began after the last ``greet``."""
+        return self.settled and not self._greetings.asked
+
+    @property
+    def settled(self) -> bool:
         """Connected, everything local acknowledged, everything of the feed applied."""
         position = self.position
         return (
             self.connected
-            and not self._greetings.asked
             and not self._waiting
             and not self._effects
             and self._repair is None
@@ -247,9 +234,14 @@ class SyncSession:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def _greets_ms(self) -> int | None:
+        """Connected: how long until it shakes hands again; None: not before something else has ended."""
+        if self._loading or self._repair or PUSH in self._flights:
+            return None
+        return 0 if owes(self.position, self.head) else self._greetings.due_ms(self._now_ms, settled=self.settled)
+
     def _plan(self) -> None:
-        due = self._greetings.due_ms(self._now_ms) == 0 or owes(self.position, self.head)
-        if self.connected and due and not (self._loading or self._repair or PUSH in self._flights):
+        if self.connected and self._greets_ms() == 0:
             self._disconnect(None, 0)
         if not self.connected:
             if not self._flights and self._now_ms >= self._not_before_ms:

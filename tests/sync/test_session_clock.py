@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sync.effects import Load
+from sync.effects import PUSH, Load, SessionLimits
 from sync.errors import Unreachable
 from sync.messages import PullPage, Refusal
-from tests.sync.session_wire import LIFE1, REPLICA, Wire, operation
+from sync.pacing import PacedSession
+from tests.sync.session_wire import LIFE1, LIFE2, REPLICA, Wire, operation
 
 CONNECTED = ["learn time 5 epochs []", "persist acked 0 life 1", "mend"]
 
@@ -93,3 +94,42 @@ def test_who_asks_does_not_wait_for_the_end_of_a_backoff() -> None:
     assert wire.step() == ["send push Hello"]
     wire.session.failed(wire.sends["push"].number, Unreachable("no network"))
     assert wire.step() == [], "once"
+
+
+def test_who_asks_again_and_again_takes_nothing_back_that_is_on_its_way() -> None:
+    """Over a link whose answers take longer than that."""
+    wire = Wire(live=True, incarnation=LIFE1, head_seq=1)
+    wire.connect(head=3)
+    assert wire.step() == ["load after 0", "send pull Pull"]
+    wire.session.loaded([operation(REPLICA, 1, "a")])
+    wire.session.greet()
+    assert wire.step() == ["persist sent 1"]
+    assert wire.step() == ["send push Push"]
+    wire.session.greet()
+    ack = wire.ack(head=4)
+    wire.answer("push", ack)
+    assert wire.step() == ["persist acked 1"]
+    assert wire.step() == [], "the page is still to come"
+    assert wire.session.wake_ms() == 3_600_000, "and nothing is there to do before"
+    wire.session.greet()
+    wire.answer("pull", PullPage([wire.feed(1, 3)], 4, 4, 5))
+    assert wire.step() == ["apply 3 cursor 4 baseline None"]
+    assert wire.connect(head=4, last_seq=1, last_segment=ack.last_segment)[0] == "learn time 5 epochs []"
+    assert wire.session.idle
+
+
+def test_a_link_that_may_not_push_what_a_repair_has_to_waits_for_that_alone() -> None:
+    wire = Wire(kind=PacedSession, live=True, incarnation=LIFE1, head_seq=1, acked=(1, b"x" * 32))
+    session = wire.session
+    assert isinstance(session, PacedSession)
+    session.pace(SessionLimits(), frozenset({PUSH}))
+    assert wire.connect(incarnation=LIFE2)[1] == "persist repair True"
+    assert wire.step() == []
+    session.greet()
+    assert wire.step() == []
+    assert session.wake_ms() is None, "asking whether it may by now is the caller's"
+    session.tick(3_600_000)
+    assert wire.step() == []
+    assert session.wake_ms() is None
+    session.pace(SessionLimits(), frozenset())
+    assert wire.step() == ["load state after None"]
