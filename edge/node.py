@@ -289,8 +289,8 @@ class Edge(Steering):
         from edge.link.timeouts import milliseconds
 
         timeout_ms = milliseconds(timeout_s)
-        if self._live is not None:
-            done = self._live.wait_idle(timeout_ms, self._clock)
+        if (live := self._live) is not None:  # another thread may stop it meanwhile
+            done = live.wait_idle(timeout_ms, self._clock)
             self.carry_out_erasures()
             return done
         self._syncing += 1

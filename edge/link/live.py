@@ -81,13 +81,16 @@ class LiveLink:
 
     def wait_idle(self, timeout_ms: int | None, clock: Clock) -> Progress:
         """Until both sides have everything, as far as known. Raises the last error, or Unreachable, when time is
-        over.
+        over or the link was stopped meanwhile.
         """
         started = unstuck = clock.monotonic_ms()
         self._replicator.hurry()
         while not self.idle:
+            ended = not self.running
             if self.failure is not None:
                 raise self.failure
+            if ended:
+                raise Unreachable("the link was stopped", hint="what has arrived is kept; `start_sync` begins it again")
             waits = self._replicator.stuck or (self._bodies.deferred if self._replicator.idle else None)
             if waits is None:
                 unstuck = clock.monotonic_ms()

@@ -17,7 +17,7 @@ from edge.link.body_care import BodyCare
 from edge.link.control import ControlCare
 from edge.link.replicator import Replicator
 from edge.node import Edge
-from sync.errors import CorruptStore, ReadOnly, Unreachable
+from sync.errors import AgentDBError, CorruptStore, ReadOnly, Unreachable
 from tests.edge.link.joined import join_nowhere
 
 OURS = ("agentdb-sync", "agentdb-bodies", "agentdb-control")
@@ -60,6 +60,34 @@ def test_what_ended_it_is_what_sync_and_stop_raise(dead: Edge) -> None:
         dead.stop_sync()
     assert threads() == []
     dead.stop_sync()
+
+
+def test_who_waits_for_it_as_it_is_stopped_is_told(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[AgentDBError] = []
+    waiting, hurry = threading.Semaphore(0), Replicator.hurry
+
+    def hurries(replicator: Replicator) -> None:
+        hurry(replicator)
+        waiting.release()
+
+    def waits(edge: Edge) -> None:
+        try:
+            edge.sync(timeout_s=None)
+        except AgentDBError as error:
+            said.append(error)
+
+    monkeypatch.setattr(Replicator, "hurry", hurries)
+    with Edge.open(store) as edge:
+        edge.start_sync()
+        callers = [threading.Thread(target=waits, args=(edge,), daemon=True) for _ in range(3)]
+        for caller in callers:
+            caller.start()
+            assert waiting.acquire(timeout=20)
+        edge.stop_sync()
+        for caller in callers:
+            caller.join(20)
+    assert [str(error) for error in said] == ["the link was stopped"] * 3
+    assert threads() == []
 
 
 def test_the_next_one_takes_its_place_and_leaves_no_thread_of_it(dead: Edge) -> None:
