@@ -267,6 +267,7 @@ class Policies:
                     policy_row.drop(self._log, lambda: rescope(self._log, _named(before), none.named))
                     self._keep(none)
                 self._obey(none)
+                self._tell()
             return
         if row is not None and row == self._obeys and row.sha256 == document.sha256 == sha256(row.data).digest():
             return
@@ -279,6 +280,7 @@ class Policies:
             active = activate(self._log, row, self._active)
             self._keep(active)
         self._obey(active)
+        self._tell()
 
     def _keep_all(self) -> None:
         log = self._log
@@ -301,7 +303,11 @@ class Policies:
             kept_back.close_off(log)
             log.meta_set(STALE_NOTE, stale)
             self._keep(self.active())
-        for listener in log.listeners:
+        self._tell()
+
+    def _tell(self) -> None:
+        """What was kept back may go by now."""
+        for listener in self._log.listeners:
             listener()
 
     def _obey(self, active: ActivePolicy) -> None:

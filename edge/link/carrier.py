@@ -48,6 +48,11 @@ class Carrier:
         self._looked: tuple[int, int] | None = None
         self.pushed = self.pulled = self.refused = self.handshakes = 0
 
+    @property
+    def follows(self) -> bool:
+        """Whether the session was told which policy holds, and of what may go that was kept back."""
+        return self._rescoped == self._log.rescoped and self._kept == self._log.kept.changes
+
     def follow(self) -> None:
         """Before the session is asked what is ready: whether another policy holds by now, whether something that
         was kept back may go, or something that has left is needed again. Raises StorageError.

@@ -51,7 +51,8 @@ class LiveLink:
 
     @property
     def idle(self) -> bool:
-        return self._replicator.idle and self._bodies.idle and self._control.idle
+        """What it heard of to run may be a policy, which wants more here: then the replicator is not, any more."""
+        return self._replicator.idle and self._bodies.idle and self._control.idle and self._replicator.idle
 
     @property
     def running(self) -> bool:

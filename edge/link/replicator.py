@@ -102,7 +102,7 @@ class Replicator:
         self._carrier = Carrier(log, store, self._session)
         self._noted: tuple[bool, str] | None = None
         self._heard = self._to_hear
-        self._hurried = False
+        self._hurried = self._idle = False
 
     @property
     def assignment(self) -> int:
@@ -138,8 +138,10 @@ class Replicator:
 
     @property
     def idle(self) -> bool:
-        """Both sides have everything, as far as this side knows; after ``hurry``, what it has learnt since."""
-        if self._hurried or not self._session.idle or self._heard != self._to_hear:
+        """Both sides have everything, as far as this side knows; after ``hurry``, what it has learnt since. From any
+        thread.
+        """
+        if self._hurried or not self._idle or not self._carrier.follows:
             return False
         return self._log.head_seq == self._session.position.head_seq
 
@@ -200,9 +202,10 @@ class Replicator:
     def _step(self) -> bool:
         """Take what has arrived, carry out what is ready. Returns whether there was anything."""
         session = self._session
+        self._idle = False  # while it changes, what other threads see of it is of no one moment
         if self._hurried:
             session.greet()
-            self._hurried = False  # last: another thread that sees this sees that the session is not idle
+            self._hurried = False  # last: another thread that sees this sees that it is not idle
         session.tick(self._clock.monotonic_ms())
         session.written(self._log.head_seq)
         answers, self._answers = self._answers, []
@@ -226,6 +229,7 @@ class Replicator:
             if self._on_progress is not None:
                 self._on_progress(self.progress)
             self._hear()
+        self._idle = session.idle and self._heard == self._to_hear
         return bool(effects or answers)
 
     def _hear(self) -> None:

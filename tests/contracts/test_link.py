@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from edge.link.carrier import Carrier
 from edge.link.transport import HttpTransport
 from edge.node import Edge
 from edge.ports import SystemClock
@@ -181,6 +183,34 @@ def test_a_damaged_log_ends_the_link_and_status_says_so(
     follower.start_sync()  # it is mended: a new link takes the place of the dead one
     assert eventually(lambda: "2" in follower.collection("n"))
     assert eventually(lambda: bool(follower.status()["sync"]["connected"]))
+
+
+def test_a_live_link_is_not_idle_before_it_follows_what_holds_in_the_store(
+    pair: tuple[Edge, Edge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another policy, say, which came beside it: until it has looked, and while it looks."""
+    _, follower = pair
+    replicator = follower._live._replicator  # type: ignore[union-attr]
+    assert eventually(lambda: replicator.idle)
+    looking, seen, follow = threading.Event(), threading.Event(), Carrier.follow
+
+    def slowly(carrier: Carrier) -> None:
+        looking.set()
+        assert seen.wait(PATIENCE_S)
+        follow(carrier)
+
+    monkeypatch.setattr(Carrier, "follow", slowly)
+    follower.log.rescoped += 1  # as ``policy_row`` counts
+    assert not replicator.idle, "it has not looked"
+    for _ in range(2):  # also if there is nothing to see
+        replicator.wake()
+        assert looking.wait(PATIENCE_S)
+        assert not replicator.idle, "it looks"
+        seen.set()
+        assert eventually(lambda: replicator.idle)
+        looking.clear()
+        seen.clear()
+    seen.set()
 
 
 def test_a_live_link_is_not_in_sync_before_it_has_asked(

@@ -91,6 +91,63 @@ def test_an_assignment_that_is_heard_of_at_any_moment_is_asked_for() -> None:
     assert True in rounds.asked
 
 
+class Late(threading.Event):
+    """Whoever waits for it goes on only once ``goes_on`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(timeout) and self.goes_on.wait(PATIENCE_S)
+
+
+class Preempted(ControlCare):
+    """Who looks whether it is busy is interrupted just then."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    @property
+    def _busy(self) -> bool:
+        busy: bool = self.__dict__["busy"]
+        if self.meanwhile is not None and threading.current_thread() is threading.main_thread():
+            self.meanwhile()
+        return busy
+
+    @_busy.setter
+    def _busy(self, busy: bool) -> None:
+        self.__dict__["busy"] = busy
+
+
+def test_it_is_not_idle_from_what_it_hears_until_that_is_asked_for() -> None:
+    rounds, asking, answered = Rounds(), threading.Event(), threading.Event()
+
+    def exchange(*, ask: bool, using: object) -> None:
+        asking.set()
+        assert answered.wait(PATIENCE_S)
+
+    def goes_on() -> None:
+        heard.goes_on.set()
+        assert asking.wait(PATIENCE_S)
+
+    care = cast("Preempted", care_of(rounds, Preempted))
+    care._heard = heard = Late()
+    heard.goes_on.set()
+    care.hear(1)
+    assert eventually(lambda: care.idle and rounds.asked)
+    rounds.exchange = exchange  # type: ignore[method-assign]
+    heard.goes_on.clear()
+    care.hear(2)
+    care.meanwhile = goes_on
+    assert not care.idle
+    answered.set()
+    heard.goes_on.set()
+    care.meanwhile = None
+    assert eventually(lambda: care.idle)
+    care.stop()
+    care.join(10)
+
+
 def test_a_refusal_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     rounds = Rounds()
     rounds.failure = Refused("no reports today")

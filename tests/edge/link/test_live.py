@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +16,7 @@ from edge.cli import main
 from edge.link import live
 from edge.link.body_care import BodyCare
 from edge.link.control import ControlCare
+from edge.link.live import LiveLink
 from edge.link.replicator import Replicator
 from edge.node import Edge
 from sync.errors import AgentDBError, CorruptStore, ReadOnly, Unreachable
@@ -111,6 +113,21 @@ def test_the_command_ends_with_it(store: str, monkeypatch: pytest.MonkeyPatch) -
     assert done.exit_code == 1
     assert "error: the log is damaged" in done.stderr
     assert threads() == []
+
+
+def test_it_is_not_idle_when_what_it_was_given_to_run_wants_more_here() -> None:
+    """A policy, which was taken after the replicator was looked at."""
+    replicator = SimpleNamespace(idle=True)
+
+    class Takes:
+        @property
+        def idle(self) -> bool:
+            replicator.idle = False
+            return True
+
+    link = object.__new__(LiveLink)
+    vars(link).update(_replicator=replicator, _bodies=SimpleNamespace(idle=True), _control=Takes())
+    assert not link.idle
 
 
 def test_all_its_threads_are_told_to_end_before_any_is_waited_for(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
