@@ -17,6 +17,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
+from errno import EINVAL
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import BinaryIO
@@ -29,11 +30,12 @@ _SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".d
 _NAMES, _STACK_GLOBAL = "ci", "\x93"
 _ZIPS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 # RuntimeError: zipfile's, of what is encrypted, and (as NotImplementedError) of a version or a compression that it
-# does not know.
+# does not know. OSError: bz2's, without a number, and a file's that is to be read before its beginning.
 _UNREADABLE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
-    *(RuntimeError, EOFError, ValueError),
+    *(RuntimeError, EOFError, ValueError, OSError),
 )
+_OF_WHAT_IS_READ = (None, EINVAL)  # numbers of an OSError that is not the disk's
 _OBJECTS = re.compile(rb"""['"][|<>=]?O[0-9]*['"]""")
 
 
@@ -100,8 +102,14 @@ def _in_zip(file: BinaryIO) -> str:
                 if found := _by_name(member.filename) or _by_head(_member_head(archive, member)):
                     return f"{found}, inside: {member.filename[:80]}"
     except _UNREADABLE as error:
-        return f"a zip that cannot be looked into ({error})"
+        return _unreadable("zip", error)
     return ""
+
+
+def _unreadable(kind: str, error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno not in _OF_WHAT_IS_READ:
+        raise error
+    return f"a {kind} that cannot be looked into ({error})"
 
 
 def _member_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
@@ -130,5 +138,5 @@ def _in_tar(file: BinaryIO) -> str:
                 if found := _by_name(member.name) or _by_head(head):
                     return f"{found}, inside: {member.name[:80]}"
     except _UNREADABLE as error:
-        return f"a tar that cannot be looked into ({error})"
+        return _unreadable("tar", error)
     return ""

@@ -9,6 +9,7 @@ import pickle
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from errno import EIO
 from functools import partial
 from pathlib import Path
 
@@ -26,9 +27,9 @@ class Evil:
         return os.system, ("touch /tmp/never",)
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
+def zipped(members: dict[str, bytes], how: int = zipfile.ZIP_DEFLATED) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(out, "w", how) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
     return out.getvalue()
@@ -39,6 +40,19 @@ def broken_before(data: bytes) -> bytes:
     whole = bytearray(zipped({"a": b"x" * 1000, "b": data}))
     start = whole.index(b"x") if b"xxxx" in whole else whole.index(b"a", 30) + 1
     whole[start : start + 4] = b"\xff\xff\xff\xff"
+    return bytes(whole)
+
+
+def broken_bzip2() -> bytes:
+    whole = bytearray(zipped({"a": b"x" * 1000}, zipfile.ZIP_BZIP2))
+    whole[whole.index(b"BZh") + 4] ^= 255
+    return bytes(whole)
+
+
+def before_its_beginning() -> bytes:
+    """A zip that says that its list of files is there."""
+    whole = bytearray(zipped({"a": b"x"}))
+    whole[-6] += 100
     return bytes(whole)
 
 
@@ -78,6 +92,8 @@ EVIL = {
     ),
     "a broken zip": b"PK\x03\x04" + some_bytes(100),
     "a zip with what cannot be read before words": broken_before(b"words"),
+    "a zip of what bzip2 cannot unpack": broken_bzip2(),
+    "a zip that begins before itself": before_its_beginning(),
     "an array of objects": array([Evil()], dtype=object),
     "a structured array with objects": array([(1, None)], dtype=[("a", "i4"), ("b", "O")]),
     "arrays of objects in a zip": zipped({"a.npy": array([Evil()], dtype=object)}),
@@ -106,8 +122,21 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("kind", EVIL)
-def test_a_file_that_runs_code_is_known_by_what_is_in_it(kind: str) -> None:
-    assert runs_code("weights.bin", lambda: io.BytesIO(EVIL[kind]))
+def test_a_file_that_runs_code_is_known_by_what_is_in_it(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(EVIL[kind])
+    assert runs_code(path.name, lambda: path.open("rb"))
+
+
+def test_a_disk_that_fails_is_no_file_that_runs_code() -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell():
+                raise OSError(EIO, "the disk")
+            return super().read(size)
+
+    with pytest.raises(OSError, match="the disk"):
+        runs_code("weights.bin", lambda: Failing(EVIL["a tar with a pickle"]))
 
 
 @pytest.mark.parametrize("name", ["m.pt", "m.PTH", "m.ckpt", "a/b.pkl", "m.joblib", "m.pkl.gz", "m.pickle"])
