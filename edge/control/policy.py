@@ -183,6 +183,7 @@ class Policies:
         self._active: ActivePolicy | None = None
         self._obeys: PolicyRow | None = None  # what is carried out, whole: a disk may fail on the way there
         self._lock, self._setting = Lock(), Lock()
+        self._keeps = False  # what is kept is what policy and notes say: nothing failed between the one and the other
         self.behind = False  # what was agreed could not be activated at the start
 
     def active(self) -> ActivePolicy:
@@ -292,13 +293,15 @@ class Policies:
             log.kept.obey(UnreadKeeper())
 
     def _keep(self, active: ActivePolicy) -> None:
+        self._keeps = False
         self._log.kept.obey(keeper_of(self._log, active) if active.document is not None else None)
+        self._keeps = True
 
     def writes_local(self, *, stale: bool) -> None:
         """Whether nothing fresh was heard for so long that what is written stays here. Raises StorageError."""
         log = self._log
         with self._lock, log.writer.lock:
-            if stale == bool(log.meta_get(STALE_NOTE)):
+            if self._keeps and stale == bool(log.meta_get(STALE_NOTE)):
                 return
             kept_back.close_off(log)
             log.meta_set(STALE_NOTE, stale)

@@ -318,6 +318,25 @@ def test_a_policy_that_the_disk_kept_from_being_obeyed_is_when_it_is_told_again(
     assert device.edge.policy.describe() == held
 
 
+def test_nothing_fresh_was_heard_and_the_disk_failed_as_that_was_noted(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(device, 8)
+    notes, policies = device.edge.collection("notes"), device.edge._policies
+    with monkeypatch.context() as disk:
+        disk.setattr("edge.control.policy.keeper_of", failing)
+        device.world.clock.now_ms += 97 * HOUR_MS
+        for _ in range(2):
+            with pytest.raises(StorageError):
+                policies.writes_local(stale=True)
+    policies.writes_local(stale=True)
+    head, changes = device.edge.log.head_seq, device.edge.log.kept.changes
+    notes.put("kept", {"n": 1})
+    policies.writes_local(stale=True)
+    assert device.edge.log.head_seq == head
+    assert device.edge.log.kept.changes == changes, "nothing is new"
+
+
 def test_what_is_written_stays_here_if_the_disk_fails_where_it_is_asked_what_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
