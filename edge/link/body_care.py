@@ -62,8 +62,9 @@ class BodyCare:
         added = self._link.cache.added
         while not self._stopping:
             self._busy = True
-            self._due = self._due or added.is_set()
-            added.clear()
+            if added.is_set():  # what is added after this look is found by the next
+                added.clear()
+                self._due = True
             if self._stopping:
                 return
             wait_s = self._round()
