@@ -49,9 +49,17 @@ class ControlDesk:
     # -- for devices ------------------------------------------------------------------------------------------------
 
     def newest(self, view: Reading, caller: Caller, held: int = 0) -> int:
-        """``cloud.fleet.assignments.newest`` for who asks; 0 in a fleet without trust. As ``Choosing.decided``."""
+        """``cloud.fleet.assignments.newest`` for who asks; 0 in a fleet without trust. As ``Choosing.decided``.
+
+        Without the online key, what was signed: a device asks for a number once, and shall when there is one.
+        """
         decided = self.choosing.decided(view, caller)
-        return assignments.newest(view, decided, held) if decided is not None else 0
+        if decided is None:
+            return 0
+        if self._is_missing_key():
+            row = view.assignment(caller.fleet, caller.device)
+            return row.number if row is not None and row.data else 0
+        return assignments.newest(view, decided, held)
 
     def fetch(self, message: FetchControl, caller: Caller) -> Control:
         """Raises Refused, NotFound (a fleet without trust), DataError; logged, for it is the operators' to mend."""
@@ -184,6 +192,12 @@ class ControlDesk:
         """
         held = self.policies.of(view, fleet)
         return {one.collection: one.delete_days for one in held.document.retention} if held is not None else {}
+
+    def _is_missing_key(self) -> bool:
+        try:
+            return self._key() is None
+        except AgentDBError:  # one that cannot be read: who asks is told so
+            return False
 
     def _signing(self) -> SigningKey:
         key = self._key()

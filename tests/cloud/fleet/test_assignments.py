@@ -259,6 +259,21 @@ def test_without_its_key_it_hands_out_what_was_signed(world: ControlWorld) -> No
     assert opened(world, control, trusted_by(world, control)).policy is None
 
 
+def test_without_its_key_it_announces_nothing_new(world: ControlWorld) -> None:
+    """A device asks for a number once: for one that nobody could sign it would not ask again when somebody can."""
+    online, world.online = world.online, None
+    world.plane.assign(world.fleet, "policy", POLICY)
+    assert announced(world) == 0
+    world.online = online
+    assert announced(world) == 1
+    world.fetch()
+    world.online = None
+    world.plane.assign(world.fleet, "policy", POLICY_2)
+    assert announced(world) == 1
+    world.online = online
+    assert announced(world) == 2
+
+
 def test_many_roots_take_many_answers(world: ControlWorld) -> None:
     operators = world.operators
     roots = [operators.root(version, by=operators.roots) for version in range(1, ROOTS_MAX + 3)]
