@@ -6,7 +6,7 @@ All of it is made with its first use: a store that no fleet steers pays for noth
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from edge.storage import policy_row
@@ -141,6 +141,9 @@ class Steering:
                 self.trust.tell_again(MODELS)
             models.tell_outcomes(self._model_outcome)
             self._connect(models)
+        else:
+            with suppress(DataError):  # what newer software has agreed: it is refused by who writes
+                tell(models, assigned())
         return models
 
     def _model_outcome(self, name: str, number: int, digest: bytes, outcome: str, why: str) -> None:

@@ -40,7 +40,7 @@ def list_models(store: str, as_json: bool) -> None:
             one.state,
             f"{one.number} ({one.version})" if one.number else "-",
             str(one.next or "-"),
-            str(one.returned or "-"),
+            str(_returned(one) or "-"),
             f"{one.bytes:,}",
             _remark(one),
         )
@@ -61,7 +61,14 @@ def _remark(one: ModelStatus) -> str:
         return f"tried {counted(one.tries, 'time')}"
     if one.state == SOAKING:
         return _soak(one.soak)
-    return one.why or (one.refused[0]["reason"] if one.refused else "")
+    if _returned(one):
+        return one.why
+    return "{number} refused: {reason}".format_map(one.refused[0]) if one.refused else ""
+
+
+def _returned(one: ModelStatus) -> int:
+    """0 for none, also where it was tried again and is in use."""
+    return one.returned if one.returned != one.number else 0
 
 
 def _soak(soak: dict[str, Any]) -> str:
@@ -87,12 +94,12 @@ def show(store: str, name: str, as_json: bool) -> None:
     rows += [("next", str(one.next))] if one.next else []
     rows += [("previous", f"{one.previous}, whole")] if one.previous else []
     rows += [("soak", _soak(one.soak))] if one.soak else []
-    rows += [("returned", f"{one.returned}: {one.why}" if one.why else str(one.returned))] if one.returned else []
+    rows += [("returned", f"{one.returned}: {one.why}" if one.why else str(one.returned))] if _returned(one) else []
     rows += [("runner", one.runner)] if one.runner else []
     rows += [("problem", one.problem)] if one.problem else []
     print_table(("", ""), rows)
     if one.refused:
-        click.echo("\nNot tried here again (`models retry` tries the last one that was returned):")
+        click.echo("\nRefused here (`models retry` tries the last one that was returned):")
         columns = ("number", "manifest", "reason")
         print_table(columns, [(str(it["number"]), it["digest"][:_DIGEST_SHOWN], it["reason"]) for it in one.refused])
 

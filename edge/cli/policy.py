@@ -126,7 +126,7 @@ def _here(store: str, held: ActivePolicy, collection: str, key: str) -> dict[str
     """
     from edge.control.keeping import keeper_of
     from edge.storage import kept_back
-    from edge.storage.evicted import SAID, state_of
+    from edge.storage.evicted import QUIET, SAID, state_of
     from edge.storage.leaving import why_not
 
     said: dict[str, str] = {}
@@ -138,6 +138,8 @@ def _here(store: str, held: ActivePolicy, collection: str, key: str) -> dict[str
             said["kept_back"] = kept.why
         state = state_of(log, collection, key)
         said["left"] = "" if state is None else SAID[state]
+        if state == QUIET and rule.direction == "absent":
+            said["left"] = "until a policy wants it here"
         if rule.direction == "absent" or rule.age_days_max:
             said["stays"] = why_not(log, collection, key, rule)
     return said

@@ -158,9 +158,9 @@ class ModelStore(ModelKeeper):
         """Both sides have signed that this version is to run: its manifest, a target, and its chunk list (None: it is
         fetched with the chunks). The same again changes nothing. What may not run here (refused before; it runs code,
         which edge.toml does not allow; it needs what this device has not; what there was of the name is not understood)
-        is not begun, and ``status`` says so. Raises Malformed, TooLarge, UnsupportedVersion, ReadOnly, StorageError.
+        is not begun, and ``status`` says so: this is all that a process does that only reads. Raises Malformed,
+        TooLarge, UnsupportedVersion, StorageError.
         """
-        self._log.check_writable()
         read = Manifest.parse(manifest)
         if chunks is not None:
             read.chunk_list(chunks)
@@ -173,6 +173,10 @@ class ModelStore(ModelKeeper):
         found = unfit(read, self._reported(), code_runs=self._code_runs)
         if found is not None:
             refused = Refused(number, digest, found.why, self._clock.wall_ms())
+        if self._log.read_only:
+            if refused is not None:
+                self.declined[name] = refused
+            return
         with self.changed:
             self.unfit.pop(name, None)
             if found is not None:
@@ -314,10 +318,10 @@ class ModelStore(ModelKeeper):
             while True:
                 try:
                     disk = os.statvfs(self._store)
-                    if disk.f_bavail * disk.f_frsize < size:
-                        raise DiskFull(
-                            f"the model {name!r} needs {size} bytes more than the disk has", hint="free some"
-                        )
+                    free = disk.f_bavail * disk.f_frsize
+                    if free < size:
+                        said = f"the model {name!r} needs {size:,} bytes of the disk, which has {free:,}"
+                        raise DiskFull(said, hint="free some")
                     if self._room is not None:
                         stack.enter_context(self._room(size))
                     break

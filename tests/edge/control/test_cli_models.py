@@ -64,7 +64,7 @@ def test_one_model_in_full(store: str) -> None:
     assert "1 (1.1), " in said
     assert "3: golden: output[0] is 11 instead of 3" in said
     assert "tests.edge.control.runner:run" in said
-    assert "Not tried here again" in said
+    assert "Refused here" in said
     told = json.loads(run("show", store, "embed", "--json").output)
     assert (told["returned"], told["refused"][0]["number"]) == (3, 3)
     assert "2 uses" in run("show", store, "soaks").output

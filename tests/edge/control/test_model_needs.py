@@ -6,8 +6,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from edge import Edge
+from edge.cli import main
 from edge.storage.control_tables import ControlNote, ControlTables, Document
 from edge.storage.model_tables import ModelTables
 from sync.activation import FETCHING
@@ -88,6 +90,10 @@ def test_status_says_why_the_only_model_is_refused(tmp_path: Path) -> None:
     with Edge.open(store) as edge:
         (model,) = edge.status()["models"]
         assert (model["name"], model["number"], [one["number"] for one in model["refused"]]) == ("embed", 0, [1])
+    with Edge.open(store, read_only=True) as reader:
+        assert "gpu = true" in reader.models.status("embed")[0].refused[0]["reason"]
+    listed = CliRunner().invoke(main, ["models", "list", store]).stdout
+    assert "1 refused: it needs gpu = true" in listed
 
 
 def test_needs_in_another_language_are_refused(world: World) -> None:

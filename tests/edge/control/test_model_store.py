@@ -304,7 +304,7 @@ def test_a_disk_that_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> N
     with monkeypatch.context() as patched:
         patched.setattr(os, "statvfs", lambda _: Full)
         assert world.models.fetch() == 0
-    assert "more than the disk has" in world.models.status()[0].problem
+    assert "of the disk, which has" in world.models.status()[0].problem
     settle(world.models)
     assert world.using() == 1
 
