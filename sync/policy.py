@@ -86,10 +86,14 @@ class Policy(NamedTuple):
         schema = document.get("schema")
         if type(schema) is not int or schema != SCHEMA:
             raise InvalidPolicy(
-                f"the schema of the policy is {brief(schema)}, known here is {SCHEMA}",
+                f"the schema of the policy is {brief(schema)}, known here is {SCHEMA}"
+                if "schema" in document
+                else f"the schema of the policy is missing, known here is {SCHEMA}",
                 hint=f"schema = {SCHEMA}; a greater one needs a newer version of this software",
             )
-        values: dict[str, Any] = {"name": policy_name("name", document.get("name"))}
+        if "name" not in document:
+            raise InvalidPolicy("a policy has a name", hint=EXAMPLE)
+        values: dict[str, Any] = {"name": policy_name("name", document["name"])}
         key: str
         for key, value in document.items():
             if key not in _KEYS:

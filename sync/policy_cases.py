@@ -102,7 +102,7 @@ def _case(where: str, document: Any) -> Case:
             raise InvalidPolicy(f"{where} has no key {key!r:.80}", hint=f"known are {', '.join(sorted(known))}")
     needed = sorted(known - {"name", "fields"} - set(document))
     if needed:
-        raise InvalidPolicy(f"{where} has no {needed[0]}", hint="it cannot be left out")
+        raise InvalidPolicy(f"{where} has no {needed[0]!r}", hint="it cannot be left out")
     expect, fields = document["expect"], document.get("fields", {})
     expectable = _OF_AGENTS if "agent" in document else _OF_PLACES
     if not isinstance(expect, dict) or not expect or not set(expect) <= set(expectable):

@@ -216,7 +216,7 @@ def read_table(where: str, document: Any, table: Table) -> Any:
         values[_FIELDS.get(key, key)] = check(f"{where}: {key}", value)
     for field in table.make._fields:
         if field not in values and field not in table.make._field_defaults:
-            raise InvalidPolicy(f"{where} has no {_KEYS.get(field, field)}", hint="it cannot be left out")
+            raise InvalidPolicy(f"{where} has no {_KEYS.get(field, field)!r}", hint="it cannot be left out")
     return table.make(**values)
 
 

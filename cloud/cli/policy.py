@@ -153,7 +153,7 @@ def _bytes_of(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(POLICY_BYTES_MAX + 1)
     except OSError as error:
-        raise InvalidPolicy(f"{path} cannot be read: {error.strerror}", hint="check the path") from error
+        raise InvalidPolicy(f"it cannot be read: {error.strerror}", hint="check the path") from error
 
 
 def _schemas(directory: Path) -> dict[str, CollectionSchema]:

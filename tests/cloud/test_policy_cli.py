@@ -79,7 +79,7 @@ def test_what_a_rule_may_say_is_carried_out(tmp_path: Path) -> None:
     [
         ("", "nothing else"),
         ("[[cases]]\nkey='a'", "nothing else"),
-        ("[[case]]\ncollection='a'\nkey='b'", "has no expect"),
+        ("[[case]]\ncollection='a'\nkey='b'", "has no 'expect'"),
         ("[[case]]\ncollection='a'\nkey='b'\nexpect={}", "expect is {}"),
         ("[[case]]\ncollection='a'\nkey='b'\nexpect={directoin='up'}", "expect is"),
         ("[[case]]\ncollection='a'\nkey='b'\nexpect={direction='upp'}", "direction is 'upp'"),
