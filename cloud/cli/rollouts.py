@@ -146,18 +146,18 @@ def resume(directory: Path, rollout: str, as_json: bool) -> None:
 @rollouts.command()
 @directory_argument
 @click.argument("rollout")
-@click.option("--keep", "how", flag_value="keep", help="Those who have it keep it.")
-@click.option("--revert", "how", flag_value="revert", help="They go back to what they would have without it.")
+@click.option("--keep", is_flag=True, help="Those who have it keep it.")
+@click.option("--revert", is_flag=True, help="They go back to what they would have without it.")
 @click.option("--reason", default="by an operator", show_default=True)
 @json_option
-def abort(directory: Path, rollout: str, how: str | None, reason: str, as_json: bool) -> None:
+def abort(directory: Path, rollout: str, keep: bool, revert: bool, reason: str, as_json: bool) -> None:
     """End one for good. A device that is offline hears of it when it comes back."""
     from cloud.server.home import Home
 
-    if how is None:
-        raise InvalidValue("what becomes of the devices that have it?", hint="--keep, or --revert")
+    if keep == revert:
+        raise InvalidValue("what becomes of the devices that have it?", hint="one of --keep and --revert")
     with Home.open(directory) as home:
-        row = home.plane.rollouts.abort(home.fleet.fleet, rollout, "keep" if how == "keep" else "revert", reason)
+        row = home.plane.rollouts.abort(home.fleet.fleet, rollout, "keep" if keep else "revert", reason)
     _done(row, as_json=as_json)
 
 

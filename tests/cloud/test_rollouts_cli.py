@@ -165,7 +165,8 @@ def test_pause_resume_abort(fleet: Path) -> None:
     assert "r1 is paused" in refused("rollouts", "pause", fleet, "r1")
     assert "r1 is running." in run("rollouts", "resume", fleet, "r1").output
     assert "r1 is running for desired" in refused("rollouts", "create", fleet, config)
-    assert "--keep, or --revert" in refused("rollouts", "abort", fleet, "r1")
+    assert "--keep and --revert" in refused("rollouts", "abort", fleet, "r1")
+    assert "--keep and --revert" in refused("rollouts", "abort", fleet, "r1", "--keep", "--revert")
     assert ok("rollouts", "abort", fleet, "r1", "--revert")["state"] == "reverted"
     assert "no rollout 'r7'" in refused("rollouts", "show", fleet, "r7")
 
