@@ -172,7 +172,10 @@ class TrustedSet:
                     return target_info(wanted, name, role[1].targets, self._floor(name, wanted))
                 if terminating:
                     break
-        raise NotFound(f"{path} is not among the fleet's signed targets", hint="sign it first: agentdb-cloud trust")
+        raise NotFound(
+            f"{path} is not among the fleet's signed targets",
+            hint="agentdb-cloud trust add-target signs it; agentdb-cloud publish hands over what is signed",
+        )
 
     def listed(self) -> list[TargetInfo]:
         """All that ``target`` finds, in the order of kind, name and number: for operators."""

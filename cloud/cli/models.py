@@ -77,10 +77,10 @@ def publish(
         show_json({**_published(made), "manifest": manifest, "chunk_list": manifest.with_suffix(".chunks")})
         return
     click.echo(
-        f"Published {name} {version} as number {made.number}: {count(made.files, 'file')}, {made.size} bytes,"
+        f"Published {name} {version} as number {made.number}: {count(made.files, 'file')}, {made.size:,} bytes,"
         f" {count(made.chunks, 'chunk')}"
     )
-    click.echo(f"Stored: {made.stored_bytes} bytes in {count(made.packs, 'pack')}; {made.reused_bytes} were there")
+    click.echo(f"Stored: {made.stored_bytes:,} bytes in {count(made.packs, 'pack')}; {made.reused_bytes:,} were there")
     if made.runs_code:
         click.echo("warning: it runs its maker's code when it is loaded; devices have to allow that", err=True)
     click.echo(f"To be signed: {manifest}")
@@ -115,12 +115,12 @@ def list_(directory: Path, name: str, as_json: bool) -> None:
                 " ".join(named.get((row.name, row.number), [])),
                 when(row.at_ms),
                 len(manifest.files),
-                manifest.size,
+                f"{manifest.size:,}",
                 " ".join(f"{metric}={value:g}" for metric, value in manifest.metrics.items()),
             )
             for row, manifest in parsed
         ],
-        "No model was published yet.",
+        f"No version of {name!r} is listed." if name else "No model was published yet.",
     )
 
 
@@ -157,7 +157,9 @@ def show(directory: Path, name: str, which: str, out: Path | None, as_json: bool
     ):
         if text:
             click.echo(f"{what}: {text}")
-    show_table(("FILE", "BYTES", "SHA-256"), [(file.path, file.size, file.sha256) for file in manifest.files], "")
+    hashed = any(file.sha256 for file in manifest.files)  # by `publish --sha256`
+    rows = [(file.path, f"{file.size:,}", file.sha256) for file in manifest.files]
+    show_table(("FILE", "BYTES", "SHA-256")[: 2 + hashed], [row[: 2 + hashed] for row in rows], "")
 
 
 @models.command()
@@ -222,7 +224,7 @@ def gc(directory: Path, as_json: bool) -> None:
         show_json(done._asdict())
     else:
         kept = f"; {count(done.kept, 'younger one')} may go later" if done.kept else ""
-        click.echo(f"Deleted {count(done.packs, 'pack')}, {done.bytes} bytes{kept}")
+        click.echo(f"Deleted {count(done.packs, 'pack')}, {done.bytes:,} bytes{kept}")
 
 
 def _details(file: Path | None, metrics: tuple[str, ...], lineage: tuple[str, ...]) -> Details:
@@ -233,7 +235,7 @@ def _details(file: Path | None, metrics: tuple[str, ...], lineage: tuple[str, ..
         document = tomllib.loads(file.read_text(encoding="utf-8")) if file is not None else {}
         details = msgspec.convert(document, Details)
     except OSError as error:
-        raise InvalidConfig(f"{file}: {error.strerror}") from error
+        raise InvalidConfig(f"{file}: {error.strerror}", hint="configs/model.toml is one to copy") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise InvalidConfig(f"{file}: {error}", hint="configs/model.toml shows all that there is") from error
     given: dict[str, int | float] = {}
@@ -250,7 +252,7 @@ def _details(file: Path | None, metrics: tuple[str, ...], lineage: tuple[str, ..
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise InvalidValue(f"{text!r} is not NAME=VALUE")
+        raise InvalidValue(f"{text!r} is not NAME=VALUE", hint="such as recall=0.93")
     return name, value
 
 

@@ -127,7 +127,12 @@ class ControlDesk:
     # -- for operators ------------------------------------------------------------------------------------------------
 
     def publish(self, tx: Transaction, fleet: bytes, repository: Repository) -> Published:
-        """Raises as ``cloud.fleet.publishing.publish``."""
+        """Raises as ``cloud.fleet.publishing.publish``, NotFound without a key."""
+        if self._key() is None and not tx.control(fleet):
+            raise NotFound(
+                "this control plane has no online key yet",
+                hint="the first publish brings it: agentdb-cloud publish DIR TRUST --online-key TRUST/keys/online.pem",
+            )
         return publish(tx, fleet, repository, self._signing(), self._clock.wall_ms())
 
     def timestamp_again(self, fleet: bytes) -> bool:

@@ -254,4 +254,7 @@ def _check_named(view: Reading, trusted: TrustedSet) -> None:
         except NotFound as error:
             raise Refused(f"{path} is assigned, and is not listed any more", hint="assign another first") from error
         if info.number < info.floor:
-            raise Refused(f"{path} is assigned, and would be below its floor", hint="assign a newer number first")
+            raise Refused(
+                f"{path} is assigned, and would be below its floor, {info.floor}",
+                hint="assign a newer number first; it is published before the floor is raised",
+            )

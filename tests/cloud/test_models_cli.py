@@ -52,7 +52,7 @@ def test_what_was_published_is_listed_named_and_shown(fleet: Path, tmp_path: Pat
         assert f"Published embed {version} as number" in said.stdout
         assert "To be signed: " in said.stdout
     assert said is not None
-    assert "500005 were there" in said.stdout
+    assert "500,005 were there" in said.stdout
     assert ok("models", "alias", fleet, "embed", "champion", "1.0")["number"] == 1
     listed = ok("models", "list", fleet)
     assert [(row["number"], row["version"], row["aliases"]) for row in listed] == [
