@@ -79,6 +79,9 @@ def assign(directory: Path, place: str, path: str | None, nothing: bool, as_json
     with Home.open(directory) as home:
         home.plane.assign(home.fleet.fleet, place, path or "")
         devices = sum(1 for row in home.plane.devices(home.fleet.fleet) if not row.revoked_ms)
+        key = home.online_key()
+    if key is None:
+        click.echo(f"warning: {home.online_key.path} is missing: no device is told before it is back", err=True)
     if as_json:
         show_json({"place": place, "path": path or "", "devices": devices})
     else:
@@ -101,7 +104,8 @@ def assignments(directory: Path, as_json: bool) -> None:
         click.echo("nothing was published: devices run what they are configured to")
         return
     click.echo(f"first root {found['pin']}")
-    show_table(("place", "path"), [(row["place"], row["path"]) for row in found["channels"]], "nothing is assigned")
+    decided = [(row["place"], row["path"], " ".join(row["rollouts"])) for row in found["channels"]]
+    show_table(("place", "path", "rollouts"), decided, "nothing is assigned")
     columns = ("device", "name", "number", "given", "has", "valid until", "refused")
     rows = [
         (row["device"], row["name"], str(row["number"]), when(row["served_ms"]) or "never", str(row["has"] or ""),
@@ -112,6 +116,7 @@ def assignments(directory: Path, as_json: bool) -> None:
 
 
 def _assignments(home: Home) -> dict[str, Any]:
+    from cloud.fleet.rollouts import DESIRED, OPEN
     from cloud.fleet.twins import members
     from sync.groups import parse
 
@@ -119,7 +124,8 @@ def _assignments(home: Home) -> dict[str, Any]:
     with home.store.reading() as view:
         signed = {row.device: row for row in view.assignments(fleet)}
         told = {one.device.device: _told(one.documents) for one in members(view, fleet, parse(""))}
-        channels = [row._asdict() for row in view.channels(fleet)]
+        open_rollouts = view.rollouts(fleet, OPEN)
+        given: dict[str, dict[str, Any]] = {row.place: row._asdict() for row in view.channels(fleet)}
         devices = [row for row in view.devices(fleet) if not row.revoked_ms]
     rows = []
     for device in devices:
@@ -135,6 +141,10 @@ def _assignments(home: Home) -> dict[str, Any]:
                 **told.get(device.device, _told({})),
             }
         )
+    for one in open_rollouts:
+        if one.place != DESIRED:
+            given.setdefault(one.place, {"place": one.place, "path": ""}).setdefault("rollouts", []).append(one.id)
+    channels = [{"rollouts": [], **given[place]} for place in sorted(given)]
     return {"pin": _pin(home), "channels": channels, "devices": rows}
 
 

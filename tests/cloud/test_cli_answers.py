@@ -141,3 +141,20 @@ def test_a_restore_is_one_although_nothing_can_be_signed(
     ok("restore", tmp_path / "r", "--archive", fleet / "archive", "--keys", fleet / "keys")
     assert "cannot be signed anew" in caplog.text
     assert ok("status", tmp_path / "r")["fleet"]
+
+
+def test_assignments_names_rollouts_and_assign_says_that_nothing_can_be_signed(fleet: Path, tmp_path: Path) -> None:
+    trust = tmp_path / "trust"
+    ok("trust", "init", trust, "--fleet", ok("status", fleet)["fleet"])
+    assert "TRUST/keys/online.pem" in run("publish", fleet, trust).stderr
+    (tmp_path / "a.json").write_bytes(b'{"name":"a","schema":1}')
+    ok("trust", "add-target", trust, tmp_path / "a.json", "--as", "policies/a/1.json")
+    ok("publish", fleet, trust, "--online-key", trust / "keys" / "online.pem")
+    (tmp_path / "r.json").write_text('{"what": "policies/a/1.json", "stages": [{"percent": 50}]}')
+    ok("rollouts", "create", fleet, tmp_path / "r.json")
+    assert ok("assignments", fleet)["channels"] == [{"rollouts": ["r1"], "place": "policy", "path": ""}]
+    ok("assign", fleet, "policy", "policies/a/1.json")
+    assert "r1" in run("assignments", fleet).stdout
+    assert "is missing" not in run("assign", fleet, "policy", "policies/a/1.json").stderr
+    (fleet / "keys" / "control.key").unlink()
+    assert "control.key is missing" in run("assign", fleet, "policy", "policies/a/1.json").stderr
