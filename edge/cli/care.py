@@ -14,6 +14,7 @@ from edge.cli.state import when
 from edge.cli.stores import existing, reading, searching, store_argument, store_to_write
 from edge.storage.store_lock import Holder, holding
 from edge.storage.store_opening import LOCK_FILE
+from sync.activation import RETURNED
 
 _KEPT_FOR = {
     "record-size": "larger than is sent",
@@ -73,6 +74,9 @@ def _print_status(store: str, said: dict[str, Any]) -> None:
     rows += [("schema problem", f"{name}: {why}") for name, why in said["schema_problems"].items()]
     if (policy := said.get("policy") or {}).get("problem"):
         rows.append(("policy", f"{policy['problem']}: what is written stays here; {policy['hint']}"))
+    elif policy:
+        rows.append(("policy", _policy(policy)))
+    rows += [(f"model {told['name']}", _model(told)) for told in said.get("models", ())]
     if said["projections"]["problem"]:
         rows.append(("search tables", said["projections"]["problem"]))
     rows += [("waits", _waits(told)) for told in said.get("deferred", ())]
@@ -84,6 +88,22 @@ def _print_status(store: str, said: dict[str, Any]) -> None:
         click.echo("\nRefused by the cloud, kept here:")
         columns = ("seq", "collection", "key", "code", "reason")
         print_table(columns, [tuple(str(letter[name]) for name in columns) for letter in said["dead_letters"]])
+
+
+def _policy(policy: dict[str, Any]) -> str:
+    since = f"{policy['name']} {policy['number']}, since {when(policy['since_ms'])}"
+    stale = policy["stale"]
+    return f"{since}; no fresh word of the fleet for so long that: {', '.join(stale)}" if stale else since
+
+
+def _model(told: dict[str, Any]) -> str:
+    used = f"{told['number']} ({told['version']}) in use; " if told["number"] else ""
+    state, why = told["state"], told["problem"]
+    if state == RETURNED:
+        state, why = f"{told['returned']} was returned", why or told["why"]
+    elif not told["number"] and not told["next"] and told["refused"]:
+        state, why = f"{told['refused'][0]['number']} is refused", why or told["refused"][0]["reason"]
+    return f"{used}{state}: {why}" if why else f"{used}{state}"
 
 
 def _cache(cache: dict[str, Any]) -> str:

@@ -94,6 +94,7 @@ def test_status_says_why_the_only_model_is_refused(tmp_path: Path) -> None:
         assert "gpu = true" in reader.models.status("embed")[0].refused[0]["reason"]
     listed = CliRunner().invoke(main, ["models", "list", store]).stdout
     assert "1 refused: it needs gpu = true" in listed
+    assert "1 is refused: it needs gpu = true" in CliRunner().invoke(main, ["status", store]).stdout
 
 
 def test_needs_in_another_language_are_refused(world: World) -> None:

@@ -163,6 +163,12 @@ def test_explain_says_what_has_left_and_what_is_too_old(tmp_path: Path) -> None:
         assert (bool(told["left"]), bool(told["stays"])) == (bool(left), bool(stays))
         shown = run(*asked).stdout
         assert ("has left" in shown, "stays for now" in shown) == (bool(left), bool(stays))
+    assert "policy" in run("status", tmp_path).stdout
+    with Edge.open(tmp_path) as edge:
+        activate(edge.log, row(sync=[{"collections": ["*"], "direction": "absent"}]))
+        with edge.log.writer.lock, edge.log.transact() as db:
+            db.execute("UPDATE evicted SET state = ?", (evicted.QUIET,))
+    assert "until a policy wants it here" in run("policy", "explain", tmp_path, "notes", "gone").stdout
 
 
 def test_another_policy_can_be_asked_as_if_it_held(tmp_path: Path) -> None:
