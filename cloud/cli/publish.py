@@ -41,8 +41,14 @@ def publish(directory: Path, trust: Path, online_key: Path | None, as_json: bool
     given = read_key_file(online_key) if online_key is not None else None
     if given is not None and not isinstance(given, SigningKey):
         raise InvalidValue(f"{online_key} is a public key", hint="the private one is needed to sign online")
-    whole = TrustFiles(trust).complete()
+    files = TrustFiles(trust)
+    whole = files.complete()
     with Home.open(directory) as home:
+        if files.fleet != home.fleet.fleet:
+            raise InvalidValue(
+                f"{trust} is the trust of fleet {files.fleet.hex()}; in {directory} is {home.fleet.fleet.hex()}",
+                hint="give the two directories of one fleet",
+            )
         done = home.publish(Repository(whole.roots, whole.roles, whole.documents), given)
         pin = _pin(home)
     if as_json:

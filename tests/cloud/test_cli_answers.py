@@ -147,6 +147,8 @@ def test_assignments_names_rollouts_and_assign_says_that_nothing_can_be_signed(f
     trust = tmp_path / "trust"
     ok("trust", "init", trust, "--fleet", ok("status", fleet)["fleet"])
     assert "TRUST/keys/online.pem" in run("publish", fleet, trust).stderr
+    ok("trust", "init", tmp_path / "other", "--fleet", "00" * 16)
+    assert "is the trust of fleet 0000" in run("publish", fleet, tmp_path / "other").stderr
     (tmp_path / "a.json").write_bytes(b'{"name":"a","schema":1}')
     ok("trust", "add-target", trust, tmp_path / "a.json", "--as", "policies/a/1.json")
     ok("publish", fleet, trust, "--online-key", trust / "keys" / "online.pem")
