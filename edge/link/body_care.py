@@ -43,9 +43,8 @@ class BodyCare:
     @property
     def idle(self) -> bool:
         """The cloud has all that is here, as of the last round, and nothing was added since."""
-        return (
-            not self._link.cache.added.is_set() and not self._busy and not self.problem
-        )  # it is busy before it takes it
+        # In this order: it is busy before it takes what was added.
+        return not self._link.cache.added.is_set() and not self._busy and not self.problem
 
     def stop(self) -> None:
         """At once; what is under way is taken up again by the next link."""

@@ -146,9 +146,8 @@ class ControlCare:
     @property
     def idle(self) -> bool:
         """What was last heard of has been asked for, and taken or refused."""
-        return (
-            not self._heard.is_set() and not self._busy and not self.problem
-        )  # it is busy before it takes what it heard
+        # In this order: it is busy before it takes what it heard.
+        return not self._heard.is_set() and not self._busy and not self.problem
 
     def hear(self, assignment: int) -> None:
         """There may be something new to run, or to report: to a peer that takes it. ``assignment``: the number of the
