@@ -44,9 +44,9 @@ def create(directory: Path, file: Path, as_json: bool) -> None:
         show_json(_as_dict(shown))
         return
     click.echo(f"{row.id} has begun: {_what(shown.spec)}, stage 1 of {len(spec.stages)}: {_stage(shown)}.")
-    click.echo(
-        f"Its group has {count(shown.members, 'device')} now. `agentdb-cloud rollouts show {directory} {row.id}`"
-    )
+    click.echo(f"Its group has {_group(shown)}. `agentdb-cloud rollouts show {directory} {row.id}`")
+    if too_few := _too_few(shown):
+        click.echo(f"warning: {too_few}", err=True)
 
 
 @rollouts.command("list")
@@ -95,7 +95,7 @@ def show(directory: Path, rollout: str, as_json: bool) -> None:
         return
     row, total = shown.row, shown.tally.total
     click.echo(f"{row.id}: {_what(shown.spec)}, {row.state}, stage {row.stage + 1} of {len(shown.spec.stages)}")
-    click.echo(f"group     {shown.spec.group or 'the fleet'}: {count(shown.members, 'device')}")
+    click.echo(f"group     {shown.spec.group or 'the fleet'}: {_group(shown)}")
     since = f"{row.state} " if row.state in ("reverted", "past") else ""
     click.echo(f"stage     {_stage(shown)}, {since}since {when(row.stage_ms)}")
     click.echo(f"exposed   {total.exposed}: {total.committed} good, {total.failed} failed, {_silent(total)} silent")
@@ -107,6 +107,8 @@ def show(directory: Path, rollout: str, as_json: bool) -> None:
         click.echo(f"why       {row.why}")
     if shown.waits_for:
         click.echo(f"waits     {shown.waits_for}")
+    if too_few := _too_few(shown):
+        click.echo(f"warning   {too_few}")
     if shown.blame:
         click.echo(f"failures  {shown.blame}")
         rows = [
@@ -198,6 +200,24 @@ def _stage(shown: Shown) -> str:
     return f"{stage.percent:g}%{ring}"
 
 
+def _group(shown: Shown) -> str:
+    return f"{count(shown.members, 'device')} now, {shown.drawn} of them in this stage"
+
+
+def _too_few(shown: Shown) -> str:
+    """Why a running one waits for ever, unless devices join or get labels; "" if it need not."""
+    from cloud.fleet.rollouts import RUNNING
+
+    needed, spread = shown.spec.gate.reporting_min, shown.spec.spread
+    there = max(shown.drawn, shown.tally.total.exposed)
+    if shown.row.state != RUNNING or spread or there >= needed:
+        return ""
+    return (
+        f"this stage holds {count(there, 'device')}, and {needed} must report: `rollouts abort` it, and begin one with "
+        "a larger percent, a ring, or a smaller reporting_min"
+    )
+
+
 def _silent(part: ClassTally) -> int:
     return part.exposed - part.reporting
 
@@ -224,5 +244,5 @@ def _as_dict(shown: Listed | Shown) -> dict[str, Any]:
         "classes": {name: part._asdict() for name, part in shown.tally.classes.items()},
     }
     if isinstance(shown, Shown):
-        found |= {"members": shown.members, "failures": [one._asdict() for one in shown.failures]}
+        found |= {"members": shown.members, "drawn": shown.drawn, "failures": [one._asdict() for one in shown.failures]}
     return found

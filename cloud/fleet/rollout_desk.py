@@ -69,7 +69,9 @@ class Listed(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """The same, and what takes longer to look up. ``members``: of its group now."""
+    """The same, and what takes longer to look up. ``members``: of its group now; ``drawn``: of these, those that the
+    present stage holds without having a class too few of.
+    """
 
     row: RolloutRow
     spec: Spec
@@ -77,6 +79,7 @@ class Shown(NamedTuple):
     waits_for: str
     blame: str
     members: int
+    drawn: int
     failures: list[ExposureRow]
 
 
@@ -147,8 +150,9 @@ class RolloutDesk:
             if row is None:
                 raise NotFound(f"no rollout {rollout!r:.80}", hint="agentdb-cloud rollouts list DIR shows them")
             found = (one for one in _exposures(view, fleet, row.id) if one.outcome in FAILED)
-            size = sum(1 for _ in members(view, fleet, rollouts.group_of(spec_of(row.spec).group)))
-            return Shown(*self._listed(view, fleet, row), size, list(islice(found, FAILURES_SHOWN)))
+            group = members(view, fleet, rollouts.group_of(spec_of(row.spec).group))
+            drawn = [rollouts.draws(row, one.device.device, one.documents) for one in group]
+            return Shown(*self._listed(view, fleet, row), len(drawn), sum(drawn), list(islice(found, FAILURES_SHOWN)))
 
     # -- the job ------------------------------------------------------------------------------------------------------
 

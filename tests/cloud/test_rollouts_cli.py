@@ -147,12 +147,27 @@ def test_a_rollout_that_fails_says_who(fleet: Path, tmp_path: Path) -> None:
     assert "all 4 failures: rev2" in text
     assert text.count("slow") == 4
     assert "\x1b" not in text
-    assert (shown["members"], len(shown["failures"])) == (6, 4)
+    assert (shown["members"], shown["drawn"], len(shown["failures"])) == (6, 6, 4)
     (listed,) = ok("rollouts", "list", fleet)
-    assert listed == {name: value for name, value in shown.items() if name not in ("members", "failures")}
+    assert listed == {name: value for name, value in shown.items() if name not in ("members", "drawn", "failures")}
     assert "reverted" in run("rollouts", "list", fleet).output
     rows = [(row["actor"], row["action"]) for row in ok("audit", fleet)["rows"] if "rollout" in row["action"]]
     assert rows == [("operator", "rollout.created"), ("cloud", "rollout.halted")]
+
+
+def test_a_stage_that_holds_too_few_devices_says_so(fleet: Path, tmp_path: Path) -> None:
+    join(fleet, "van", 1)
+    file = tmp_path / "r.toml"
+    stages = 'stages = [{percent = 0, ring = "canary"}, {percent = 100}]'
+    file.write_text(f'what = {{desired = {{log = "debug"}}}}\n{stages}\n')
+    begun = run("rollouts", "create", fleet, file)
+    assert "Its group has 1 device now, 0 of them in this stage." in begun.stdout
+    assert "warning: this stage holds 0 devices, and 1 must report" in begun.stderr
+    assert "warning   this stage holds 0 devices" in run("rollouts", "show", fleet, "r1").stdout
+    run("labels", fleet, "van", "ring=canary")
+    assert "1 of them in this stage" in (shown := run("rollouts", "show", fleet, "r1").stdout)
+    assert "warning" not in shown
+    assert ok("rollouts", "show", fleet, "r1")["drawn"] == 1
 
 
 def test_pause_resume_abort(fleet: Path) -> None:
