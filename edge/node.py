@@ -297,7 +297,7 @@ class Edge(Steering):
         try:
             self._models_from(self._link, url, timeout_ms)
             done = self._link.sync_once(timeout_ms=timeout_ms, url=url, on_progress=on_progress)
-            self._models_come()
+            self._models_come(self._link, url)
         finally:
             self._end_models()
             self._syncing -= 1

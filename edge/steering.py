@@ -6,7 +6,7 @@ All of it is made with its first use: a store that no fleet steers pays for noth
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from edge.storage import policy_row
@@ -124,7 +124,7 @@ class Steering:
         import logging
 
         from edge.control.model_care import open_models
-        from edge.control.model_part import fit_again, tell
+        from edge.control.model_part import fit_again, look, tell
         from edge.control.trust import MODELS
 
         models = open_models(self.log, self.path, self.config, self._clock, lambda: self.cache, self.twin.reported)
@@ -142,8 +142,7 @@ class Steering:
             models.tell_outcomes(self._model_outcome)
             self._connect(models)
         else:
-            with suppress(DataError):  # what newer software has agreed: it is refused by who writes
-                tell(models, assigned())
+            look(models, assigned())
         return models
 
     def _model_outcome(self, name: str, number: int, digest: bytes, outcome: str, why: str) -> None:
@@ -186,11 +185,14 @@ class Steering:
         if (source := self._source) is not None:
             models.connect(ModelFetch(source.connect, source.ring, source.admit), source.target)
 
-    def _models_come(self) -> None:
-        """What a sync waits for: what is assigned is fetched, and tried. What is not says so in ``status``."""
+    def _models_come(self, link: Link, url: str | None) -> None:
+        """What a sync waits for: what is assigned is fetched, tried, and what became of it reported. What is not, says
+        so in ``status``.
+        """
         if "models" in vars(self):
             self.models.fetch()
             self.models.advance()
+            link.report(url)
 
     def _end_models(self) -> None:
         """The link has ended."""

@@ -7,6 +7,7 @@ nothing of them, not even their import.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edge.control.acceptance import MODELS
@@ -71,6 +72,13 @@ def tell(models: ModelStore, documents: list[Document]) -> None:
             failed = failed or error
     if failed is not None:
         raise failed
+
+
+def look(models: ModelStore, documents: list[Document]) -> None:
+    """As ``tell``, of a process that only reads, so that it can say what is not taken. Raises StorageError."""
+    for one in documents:
+        with suppress(DataError):  # of newer software: who writes refuses it
+            models.look_at(_name(one), one.number, one.data)
 
 
 def fit_again(models: ModelStore, assigned: Callable[[], list[Document]]) -> None:

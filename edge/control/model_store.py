@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.control.model_filling import Fill, Filling, Installed, Target
 from edge.control.model_keeper import ModelKeeper, versions_of
-from edge.control.model_needs import unfit
+from edge.control.model_needs import Unfit, unfit
 from edge.control.model_reader import none_of
 from edge.control.model_status import ModelStatus, shown
 from edge.control.probing import Outcome, run_probes
@@ -158,37 +158,49 @@ class ModelStore(ModelKeeper):
         """Both sides have signed that this version is to run: its manifest, a target, and its chunk list (None: it is
         fetched with the chunks). The same again changes nothing. What may not run here (refused before; it runs code,
         which edge.toml does not allow; it needs what this device has not; what there was of the name is not understood)
-        is not begun, and ``status`` says so: this is all that a process does that only reads. Raises Malformed,
-        TooLarge, UnsupportedVersion, StorageError.
+        is not begun, and ``status`` says so. Raises Malformed, TooLarge, UnsupportedVersion, ReadOnly, StorageError.
         """
-        read = Manifest.parse(manifest)
+        self._log.check_writable()
+        read = self._read(name, number, manifest)
         if chunks is not None:
             read.chunk_list(chunks)
-        if (read.name, read.number) != (name, number):
-            raise Malformed(f"the manifest of {read.name!r} {read.number} as that of {name!r} {number}")
         if name in self.unread():
             return
-        digest = sha256(manifest).digest()
-        refused = next((one for one in self.tables.refused(name) if one.digest == digest), None)
-        found = unfit(read, self._reported(), code_runs=self._code_runs)
-        if found is not None:
-            refused = Refused(number, digest, found.why, self._clock.wall_ms())
-        if self._log.read_only:
-            if refused is not None:
-                self.declined[name] = refused
-            return
+        found, refused = self._judge(read, manifest)
         with self.changed:
             self.unfit.pop(name, None)
             if found is not None:
                 self.unfit[name] = found
             if refused is None:
                 self.declined.pop(name, None)
-                self._keep(name, digest, manifest, chunks)
+                self._keep(name, sha256(manifest).digest(), manifest, chunks)
             else:
                 self.declined[name] = refused
-            version = Version("", number, digest, _rules(read))
+            version = Version("", number, sha256(manifest).digest(), _rules(read))
             self._happened(name, trial.Assigned(version, refused=refused is not None))
             self._tell_outcome(name)
+
+    def look_at(self, name: str, number: int, manifest: bytes) -> None:
+        """The same, of a process that only reads: ``status`` says why it may not run here. Raises Malformed, TooLarge,
+        UnsupportedVersion, StorageError.
+        """
+        _, refused = self._judge(self._read(name, number, manifest), manifest)
+        if refused is not None:
+            self.declined[name] = refused
+
+    def _read(self, name: str, number: int, manifest: bytes) -> Manifest:
+        read = Manifest.parse(manifest)
+        if (read.name, read.number) != (name, number):
+            raise Malformed(f"the manifest of {read.name!r} {read.number} as that of {name!r} {number}")
+        return read
+
+    def _judge(self, read: Manifest, manifest: bytes) -> tuple[Unfit | None, Refused | None]:
+        """What this device lacks for it; and why it may not run here: for that reason, or it was refused before."""
+        digest = sha256(manifest).digest()
+        found = unfit(read, self._reported(), code_runs=self._code_runs)
+        if found is not None:
+            return found, Refused(read.number, digest, found.why, self._clock.wall_ms())
+        return None, next((one for one in self.tables.refused(read.name) if one.digest == digest), None)
 
     def connect(self, fill: Fill | None, target: Target | None = None) -> None:
         """From now on versions can be fetched; None: not any more. ``target`` brings a chunk list by its SHA-256."""

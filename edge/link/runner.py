@@ -80,6 +80,7 @@ class Link:
         self.random = random
         self.rules = rules
         self.gate = Gate(log, rules, clock)
+        self._version = 0  # of the protocol, as the last sync agreed on it
 
     def join(self, token_text: str, name: str, url: str | None = None) -> Membership:
         """Enroll with a join token; idempotent. ``url`` overrides the token's. Raises InvalidValue, Refused,
@@ -149,6 +150,7 @@ class Link:
             replicator = self.replicator(live=False, url=url, on_progress=on_progress)
             left_ms = None if until_ms is None else max(0, until_ms - self.clock.monotonic_ms())
             done = asyncio.run(replicator.run(left_ms))
+            self._version = replicator.version
             take = partial(self._take_assignment, url, ask=replicator.assignment > 0)
             # Before attachments: it may say what they may cost. But they wait for no control plane that is not well.
             late = replicator.version > 2 and not self._is_taken(take)
@@ -189,6 +191,13 @@ class Link:
         if sent.failed is not None:
             raise sent.failed
 
+    def report(self, url: str | None) -> None:
+        """At the end of a sync: what became of the models that it brought. A device may not sync again for a day, and a
+        rollout waits for it. Tried once; what does not get there goes with the next sync.
+        """
+        if self._version > 2:
+            self._is_taken(partial(self._take_assignment, url, ask=False))
+
     def _is_taken(self, take: Callable[..., None]) -> bool:
         """Tried once, and not for long. False: it is to be tried again when there is nothing else to do."""
         clients: list[SignedClient] = []
@@ -203,7 +212,7 @@ class Link:
         try:
             take(using=clients.append)
         except (SyncError, StorageError) as error:
-            _log.warning("trust: %s; it is tried again after the attachments", error)
+            _log.warning("trust: %s; it is tried again later", error)
             return False
         finally:
             alarm.cancel()

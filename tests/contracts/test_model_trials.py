@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cloud.cli import main as cloud
 from edge.cli import main as device_cli
 from edge.node import Edge
 from edge.storage import twin_rows
@@ -58,6 +59,8 @@ def test_from_the_publishers_folder_to_the_agent_and_back_when_it_is_bad(fleet: 
     with fleet.device("device", TOML) as edge:
         edge.sync(timeout_s=PATIENCE_S)
         assert state(edge) == (COMMITTED, 1), edge.models.status()
+        told = run(cloud, "twins", "show", fleet.directory, "device")["reported"]["agentdb"]["outcomes"]
+        assert told["models/embed"]["outcome"] == "committed", "with the very sync that brought it"
         assert contents(edge.models.path("embed")) == GOOD
 
         edge.start_sync()
