@@ -175,6 +175,11 @@ class ModelKeeper(ModelReader):
         with self.changed:
             if self.note(name).candidate in (candidate, None):
                 self.problems[name] = problem
+        if candidate is not None:
+            try:
+                self.tables.note_problem(name, candidate.number, problem)
+            except StorageError as error:  # of a full disk, say, other processes then do not hear
+                _log.warning("model %s: what is in the way cannot be noted: %s", name, error)
         return not problem
 
     def _checked(self, name: str, *, hashed: bool = True) -> list[str]:

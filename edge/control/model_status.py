@@ -68,7 +68,7 @@ def shown(store: ModelStore, name: str, note: Note) -> ModelStatus:
         runner,
         {} if outcome is None else outcome.measured,
         {"bytes": done, "of": total} if total and note.candidate is not None else {},
-        store.unread().get(name) or store.problems.get(name) or unknown,
+        store.unread().get(name) or store.problem(name) or unknown,
         [one for at, one in enumerate(refused) if one["digest"] not in [other["digest"] for other in refused[:at]]],
     )
 

@@ -188,6 +188,13 @@ class ModelStore(ModelKeeper):
         if refused is not None:
             self.declined[name] = refused
 
+    def problem(self, name: str) -> str:
+        """What stands in the way of what is fetched or tried; "" if nothing does. Raises StorageError."""
+        candidate = self.note(name).candidate
+        if not self._log.read_only or candidate is None:
+            return self.problems.get(name, "")
+        return self.tables.problem(name, candidate.number)
+
     def _read(self, name: str, number: int, manifest: bytes) -> Manifest:
         read = Manifest.parse(manifest)
         if (read.name, read.number) != (name, number):

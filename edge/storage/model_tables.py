@@ -24,6 +24,7 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS model_refused (name TEXT NOT NULL, digest BLOB NOT NULL, number INTEGER NOT NULL,
     reason TEXT NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (name, digest)) WITHOUT ROWID""",
 )
+_PROBLEMS = "model_problems"  # a note of the log
 _REFUSED_MAX = 1_000  # of a name; the oldest go
 
 
@@ -90,6 +91,19 @@ class ModelTables:
                 packed = msgpack.packb(to_document(note))
                 db.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (name, packed))
         self._made = True
+
+    def problem(self, name: str, candidate: int) -> str:
+        """What was last in the way of this number; "" if nothing was. Raises StorageError."""
+        number, problem = (self._log.meta_get(_PROBLEMS) or {}).get(name, (0, ""))
+        return str(problem) if number == candidate else ""
+
+    def note_problem(self, name: str, candidate: int, problem: str) -> None:
+        """For processes that only read: what is in the way of this number now, "" for nothing. Raises StorageError."""
+        noted = self._log.meta_get(_PROBLEMS) or {}
+        others = {other: said for other, said in noted.items() if other != name}
+        now = {**others, name: (candidate, problem)} if problem else others
+        if now != {other: tuple(said) for other, said in noted.items()}:
+            self._log.meta_set(_PROBLEMS, now)
 
     def refused(self, name: str) -> list[Refused]:
         """The newest first. Raises StorageError."""

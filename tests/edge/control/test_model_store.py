@@ -290,7 +290,13 @@ def test_room_is_made_by_the_spare_slots_of_others(world: World) -> None:
     refusing = True
     assign(world.models, 3, world.shelf.publish(3, FILES[3], name="third"), "third")
     assert world.models.fetch() == 0
-    assert world.models.status("third")[0].problem == "no room"
+    with Edge.open(world.store, read_only=True) as reader:
+        for models in (world.models, reader.models):
+            assert models.status("third")[0].problem == "no room"
+        refusing = False
+        assert world.models.fetch() == 1
+        assert [one.problem for one in reader.models.status()] == ["", "", ""]
+    assert world.models.note("third").state == STAGED
     assert (world.using(), world.models.note("other").state) == (2, STAGED), "what is in use, or on its way, stays"
 
 
