@@ -73,6 +73,7 @@ from sync.messages import (
 from sync.ports import Clock, RandomSource
 from sync.segment import FLAG_FEED, Opened, SegmentHeader, open_segment, segment_id
 from sync.stamps import replica_id
+from sync.targets import parse_path
 from sync.tokens import JoinToken
 
 if TYPE_CHECKING:
@@ -312,6 +313,8 @@ class ControlPlane:
             done = self.control.publish(tx, fleet, repository)
             at_ms = self._clock.wall_ms()
             audit.record(tx, fleet, at_ms, "operator", "trust.published", f"snapshot {done.snapshot}", **done._asdict())
+            for path in repository.assigned:
+                audit.record(tx, fleet, at_ms, "operator", "channel.set", parse_path(path).place, path=path)
         self._moved(fleet, True)
         return done
 

@@ -36,6 +36,11 @@ class TargetName(NamedTuple):
     def path(self) -> str:
         return f"{self.kind.value}/{self.name}/{self.number}.json"
 
+    @property
+    def place(self) -> str:
+        """Where a device runs it: ``policy``, or ``models/<name>``."""
+        return "policy" if self.kind is Kind.POLICY else f"{self.kind.value}/{self.name}"
+
 
 class TargetInfo(NamedTuple):
     """A target as the role that answers for it lists it. ``floor``: the least number of this name that may still be

@@ -25,12 +25,19 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     metavar="KEY.pem",
     help="TRUST/keys/online.pem: it is kept in DIR/keys from now on.",
 )
+@click.option(
+    "--assign",
+    "assigned",
+    multiple=True,
+    metavar="PATH",
+    help="What all devices run from now on, with it: for a floor that is raised above what runs.",
+)
 @json_option
-def publish(directory: Path, trust: Path, online_key: Path | None, as_json: bool) -> None:
+def publish(directory: Path, trust: Path, online_key: Path | None, assigned: tuple[str, ...], as_json: bool) -> None:
     """Hand what was signed in TRUST (agentdb-cloud trust) to the control plane in DIR.
 
     All of it is verified first, as a device would; a snapshot and a timestamp are signed beside it. Nothing runs
-    anywhere by that alone: that is `assign`.
+    anywhere by that alone: that is `assign`, afterwards or by --assign in the same step.
     """
     from cloud.fleet.publishing import Repository
     from cloud.fleet.signing import SigningKey
@@ -49,12 +56,14 @@ def publish(directory: Path, trust: Path, online_key: Path | None, as_json: bool
                 f"{trust} is the trust of fleet {files.fleet.hex()}; in {directory} is {home.fleet.fleet.hex()}",
                 hint="give the two directories of one fleet",
             )
-        done = home.publish(Repository(whole.roots, whole.roles, whole.documents), given)
+        done = home.publish(Repository(whole.roots, whole.roles, whole.documents, assigned), given)
         pin = _pin(home)
     if as_json:
-        show_json({**done._asdict(), "pin": pin})
+        show_json({**done._asdict(), "pin": pin, "assigned": list(assigned)})
         return
     click.echo(f"Published: root {done.root}, snapshot {done.snapshot}, {count(done.targets, 'new document')}")
+    for path in assigned:
+        click.echo(f"assigned: {path}")
     if done.roots and done.root == 1:
         click.echo(
             f"Join tokens carry its digest from now on; on devices that have joined: agentdb-edge trust pin STORE {pin}"

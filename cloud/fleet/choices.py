@@ -87,9 +87,7 @@ def check_place(place: str, path: str) -> None:
         raise InvalidValue(f"{place!r} is no place", hint='"policy", or "models/NAME"')
     if not path:
         return
-    target = parse_path(path)
-    wanted = POLICY if target.kind is Kind.POLICY else f"{Kind.MODEL.value}/{target.name}"
-    if place != wanted:
+    if place != parse_path(path).place:
         raise InvalidValue(
             f"{path} does not go into the place {place!r}", hint="a policy goes into policy, a model into models/NAME"
         )

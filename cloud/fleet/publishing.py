@@ -20,6 +20,7 @@ from cloud.ports import Reading, Transaction
 from sync.errors import InvalidValue, NotFound, Refused, TooLarge
 from sync.limits import AHEAD_MAX, ROLES_BYTES_MAX, TARGET_BYTES_MAX
 from sync.models import Manifest
+from sync.targets import parse_path
 
 if TYPE_CHECKING:
     from cloud.fleet.signing import SigningKey
@@ -34,12 +35,14 @@ KEY_HINT = "agentdb-cloud publish DIR TRUST --online-key FILE puts the key there
 
 class Repository(NamedTuple):
     """``roots`` in ascending order of their versions, those that are held already may be among them; ``roles`` by their
-    names, ``targets`` by their paths, without what is held if that is convenient.
+    names, ``targets`` by their paths, without what is held if that is convenient. ``assigned``: paths of what the whole
+    fleet runs from now on, by the same commit.
     """
 
     roots: Sequence[bytes]
     roles: Mapping[str, bytes]
     targets: Mapping[str, bytes]
+    assigned: Sequence[str] = ()
 
 
 class Published(NamedTuple):
@@ -55,7 +58,7 @@ class Published(NamedTuple):
 def publish(tx: Transaction, fleet: bytes, repository: Repository, key: SigningKey, now_ms: int) -> Published:
     """Verify and store. Raises Untrusted and Expired as a device would; NotFound for a target that is listed and whose
     bytes are nowhere, InvalidValue for one that no device would take; TooLarge; Refused if something that is assigned
-    would not be listed any more, or be below its floor.
+    would not be listed any more, or be below its floor. What it is to be ``assigned`` raises as ``ControlDesk.goal``.
     """
     from sync.manifests import TrustedSet
 
@@ -96,6 +99,10 @@ def _store(
     offer = _signed_online(rooted, roles, key, now_ms, before.versions(), snapshot, anew=anew)
     trusted = rooted.update(Offer((), *offer, roles), now_ms)
     targets = _targets(tx, trusted, repository.targets)
+    for path in repository.assigned:
+        trusted.target(path)
+        choices.check_room(tx, fleet, path)
+        choices.set_channel(tx, fleet, parse_path(path).place, path, now_ms)
     _check_named(tx, trusted)
     versions = trusted.versions()
     stored = trusted.stored()
@@ -256,5 +263,5 @@ def _check_named(view: Reading, trusted: TrustedSet) -> None:
         if info.number < info.floor:
             raise Refused(
                 f"{path} is assigned, and would be below its floor, {info.floor}",
-                hint="assign a newer number first; it is published before the floor is raised",
+                hint="assign a newer number first; or with it: agentdb-cloud publish DIR TRUST --assign PATH",
             )

@@ -37,7 +37,7 @@ from cloud.ports import Reading, Store, Transaction
 from cloud.twin_rows import ExposureRow, ReadingTwins, RolloutRow
 from sync.errors import InvalidValue, Malformed, NotFound, Refused
 from sync.ports import Clock
-from sync.targets import Kind, parse_path
+from sync.targets import parse_path
 
 OPEN_MAX: Final = 200
 EXPOSURES_KEPT_MS: Final = 30 * 86_400_000
@@ -237,10 +237,9 @@ def place_of(spec: Spec) -> str:
     if not spec.path:
         return DESIRED
     try:
-        target = parse_path(spec.path)
+        return parse_path(spec.path).place
     except Malformed as error:
         raise InvalidValue(error.message, hint=error.hint) from error
-    return "policy" if target.kind is Kind.POLICY else f"{Kind.MODEL.value}/{target.name}"
 
 
 def _ended(row: RolloutRow, now_ms: int) -> RolloutRow:

@@ -158,5 +158,10 @@ def test_assignments_names_rollouts_and_assign_says_that_nothing_can_be_signed(f
     ok("assign", fleet, "policy", "policies/a/1.json")
     assert "r1" in run("assignments", fleet).stdout
     assert "is missing" not in run("assign", fleet, "policy", "policies/a/1.json").stderr
+    ok("trust", "add-target", trust, tmp_path / "a.json", "--as", "policies/a/2.json", "--floor", "2")
+    assert "--assign PATH" in run("publish", fleet, trust).stderr
+    ok("rollouts", "abort", fleet, "r1", "--revert")
+    assert ok("publish", fleet, trust, "--assign", "policies/a/2.json")["assigned"] == ["policies/a/2.json"]
+    assert ok("assignments", fleet)["channels"][0]["path"] == "policies/a/2.json"
     (fleet / "keys" / "control.key").unlink()
-    assert "control.key is missing" in run("assign", fleet, "policy", "policies/a/1.json").stderr
+    assert "control.key is missing" in run("assign", fleet, "policy", "policies/a/2.json").stderr

@@ -21,6 +21,7 @@ from sync.errors import (
     Expired,
     InvalidConfig,
     InvalidValue,
+    Malformed,
     NotFound,
     Refused,
     StaleWrite,
@@ -145,7 +146,7 @@ def test_older_roles_and_expired_ones_are_refused(world: ControlWorld) -> None:
 
 
 def test_a_target_needs_its_bytes_and_they_must_be_right(world: ControlWorld) -> None:
-    roots, roles, _ = world.repository()
+    roots, roles, *_ = world.repository()
     with pytest.raises(NotFound, match="not here"):
         world.plane.publish(world.fleet, Repository(roots, roles, {}))
     with pytest.raises(Refused, match="not what was signed"):
@@ -174,6 +175,25 @@ def test_what_is_assigned_stays_listed_and_above_its_floor(world: ControlWorld) 
     world.plane.assign(world.fleet, "policy", POLICY_2)
     world.publish(2, floors={POLICY_2: 2}, documents=without)
     with pytest.raises(NotFound):
+        world.plane.assign(world.fleet, "policy", POLICY)
+
+
+def test_a_floor_above_what_runs_is_published_with_what_is_to_run(world: ControlWorld) -> None:
+    """One commit: refused whole, or done whole, and an operator's doing in the audit trail."""
+    world.publish()
+    world.plane.assign(world.fleet, "policy", POLICY)
+    raised = world.repository(2, floors={POLICY_2: 2})
+    before = everything(world)
+    for path, why in (("policies/kiosk/9.json", NotFound), ("kiosk", Malformed), (POLICY, Refused)):
+        with pytest.raises(why):
+            world.plane.publish(world.fleet, raised._replace(assigned=[path]))
+    assert everything(world) == before
+    world.plane.publish(world.fleet, raised._replace(assigned=[POLICY_2]))
+    with world.store.reading() as view:
+        assert [(row.place, row.path) for row in view.channels(world.fleet)] == [("policy", POLICY_2)]
+        said = [(row.action, row.subject) for row in view.audit(world.fleet)]
+    assert said[-1] == ("channel.set", "policy")
+    with pytest.raises(Refused, match="below its floor"):
         world.plane.assign(world.fleet, "policy", POLICY)
 
 
