@@ -138,12 +138,14 @@ def pair(served: Served, tmp_path: Path) -> Iterator[tuple[Edge, Edge]]:
         yield writer, follower
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, name: str, errors: list[StorageError]) -> None:
-    """The next calls of this method of every delta log raise these."""
+def failing(
+    monkeypatch: pytest.MonkeyPatch, name: str, errors: list[StorageError], only: DeltaLog | None = None
+) -> None:
+    """The next calls of this method of every delta log, or of one, raise these."""
     real: Any = getattr(DeltaLog, name)
 
     def fails(log: DeltaLog, *args: Any, **kwargs: Any) -> Any:
-        if errors:
+        if errors and only in (None, log):
             raise errors.pop(0)
         return real(log, *args, **kwargs)
 
@@ -176,7 +178,7 @@ def test_a_damaged_log_ends_the_link_and_status_says_so(
     pair: tuple[Edge, Edge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer, follower = pair
-    failing(monkeypatch, "apply", [CorruptStore("the log is damaged", hint="restore it")])
+    failing(monkeypatch, "apply", [CorruptStore("the log is damaged", hint="restore it")], only=follower.log)
     write_and_sync(writer, "2")
     assert eventually(lambda: follower.status()["sync"]["error"] == "the log is damaged")
     assert follower.status()["sync"]["connected"] is False
