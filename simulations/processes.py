@@ -145,8 +145,18 @@ class Children:
         self._before: Any = None
 
     def start(self, name: str, *command: str, extra: dict[str, str] | None = None) -> Child:
-        child = Child(name, command, self._logs / f"{name}.log", extra)
-        self._children.append(child)
+        """What interrupts meanwhile does so once the child is known to whoever ends it."""
+        came: list[int] = []
+        in_main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if in_main else None
+        try:
+            child = Child(name, command, self._logs / f"{name}.log", extra)
+            self._children.append(child)
+        finally:
+            if in_main:
+                signal.signal(signal.SIGINT, before)
+        if came:
+            raise KeyboardInterrupt
         return child
 
     def __enter__(self) -> Self:
