@@ -35,9 +35,9 @@ class Backoff:
 
 
 class Greetings:
-    """When a link that is up shakes hands again: ``every_ms`` after the last time (None: never); if ``asked``, as soon
-    as it is settled. What is under way is paid for, and if it were given up, nothing would ever arrive for whoever asks
-    more often than answers come.
+    """When a link that is up shakes hands again: ``every_ms`` after the last time (None: never); if somebody ``asked``,
+    the session does as soon as it is settled. What is under way is paid for, and if it were given up, nothing would
+    ever arrive for whoever asks more often than answers come.
     """
 
     def __init__(self, every_ms: int | None) -> None:
@@ -45,8 +45,6 @@ class Greetings:
         self.last_ms = 0
         self._every_ms = every_ms
 
-    def due_ms(self, now_ms: int, *, settled: bool) -> int | None:
-        """In how many milliseconds; None: nothing is due."""
-        if self.asked and settled:
-            return 0
+    def due_ms(self, now_ms: int) -> int | None:
+        """In how many milliseconds, if nobody asks; None: never."""
         return None if self._every_ms is None else max(0, self.last_ms + self._every_ms - now_ms)

@@ -102,7 +102,9 @@ class SyncSession:
         self.position = self.position._replace(head_seq=head_seq)
 
     def greet(self) -> None:
-        """Somebody waits for what the cloud has now: not idle before a handshake that begins after this, at once."""
+        """Somebody waits for what the cloud has now: not idle before a handshake that begins after this; it waits for
+        no backoff.
+        """
         self._greetings.asked, self._not_before_ms = True, 0
 
     def receive(self, number: int, answer: Answer) -> None:
@@ -238,7 +240,9 @@ class SyncSession:
         """Connected: how long until it shakes hands again; None: not before something else has ended."""
         if self._loading or self._repair or PUSH in self._flights:
             return None
-        return 0 if owes(self.position, self.head) else self._greetings.due_ms(self._now_ms, settled=self.settled)
+        if owes(self.position, self.head) or (self._greetings.asked and self.settled):
+            return 0
+        return self._greetings.due_ms(self._now_ms)
 
     def _plan(self) -> None:
         if self.connected and self._greets_ms() == 0:

@@ -29,8 +29,8 @@ _SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".d
 # What a pickle that calls something has: GLOBAL and INST name it in the text, STACK_GLOBAL by two words before it.
 _NAMES, _STACK_GLOBAL = "ci", "\x93"
 _ZIPS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
-# RuntimeError: zipfile's, of what is encrypted, and (as NotImplementedError) of a version or a compression that it
-# does not know. OSError: bz2's, without a number, and a file's that is to be read before its beginning.
+# RuntimeError: zipfile's, of what is encrypted, and of a version or a compression that it does not know. OSError:
+# bz2's, without a number, and a file's that is to be read before its beginning.
 _UNREADABLE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
     *(RuntimeError, EOFError, ValueError, OSError),

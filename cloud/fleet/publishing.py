@@ -100,7 +100,7 @@ def _store(
     trusted = rooted.update(Offer((), *offer, roles), now_ms)
     targets = _targets(tx, trusted, repository.targets)
     for path in repository.assigned:
-        trusted.target(path)
+        trusted.target(path)  # raises NotFound for what is not listed
         choices.check_room(tx, fleet, path)
         choices.set_channel(tx, fleet, parse_path(path).place, path, now_ms)
     _check_named(tx, trusted)

@@ -24,6 +24,7 @@ _KEPT_BACK = {
     "stale": "nothing fresh was heard of the fleet for so long that what is written stays here",
     "future": "it was stamped by a clock that was ahead",
     "refused": "the cloud would not take it",
+    "unread": "the policy that holds cannot be read here",
 }
 _file_option = click.option(
     "--file", type=click.Path(path_type=Path), help="Another policy (TOML or JSON): as if it held here."

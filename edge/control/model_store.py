@@ -166,17 +166,18 @@ class ModelStore(ModelKeeper):
             read.chunk_list(chunks)
         if name in self.unread():
             return
-        found, refused = self._judge(read, manifest)
+        digest = sha256(manifest).digest()
+        found, refused = self._judge(read, digest)
         with self.changed:
             self.unfit.pop(name, None)
             if found is not None:
                 self.unfit[name] = found
             if refused is None:
                 self.declined.pop(name, None)
-                self._keep(name, sha256(manifest).digest(), manifest, chunks)
+                self._keep(name, digest, manifest, chunks)
             else:
                 self.declined[name] = refused
-            version = Version("", number, sha256(manifest).digest(), _rules(read))
+            version = Version("", number, digest, _rules(read))
             self._happened(name, trial.Assigned(version, refused=refused is not None))
             self._tell_outcome(name)
 
@@ -184,7 +185,7 @@ class ModelStore(ModelKeeper):
         """The same, of a process that only reads: ``status`` says why it may not run here. Raises Malformed, TooLarge,
         UnsupportedVersion, StorageError.
         """
-        _, refused = self._judge(self._read(name, number, manifest), manifest)
+        _, refused = self._judge(self._read(name, number, manifest), sha256(manifest).digest())
         if refused is not None:
             self.declined[name] = refused
 
@@ -201,9 +202,8 @@ class ModelStore(ModelKeeper):
             raise Malformed(f"the manifest of {read.name!r} {read.number} as that of {name!r} {number}")
         return read
 
-    def _judge(self, read: Manifest, manifest: bytes) -> tuple[Unfit | None, Refused | None]:
+    def _judge(self, read: Manifest, digest: bytes) -> tuple[Unfit | None, Refused | None]:
         """What this device lacks for it; and why it may not run here: for that reason, or it was refused before."""
-        digest = sha256(manifest).digest()
         found = unfit(read, self._reported(), code_runs=self._code_runs)
         if found is not None:
             return found, Refused(read.number, digest, found.why, self._clock.wall_ms())
