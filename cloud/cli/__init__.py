@@ -21,6 +21,7 @@ from cloud.cli.archive import archive, restore
 from cloud.cli.conflicts import conflicts
 from cloud.cli.fleet import audit, devices, init, token
 from cloud.cli.models import models
+from cloud.cli.outcomes import outcomes
 from cloud.cli.output import JSON
 from cloud.cli.policy import policy
 from cloud.cli.publish import assign, assignments, publish
@@ -62,7 +63,7 @@ for command in (
     *(init, serve, token, devices),
     *(trust, policy, models),
     *(twins, labels, groups, rollouts),
-    *(publish, assign, assignments),
+    *(publish, assign, assignments, outcomes),
     *(conflicts, archive, restore, status, audit),
 ):
     main.add_command(command)

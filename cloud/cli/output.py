@@ -30,6 +30,7 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, is_eager=True, callback=_note_json, help="One JSON document instead of text."
 )
 
+group_option = click.option("--group", "query", default="", help="Only devices that this query names.")
 _PIPED_COLUMNS = 400
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cloud.cli.fleet import find_device
-from cloud.cli.output import count, directory_argument, json_option, show_json, show_table, when
+from cloud.cli.output import count, directory_argument, group_option, json_option, show_json, show_table, when
 from sync import twins as algebra
 from sync.errors import InvalidValue
 from sync.twins import Document
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _EXAMPLE = '\'{"log_level": "debug"}\''
 _PATCH_BYTES_MAX = 1 << 20
-_group = click.option("--group", "query", default="", help="Only devices that this query names.")
 _CELL_CHARACTERS_MAX = 80
 
 
@@ -34,7 +33,7 @@ def twins() -> None:
 
 @twins.command("list")
 @directory_argument
-@_group
+@group_option
 @json_option
 def list_twins(directory: Path, query: str, as_json: bool) -> None:
     """All devices: the version that is desired and the one that they have, and what they have not taken over."""
