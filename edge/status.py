@@ -38,7 +38,7 @@ def status_of(edge: Edge, *, connected: bool) -> dict[str, Any]:
         "fleet": _fleet(edge),
         "sync": _link(edge, connected),
         "trust": _trust(edge),
-        "deferred": _deferred(edge) + _held_back(edge),
+        **_metered(edge),
         "kept_back": _kept_back(edge),
         "policy": _policy(edge),
         "cache": edge.cache.status().shown(),
@@ -107,15 +107,21 @@ def _held_back(edge: Edge) -> list[dict[str, Any]]:
     return held_back(edge.log, keeper)
 
 
-def _deferred(edge: Edge) -> list[dict[str, Any]]:
-    """What waits because of the link's class or budget (``edge.link.waiting``)."""
+def _metered(edge: Edge) -> dict[str, Any]:
+    """``budget``: where the day of the link's class stands, None if it has no bound; ``deferred``: what waits because
+    of the link's class or budget (``edge.link.waiting``), or is kept back by the policy for now.
+    """
     link: Link | None = vars(edge).get("_link")
     if link is None and not edge.config.links and policy_row.load(edge.log) is None:
-        return []
+        return {"budget": None, "deferred": _held_back(edge)}
     from edge.link.gate import Gate
     from edge.link.waiting import waiting
     from edge.linking import rules_of
     from edge.ports import SystemClock
 
     gate = link.gate if link is not None else Gate(edge.log, rules_of(edge), SystemClock())
-    return waiting(edge.log, edge.cache, gate)
+    today = gate.today()
+    return {
+        "budget": None if today is None else today._asdict(),
+        "deferred": waiting(edge.log, edge.cache, gate) + _held_back(edge),
+    }

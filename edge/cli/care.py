@@ -23,7 +23,7 @@ _KEPT_FOR = {
     "refused": "the cloud would not take it",
     "unread": "the policy in the store cannot be read",
 }
-_OF_THE_HOLDER = ("sync", "deferred", "projections", "age_ms")
+_OF_THE_HOLDER = ("sync", "budget", "deferred", "projections", "age_ms")
 
 
 @click.command()
@@ -79,6 +79,7 @@ def _print_status(store: str, said: dict[str, Any]) -> None:
     rows += [(f"model {told['name']}", _model(told)) for told in said.get("models", ())]
     if said["projections"]["problem"]:
         rows.append(("search tables", said["projections"]["problem"]))
+    rows += [("budget", _budget(said["budget"]))] if said.get("budget") else []
     rows += [("waits", _waits(told)) for told in said.get("deferred", ())]
     if (kept := said.get("kept_back") or {}).get("records"):
         what = f"{counted(kept['records'], 'record')}, {kept['bytes']:,} bytes"
@@ -110,6 +111,12 @@ def _cache(cache: dict[str, Any]) -> str:
     quota = f", of {cache['quota_bytes']:,} the store may take" if cache["quota_bytes"] else ""
     told = f"{cache['bodies']['bytes']:,} bytes here{quota}, {cache['unconfirmed']['bytes']:,} not in the cloud yet"
     return f"{told}; {cache['problem']}" if cache["problem"] else told
+
+
+def _budget(day: dict[str, Any]) -> str:
+    used = f"{sum(day['used'].values()):,} of {day['bytes_per_day']:,} bytes"
+    left = ", ".join(f"{size:,} for {lane}" for lane, size in day["left"].items())
+    return f"{used} of the day's on {day['link_class']!r} are used; left are {left}; until {when(day['until_ms'])}"
 
 
 def _waits(told: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edge.storage.budget_rows import BudgetRows
 from sync.budgets import (
     CLASS,
+    DAY_MS,
     DEFAULT_CLASS,
     LANE,
     RATE,
@@ -28,7 +29,7 @@ from sync.budgets import (
     Wait,
 )
 from sync.errors import Deferred
-from sync.lanes import BULK, CONTROL, NORMAL, Batches, Lanes
+from sync.lanes import BULK, CONTROL, NORMAL, URGENT, Batches, Lanes
 from sync.stamps import wall_ms_of
 
 if TYPE_CHECKING:
@@ -104,6 +105,18 @@ class Ticket(NamedTuple):
     idle: bool = False
 
 
+class Today(NamedTuple):
+    """Where the day of a class of link stands, in bytes: ``used`` and what is ``left``, by lane; it ends ``until_ms``
+    (UTC). What was noted ahead counts as used where another process uses the link.
+    """
+
+    link_class: str
+    bytes_per_day: int
+    used: dict[str, int]
+    left: dict[str, int]
+    until_ms: int
+
+
 class _Metered:
     """The limits of one class, and where they stand. ``before``: with the limits that it had until now."""
 
@@ -149,6 +162,16 @@ class Gate:
         with self._changed:
             metered = self._current()
             return None if metered is None or metered.day is None else metered.day.left(lane, self.today_ms())
+
+    def today(self) -> Today | None:
+        """None: the day has no bound. Raises StorageError."""
+        with self._changed:
+            metered = self._current()
+            if metered is None or metered.day is None:
+                return None
+            limits, day, now_ms = metered.limits, metered.day, self.today_ms()
+            left = {lane: day.left(lane, now_ms) for lane in (URGENT, NORMAL, BULK) if lane in limits.lanes}
+            return Today(limits.link_class, limits.bytes_per_day, day.used, left, (day.day + 1) * DAY_MS)
 
     def ask(self, lane: str, size: int) -> Wait | None:
         """Whether such a request would pass now: None, or why not; nothing is taken. Raises StorageError."""

@@ -74,6 +74,7 @@ def test_without_limits_nothing_is_noted(world: BodyWorld) -> None:
         edge.sync(timeout_s=PATIENCE_S)
         assert used(edge) == {}
         assert edge.status()["deferred"] == []
+        assert edge.status()["budget"] is None
 
 
 def test_a_day_that_is_used_up_is_so_after_a_restart_and_says_what_waits(world: BodyWorld) -> None:
@@ -93,6 +94,32 @@ def test_a_day_that_is_used_up_is_so_after_a_restart_and_says_what_waits(world: 
         edge.link_class = "wifi"
         edge.sync(timeout_s=PATIENCE_S)
         assert edge.status()["deferred"] == []
+
+
+def test_status_says_where_the_day_stands(world: BodyWorld) -> None:
+    limits = METERED._replace(bytes_per_day=600_000)
+    with metered(world, "a", limits) as edge:
+        untouched = edge.status()["budget"]
+        assert untouched["used"] == {}
+        assert untouched["left"] == {URGENT: 600_000, NORMAL: 480_000, BULK: 360_000}
+        with pytest.raises(Deferred, match="budget"):
+            sync_until_deferred(edge)
+        told = edge.status()["budget"]
+        assert (told["link_class"], told["bytes_per_day"], told["used"]) == ("metered", 600_000, used(edge))
+        assert told["left"][NORMAL] == 480_000 - told["used"][NORMAL] < 50_000
+        assert told["left"][BULK] == 0 < told["left"][URGENT]
+        assert told["until_ms"] % 86_400_000 == 0
+        assert told["until_ms"] == edge.status()["deferred"][0]["until_ms"]
+    store = world.directory / "a"
+    (store / "edge.toml").write_text(
+        '[sync]\nlink_class = "metered"\n[[link]]\nclass = "metered"\nbytes_per_day = 600_000\n'
+    )
+    said = json.loads(CliRunner().invoke(main, ["status", str(store), "--json"]).output)
+    assert said["budget"] == told, "what was noted ahead was given back as the store was closed"
+    text = CliRunner().invoke(main, ["status", str(store)]).output
+    assert f"{sum(told['used'].values()):,} of 600,000 bytes of the day's on 'metered' are used" in text
+    with metered(world, "a", limits._replace(lanes=(URGENT,))) as edge:
+        assert edge.status()["budget"]["left"].keys() == {URGENT}
 
 
 def test_what_is_urgent_goes_on_with_the_share_that_is_kept_free(world: BodyWorld) -> None:
