@@ -52,6 +52,7 @@ class LogWriter:
 
     def __init__(self, db: apsw.Connection, path: str) -> None:
         self.db = db
+        self.cursor = db.cursor()  # for what each write does: one that is kept costs a third of a new one
         self.path = path
         self.lock = RLock()
         self.overlay: dict[Ref, Held] = {}
@@ -186,7 +187,7 @@ class LogWriter:
     def commit_new_one(self, row: OperationRow, ref: Ref, image: bytes) -> bool:
         """``commit_new`` for a single row: what nearly every write is."""
         try:
-            self.db.execute(_NEW_OPERATION, row)
+            self.cursor.execute(_NEW_OPERATION, row)
         except (apsw.Error, OSError) as error:
             roll_back(self.db)
             raise translate(error, self.path) from error
@@ -204,7 +205,7 @@ class LogWriter:
         return True
 
     def _insert_new(self, rows: Sequence[OperationRow]) -> bool:
-        self.db.execute(new_operations(len(rows)), tuple(chain.from_iterable(rows)))
+        self.cursor.execute(new_operations(len(rows)), tuple(chain.from_iterable(rows)))
         return self.db.changes() == len(rows)
 
     def has_room(self, rows: int = 1) -> bool:

@@ -283,7 +283,7 @@ def test_an_interrupt_right_after_the_commit_is_settled(log: DeltaLog) -> None:
     class Interrupting:
         """Raises after the commit is on disk, before anybody can take note of it."""
 
-        def __init__(self, db: apsw.Connection, after: str) -> None:
+        def __init__(self, db: apsw.Connection | apsw.Cursor, after: str) -> None:
             self.db, self.after = db, after
 
         def execute(self, sql: str, *bindings: Any) -> Any:
@@ -296,7 +296,7 @@ def test_an_interrupt_right_after_the_commit_is_settled(log: DeltaLog) -> None:
             return getattr(self.db, name)
 
     put(log, "a", x=1)
-    db = log.writer.db
+    db, cursor = log.writer.db, log.writer.cursor
     for number, (after, writes) in enumerate(
         [
             ("INSERT INTO operations", [Write(Kind.PUT, "plain", "short", {"x": 1})]),
@@ -305,9 +305,10 @@ def test_an_interrupt_right_after_the_commit_is_settled(log: DeltaLog) -> None:
         ]
     ):
         log.writer.db = Interrupting(db, after)  # type: ignore[assignment]
+        log.writer.cursor = Interrupting(cursor, after)  # type: ignore[assignment]
         with pytest.raises(KeyboardInterrupt):
             log.submit(writes)
-        log.writer.db = db
+        log.writer.db, log.writer.cursor = db, cursor
         put(log, f"next{number}", x=1)
         assert log.verify() == []
     assert values(log, "a") == {"x": 2}

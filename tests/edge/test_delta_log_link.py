@@ -165,7 +165,7 @@ def test_no_change_is_told_before_its_image_can_be_read(log: DeltaLog) -> None:
     """A projection that reads between a commit and what follows it in memory would keep the image from before."""
 
     class Watching:
-        def __init__(self, db: apsw.Connection) -> None:
+        def __init__(self, db: apsw.Connection | apsw.Cursor) -> None:
             self.db = db
 
         def execute(self, sql: str, *bindings: Any) -> Any:
@@ -181,6 +181,7 @@ def test_no_change_is_told_before_its_image_can_be_read(log: DeltaLog) -> None:
     put(log, "a", x=0)
     told = log.position
     log.writer.db = Watching(log.writer.db)  # type: ignore[assignment]
+    log.writer.cursor = Watching(log.writer.cursor)  # type: ignore[assignment]
     put(log, "new", x=1)
     log.submit([Write(Kind.PATCH, "plain", "a", {"x": 1})])
     log.declare(declare("later"))
