@@ -23,15 +23,12 @@ _CHANCE = 1 << 16  # drawn once: two copies of one store, that have one name, do
 
 
 class Heads:
-    """``open_batch`` returns the batch of the thread or task that asks, or None. ``collection`` has the checkpoints."""
+    """``collection`` has the checkpoints. A ``batch`` is the open one of the thread or task that asks, or None."""
 
-    def __init__(
-        self, log: DeltaLog, open_batch: Callable[[], Batch | None], random: RandomSource, collection: str
-    ) -> None:
+    def __init__(self, log: DeltaLog, random: RandomSource, collection: str) -> None:
         self._log = log
         self._collection = collection
         self._lock = allocate_lock()  # guards the next two
-        self._open_batch = open_batch
         self._chance = int(random.uniform() * _CHANCE)
         self._known: dict[str, tuple[int, str | None]] = {}  # the position when it was found or put, and the id
         self._since = self._until = -1
@@ -51,20 +48,20 @@ class Heads:
                 self._keep(prefix, changed, found)
         return found
 
-    def following(self, prefix: str, find: Callable[[], str | None]) -> str | None:
+    def following(self, prefix: str, batch: Batch | None, find: Callable[[], str | None]) -> str | None:
         """What the next checkpoint follows: in a batch, what was put in it before."""
-        batch = self._open_batch()
         put = None if batch is None else batch.notes.get(prefix)
         return put if put is not None else self.newest(prefix, find)
 
     def next_id(self, newest: str | None, at_ms: int) -> str:
         """Larger than the newest, whatever the clock says."""
-        number = max(at_ms << TICKS, 0 if newest is None else int(newest[:DIGITS], 16) + 1)
-        return make_id(number + self._chance, self._log.replica)
+        made = make_id((at_ms << TICKS) + self._chance, self._log.replica)
+        if newest is None or newest < made:
+            return made
+        return make_id(int(newest[:DIGITS], 16) + 1 + self._chance, self._log.replica)
 
-    def moved(self, prefix: str, newest: str, before: int) -> None:
+    def moved(self, prefix: str, newest: str, before: int, batch: Batch | None) -> None:
         """It was put when the log stood at ``before``, by one write; or it is in the open batch."""
-        batch = self._open_batch()
         if batch is not None:
             batch.notes[prefix] = newest
             return

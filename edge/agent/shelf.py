@@ -54,12 +54,12 @@ class Shelf:
         self.erase = erase
         self.batch = batch
         self.clock = clock
-        self.heads = Heads(log, open_batch, random, CHECKPOINTS)
-        self.large = LargeValues(log, self.submit, self.put_of)
+        self.heads = Heads(log, random, CHECKPOINTS)
+        self.large = LargeValues(log, submit, self.put_of)
         self.recalls = Recalls(log)
         self._locks = [threading.RLock() for _ in range(_LOCKS)]
-        self._submit = submit
-        self._open_batch = open_batch
+        self.submit = submit
+        self.open_batch = open_batch
         self._cache = cache
         self.check_allowed = check_allowed  # (agent, "read" or "write", "agent.memories" …): raises NotAllowed
 
@@ -72,9 +72,6 @@ class Shelf:
     @property
     def cache(self) -> Cache:
         return self._cache()
-
-    def submit(self, writes: Sequence[Write]) -> None:
-        self._submit(writes)
 
     def lock(self, name: str) -> threading.RLock:
         """For whoever reads something of that name and writes what follows from it."""
@@ -108,7 +105,7 @@ class Shelf:
 
     def in_batch(self) -> bool:
         """Whether the thread or task that asks has a batch open."""
-        return self._open_batch() is not None
+        return self.open_batch() is not None
 
     def check_alone(self, what: str) -> None:
         """What reads before it writes cannot see what its own batch has written. Raises InvalidValue in one."""

@@ -73,7 +73,7 @@ class Thread:
         InvalidValue, TooLarge, StorageError, with nothing changed.
         """
         packed = encode(value)
-        return self._put(packed, expected, _checked(metadata))
+        return self._put(packed, expected, {} if metadata is None else _checked(metadata))
 
     def fork(self, name: str, *, at: str | None = None, metadata: Mapping[str, Any] | None = None) -> Thread:
         """A new thread of the same agent and type that begins with the value of a checkpoint, by default the newest.
@@ -172,9 +172,10 @@ class Thread:
         if expected is not ANY:
             shelf.check_alone("put with expected=")
         schema = shelf.ensure(CHECKPOINTS)
+        batch = shelf.open_batch()
         with self._lock:
             before = shelf.log.position
-            head = shelf.heads.following(prefix, self._newest)
+            head = shelf.heads.following(prefix, batch, self._newest)
             if expected is not ANY and expected != head:
                 self._stale(expected, head)
             at_ms = shelf.clock.wall_ms()
@@ -192,7 +193,7 @@ class Thread:
                 shelf.submit((shelf.log.put_of(CHECKPOINTS, key, fields, schema),))
             else:
                 shelf.store(self._owner, key, fields, packed, self._resembling(head))
-            shelf.heads.moved(prefix, new, before)
+            shelf.heads.moved(prefix, new, before, batch)
         return Checkpoint(new, head or "", at_ms, len(packed), metadata)
 
     def _resembling(self, head: str | None) -> Ref | None:
