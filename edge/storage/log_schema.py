@@ -91,6 +91,11 @@ def connect(
     except (apsw.Error, OSError) as error:
         raise translate(error, path) from error
     try:
+        if db.readonly("main"):  # SQLite opens it so, if it cannot open it otherwise, and fails with the first write
+            raise StorageError(
+                f"{path} cannot be opened to be written",
+                hint="may this user write to it, and is the disk neither read-only nor full? If so, open it again",
+            )
         # Only against strangers with a SQLite shell: our own writers queue before they come here.
         db.set_busy_timeout(BUSY_MS)
         # What is refused stays as it was found: closing would bring the write-ahead log in, as far as it can be read.

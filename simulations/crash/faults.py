@@ -127,13 +127,16 @@ def _fail(pool: ProcessPoolExecutor, zygote: Zygote, work: str, base: Path, faul
 
 def _unsynced(run: Run, steps: Sequence[Step], state: State, fault: Fault) -> tuple[State, ...]:
     """What a store may be when it is next opened after a commit that was written and could not be synced: nobody can
-    take it back, and whether the disk has it nobody knows. Only the last one: each is written over the one before.
+    take it back, and whether the disk has it nobody knows. Only the last one: each is written over the one before. Who
+    finds the store closed and cannot open it writes nothing.
     """
     failed = [number for number, code in run.errors.items() if code in _OF_THE_DISK and number <= len(steps)]
-    if not fault.call.endswith("sync") or not failed:
+    closed = min((number for number in failed if steps[number - 1].kind == "open"), default=len(steps) + 1)
+    written = [steps[number - 1] for number in failed if number < closed and steps[number - 1].kind in RECORDS]
+    if not fault.call.endswith("sync") or not written:
         return ()
-    last = steps[failed[-1] - 1]
-    possible = last.kind in ("put", "batch") or (last.kind in RECORDS and last.key in state)
+    last = written[-1]
+    possible = last.kind in ("put", "batch") or last.key in state
     return (change(state, last),) if possible else ()
 
 

@@ -21,7 +21,8 @@ class Faults:
     """``writes_left``: how many writes still succeed (None: all); the next one then fails as ``kind`` says.
 
     ``kind``: "full" (SQLite is told there is no space), "short" (half of it is written, then no space), "io", "sync"
-    (writes succeed and fsync fails). ``reads_fail``: so does every read, with an I/O error.
+    (writes succeed and fsync fails). ``reads_fail``: so does every read, with an I/O error. ``opens_fail``: so often a
+    database cannot be opened to be written, upon which SQLite opens it to be read.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,7 @@ class Faults:
         self.failed = 0
         self.writes = 0
         self.reads_fail = False
+        self.opens_fail = 0
 
     def spend(self) -> bool:
         """Whether this write is to fail."""
@@ -75,6 +77,9 @@ class FaultyVFS(apsw.VFS):
         super().__init__(name, base="")
 
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - apsw's name
+        if self._faults.opens_fail and flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
+            self._faults.opens_fail -= 1
+            flags[0] = flags[0] & ~(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE) | apsw.SQLITE_OPEN_READONLY
         return _FaultyFile("", name, flags, self._faults)
 
 

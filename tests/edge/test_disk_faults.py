@@ -195,3 +195,18 @@ def test_a_disk_that_fails_to_write_and_then_to_read_is_a_storage_error(world: W
     world.notes.put("after", {"n": 1})
     assert world.edge.verify() == []
     assert {"after", *(f"k{number}" for number in range(5))} <= world.records().keys()
+
+
+def test_a_log_that_can_only_be_read_for_a_moment_is_no_open_store(world: World) -> None:
+    """SQLite then reads it: every write would fail for as long as the process has the store open."""
+    world.notes.put("before", {"n": 1})
+    world.edge.close()
+    world.faults.opens_fail = 1
+    with pytest.raises(StorageError, match=r"log\.db cannot be opened to be written") as caught:
+        world.open()
+    assert "open it again" in caught.value.hint
+    assert world.faults.opens_fail == 0
+    world.edge = world.open()
+    world.notes = world.edge.collection("notes")
+    world.notes.put("after", {"n": 2})
+    assert world.records().keys() == {"before", "after"}
