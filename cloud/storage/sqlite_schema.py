@@ -117,6 +117,11 @@ def connect(path: str, *, vfs: str | None = None, read_only: bool = False) -> ap
         if read_only:
             db.pragma("query_only", True)
             return db
+        if db.readonly("main"):  # SQLite opens it so, if it cannot open it otherwise, and fails with the first write
+            raise StorageError(
+                f"{path} cannot be opened to be written",
+                hint="may this user write to it, and is the disk neither read-only nor full? If so, start again",
+            )
         prepare(db, path, vfs=vfs)
         db.pragma("journal_mode", "wal")
         db.pragma("synchronous", "full")

@@ -11,6 +11,7 @@ from cloud.storage import sqlite_schema
 from cloud.storage.sqlite_store import SqliteStore
 from sync.errors import AgentDBError, CorruptStore, DiskFull, StorageError, StoreLocked, UnsupportedVersion
 from tests.cloud.stream_world import Fleet
+from tests.edge.faulty_vfs import faulty_vfs
 
 
 def test_a_full_disk_refuses_a_push_and_loses_nothing(tmp_path: Path) -> None:
@@ -110,3 +111,21 @@ def test_another_vfs_does_not_write_over_checksums(tmp_path: Path) -> None:
     SqliteStore.open(tmp_path / "cloud.db").close()
     with pytest.raises(StorageError, match="has page checksums"):
         SqliteStore.open(tmp_path / "cloud.db", vfs="unix")
+
+
+def test_a_database_that_can_only_be_read_for_a_moment_is_not_opened(tmp_path: Path) -> None:
+    """SQLite then reads it: every request that writes would fail for as long as the server runs."""
+    path = tmp_path / "cloud.db"
+    SqliteStore.open(path).close()
+    with faulty_vfs() as faults:
+        faults.opens_fail = 1
+        with pytest.raises(StorageError, match=r"cloud\.db cannot be opened to be written") as caught:
+            SqliteStore.open(path)
+        assert "start again" in caught.value.hint
+        assert faults.opens_fail == 0
+        store = SqliteStore.open(path)
+        try:
+            with store.writing() as tx:
+                assert tx.devices(b"f") == []
+        finally:
+            store.close()
