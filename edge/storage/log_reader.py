@@ -34,6 +34,11 @@ _SCAN = (
     "SELECT key, image FROM records WHERE collection = ? AND living = 1 AND key >= ? AND key > ? AND key < ? "
     "ORDER BY key LIMIT ?"
 )
+# Two subqueries: SQLite answers a lone min or max from the tree's edge, but reads every row for both at once.
+_ENDS = (
+    "SELECT (SELECT min(seq) FROM operations), (SELECT max(seq) FROM operations) + 1, "
+    "(SELECT position FROM operations ORDER BY seq LIMIT 1)"
+)
 _COUNT = (
     "SELECT (SELECT count(*) FROM records WHERE collection = ?1) - "
     "(SELECT count(*) FROM records WHERE collection = ?1 AND living <= 0)"
@@ -245,20 +250,29 @@ class LogReader:
 
     def _first_seq_after(self, position: int) -> int:
         """The first seq whose position is larger. Both grow together, so a search by halving needs no index."""
-        # Two subqueries: SQLite answers a lone min or max from the tree's edge, but reads every row for both at once.
-        low, high = self.one("SELECT (SELECT min(seq) FROM operations), (SELECT max(seq) FROM operations) + 1")
-        if low is None:
-            return 0
-        while low < high:
-            middle = (low + high) // 2
-            at = self.one("SELECT position FROM operations WHERE seq = ?", middle)
-            if at is None:
-                raise CorruptStore(f"{self._path}: operation {middle} is missing from the log", hint="run verify()")
-            if at > position:
-                high = middle
+        while True:
+            low, high, begin = self.one(_ENDS)
+            if low is None:
+                return 0
+            first = (low, begin)
+            while low < high:
+                middle: int = (low + high) // 2
+                at = self.one("SELECT position FROM operations WHERE seq = ?", middle)
+                if at is None:
+                    self._check_moved(first, middle)
+                    break
+                if at > position:
+                    high = middle
+                else:
+                    low = middle + 1
             else:
-                low = middle + 1
-        return int(low)
+                return int(low)
+
+    def _check_moved(self, first: tuple[int, int], missing: int) -> None:
+        """The log was trimmed meanwhile, or began anew under another name: else it has lost an operation."""
+        low, _, begin = self.one(_ENDS)
+        if (low, begin) == first:
+            raise CorruptStore(f"{self._path}: operation {missing} is missing from the log", hint="run verify()")
 
     def dead_letters(self) -> list[DeadLetter]:
         rows = self.all(

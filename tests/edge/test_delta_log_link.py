@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,30 @@ def test_no_change_is_told_before_its_image_can_be_read(log: DeltaLog) -> None:
 
 
 # -- copies and checks ------------------------------------------------------------------------------------------------
+
+
+def test_who_asks_for_changes_while_the_log_is_trimmed_is_told_of_no_damage(log: DeltaLog) -> None:
+    """The background work trims in its thread while a search follows the log in another."""
+    for number in range(100):
+        put(log, f"k{number}", x=number)
+    log.acknowledge(log.head_seq, b"segment")
+    one, asked = log.reader.one, list[str]()
+    meanwhile: dict[int, Callable[[], object]] = {
+        1: partial(log.trim, 60),
+        4: partial(log.trim, 90),
+        8: log.new_incarnation,
+    }
+
+    def trimmed_after(sql: str, *bindings: Any) -> Any:
+        found = one(sql, *bindings)
+        asked.append(sql)
+        if len(asked) in meanwhile:
+            meanwhile[len(asked)]()
+        return found
+
+    log.reader.one = trimmed_after  # type: ignore[method-assign]
+    assert [at for at, _, _ in log.changes(90, 1000)] == [*range(91, log.position + 1)]
+    assert len(asked) > 9
 
 
 def test_a_snapshot_is_a_replica_of_its_own(tmp_path: Path, log: DeltaLog) -> None:
