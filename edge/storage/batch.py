@@ -43,6 +43,9 @@ class Batch:
         self.writes: list[Write] = []
 
     def __enter__(self) -> Self:
+        """Raises InvalidValue if it is open already, here or in another thread."""
+        if self._outermost and not self._ended:
+            raise InvalidValue("this batch is open already", hint="edge.batch() makes another one")
         self._outermost = open_batch(self._open) is None
         if self._outermost:
             self._ended = False

@@ -12,6 +12,7 @@ import pytest
 
 from edge.node import Edge
 from edge.storage.batch import Batch
+from sync.errors import InvalidValue
 
 
 class Trouble(Exception):
@@ -123,3 +124,27 @@ def test_a_batch_in_a_batch_joins_the_outer_one(tmp_path: Path) -> None:
             n.put("d", {})
     edge.close()
     assert stored(tmp_path) == {"c", "d"}
+
+
+def test_a_batch_is_open_once(tmp_path: Path) -> None:
+    """Whoever entered it twice would leave it before its end: what came after would go nowhere."""
+    edge = Edge.open(tmp_path)
+    n = edge.collection("n")
+    batch = edge.batch()
+
+    def elsewhere() -> None:
+        with pytest.raises(InvalidValue, match="open already"), batch:
+            n.put("never", {})
+
+    with batch:
+        n.put("a", {})
+        with pytest.raises(InvalidValue, match="open already"), batch:
+            n.put("never", {})
+        thread = Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+    with batch:
+        n.put("b", {})
+    n.put("c", {})
+    edge.close()
+    assert stored(tmp_path) == {"a", "b", "c"}
