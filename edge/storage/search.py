@@ -86,6 +86,8 @@ def mode_of(schema: CollectionSchema, text: Any, vector: Any, mode: str | None) 
         raise InvalidValue(f"unknown search mode {mode!r:.80}", hint="vector, text or hybrid")
     if mode != "vector" and (type(text) is not str or not text.strip()):
         raise InvalidValue(f"a {mode} search needs text", hint="give a text that is not empty")
+    if mode != "vector":
+        _check_unicode(text)
     if mode != "text" and vector is None:
         raise InvalidValue(f"a {mode} search needs a vector", hint="give a vector, a text, or both")
     if mode != "vector" and not schema.text:
@@ -93,6 +95,13 @@ def mode_of(schema: CollectionSchema, text: Any, vector: Any, mode: str | None) 
     if mode != "text" and schema.vector is None:
         raise SchemaMismatch(f"collection {schema.name!r} has no vector field", hint="declare vector=(field, dim)")
     return mode
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidValue(f"the text to search for is not valid Unicode: {error.reason}") from error
 
 
 def at_once(here: Callable[[], T], aside: Callable[[], U]) -> tuple[T, U]:

@@ -104,6 +104,7 @@ SEARCHES: list[tuple[dict[str, Any], type[AgentDBError]]] = [
     ({"vector": [1.0, 0.0, 0.0], "mode": "text"}, InvalidValue),
     ({"text": "  "}, InvalidValue),
     ({"text": 7}, InvalidValue),
+    ({"text": "pump \ud800"}, InvalidValue),
     ({"text": "pump", "mode": "vector"}, InvalidValue),
     ({"vector": [1.0, 0.0, 0.0], "filter": {"x": {"$where": "1"}}}, InvalidFilter),
     ({"vector": [1.0, 0.0, 0.0], "filter": "x = 1"}, InvalidFilter),
