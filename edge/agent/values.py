@@ -116,8 +116,8 @@ def _extension(depth: int, extended: list[int], value: Any) -> Any:
         if depth == _TUPLES_MAX:
             raise InvalidValue(f"more than {_TUPLES_MAX} tuples are nested in each other")
         return msgpack.ExtType(_TUPLE, _pack(list(value), depth + 1, extended))
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)):
+    numpy: Any = sys.modules.get("numpy")  # half of it, while another thread is importing it
+    if isinstance(value, (getattr(numpy, "ndarray", ()), getattr(numpy, "generic", ()))):
         if isinstance(value, numpy.ndarray) and type(value) is not numpy.ndarray:
             raise InvalidValue(
                 f"a {kind.__name__} cannot be stored", hint="numpy.asarray(value) can, without what is special"

@@ -114,10 +114,12 @@ class Batch:
 
 
 def _who() -> tuple[int, object]:
-    """This thread and asyncio task. Where nobody has imported asyncio there is none."""
-    module = sys.modules.get("asyncio")
+    """This thread and asyncio task. Where nobody has imported asyncio there is none, nor while another thread is just
+    importing it (as lancedb does): then half of the module is there.
+    """
+    current_task = getattr(sys.modules.get("asyncio"), "current_task", None)
     try:
-        return get_ident(), module.current_task() if module is not None else None
+        return get_ident(), None if current_task is None else current_task()
     except RuntimeError:  # no loop is running here
         return get_ident(), None
 

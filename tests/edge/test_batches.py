@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
+from types import ModuleType
 
 import pytest
 
@@ -148,3 +150,14 @@ def test_a_batch_is_open_once(tmp_path: Path) -> None:
     n.put("c", {})
     edge.close()
     assert stored(tmp_path) == {"a", "b", "c"}
+
+
+def test_a_batch_while_another_thread_is_importing_asyncio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the background work does, with lancedb: half of the module is there."""
+    monkeypatch.setitem(sys.modules, "asyncio", ModuleType("asyncio"))
+    edge = Edge.open(tmp_path)
+    n = edge.collection("n")
+    with edge.batch():
+        n.put("a", {})
+    edge.close()
+    assert stored(tmp_path) == {"a"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,13 @@ def test_there_is_a_largest_value() -> None:
 def test_other_bytes_are_no_value(content: bytes) -> None:
     with pytest.raises(CorruptStore):
         decode(content)
+
+
+def test_values_are_stored_while_another_thread_is_importing_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the background work does, with lancedb: half of the module is there."""
+    monkeypatch.setitem(sys.modules, "numpy", ModuleType("numpy"))
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    assert decode(encode({"at": moment, "pair": (1, "x")})) == {"at": moment, "pair": (1, "x")}
 
 
 def test_numpy_is_for_arrays_only() -> None:
