@@ -74,8 +74,9 @@ class BorrowedTables(LanceTables):
         return []
 
     def _problems(self, name: str) -> list[str]:
-        if self._lent.get(f"{CHECKPOINT}:{name}", {}).get("settling"):
-            return []  # its writer was killed while it removed old versions; the next one sees to it
+        lent = self._lent.get(f"{CHECKPOINT}:{name}", {})
+        if lent.get("settling") or (lent and "files" not in lent):
+            return []  # its writer is removing old versions, or writing it anew; if it was killed, the next one goes on
         table = self._table(name)
         problems = table.rebuilds or table.check_files() or table.compare()
         wrong = f"({len(problems)} in all); opened for writing, it is rebuilt"

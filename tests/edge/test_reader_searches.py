@@ -182,3 +182,14 @@ def test_damage_in_what_is_borrowed_is_reported_and_changes_no_answer(tmp_path: 
         assert table.endswith("opened for writing, it is rebuilt")
     assert matrix.read_bytes() == bytes(data)
     assert rows.read_bytes() == bytes(damaged)
+
+
+def test_a_table_that_its_writer_is_writing_anew_is_not_a_damaged_one(tmp_path: Path) -> None:
+    with Edge.open(tmp_path) as edge:
+        notes = edge.collection("notes", text=["body"])
+        notes.put("k", {"body": "pump"})
+        assert len(notes.search("pump")) == 1
+        edge.log.set_checkpoint("lance:notes", {"position": 0})  # as ``LanceTable.rebuild`` begins
+        with Edge.open(tmp_path, read_only=True) as reader:
+            assert reader.verify() == []
+            assert len(reader.collection("notes").search("pump")) == 1
