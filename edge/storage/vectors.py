@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Places = NDArray[np.intp]
 
 _EPSILON = 2.0**-24  # the unit roundoff of float32
+_LEAST = 2.0**-126  # the smallest float32 of full precision: of a product below it all digits may be lost
 _GROWTH = 4
 _EXACT_ROWS = 4096  # scored exactly at a time: 12 MB of float64 at 384 dimensions
 
@@ -100,17 +101,20 @@ class Query:
         return cast("Floats", scores)
 
     def error_bound(self, lengths: Floats | None) -> Floats | float:
-        """How far ``approximate`` may be from ``exact``: the classic n·u·|x|·|q| of an inner product, with slack."""
+        """How far ``approximate`` may be from ``exact``: the classic n·u·|x|·|q| of an inner product, with slack, and
+        what n products of next to nothing may have lost.
+        """
         import numpy as np
 
         relative = 2 * (self.spec.dimensions + 16) * _EPSILON
         if lengths is None:
             return relative
+        lost = np.float32(2 * (self.spec.dimensions + 16) * _LEAST)
         with np.errstate(over="ignore"):
             if self.spec.metric == "dot":
-                return lengths * np.float32(relative * self.length)
+                return cast("Floats", lengths * np.float32(relative * self.length) + lost)
             reach = lengths + np.float32(self.length)
-            return cast("Floats", reach * reach * np.float32(relative))
+            return cast("Floats", reach * reach * np.float32(relative) + lost)
 
     def exact(self, rows: Floats) -> Doubles:
         """Scores in float64, each from its own row alone."""

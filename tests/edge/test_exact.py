@@ -310,6 +310,22 @@ def test_another_metric_is_another_file(tmp_path: Path, log: DeltaLog) -> None:
     assert len(index.rebuilds) == 1
 
 
+@pytest.mark.parametrize("metric", ["dot", "l2"])
+def test_of_numbers_next_to_nothing_none_is_missed(tmp_path: Path, metric: str) -> None:
+    """Their products lose their digits in float32, or vanish."""
+    schema, random = declare("mem", vector=("v", 64, metric)), Random(4)
+    held = open_log(tmp_path, schema)
+    for scale in (3e-23, 1e-21):
+        put(held, "mem", {f"k{n}": {"v": [random.uniform(-scale, scale) for _ in range(64)]} for n in range(50)})
+        assert schema.vector is not None
+        query = Query(schema.vector, pack_vector([scale * random.uniform(-1, 1) for _ in range(64)], 64))
+        rows = [(key, row_of(schema.vector, (image_values(image) or {})["v"])) for key, image in held.scan("mem")]
+        best = sorted((-float(query.exact(row[None])[0]), key) for key, row in rows if row is not None)
+        found = ExactIndex(tmp_path, held, schema).search(query.row.tobytes(), 5)
+        assert [hit.key for hit in found] == [key for _, key in best[:5]]
+    held.close()
+
+
 def test_importing_it_imports_neither_numpy_nor_lancedb() -> None:
     code = "import sys, edge.storage.exact; print([m for m in ('numpy', 'lancedb', 'pyarrow') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
