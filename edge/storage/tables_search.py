@@ -209,12 +209,14 @@ def _at_most(query: Query, distance: float, longest: float) -> float:
     """What a row that Lance puts behind ``distance`` can score at most, given that Lance computes in float32.
 
     Exact for cosine and l2 (whose error is relative to the distance itself). A dot product's error grows with the
-    row's length, of which only those that were fetched are known: ``longest``.
+    row's length, of which only those that were fetched are known: ``longest``. Lance subtracts it from 1: of one that
+    is next to nothing, nothing is left.
     """
     relative = 2 * (query.spec.dimensions + 16) * 2.0**-24
+    lost = 2 * (query.spec.dimensions + 16) * 2.0**-126  # of products next to nothing (``Query.error_bound``)
     if query.spec.metric == "l2":
-        return -distance * (1.0 - relative)
-    return 1.0 - distance + relative * longest * query.length
+        return lost - distance * (1.0 - relative)
+    return 1.0 - distance + relative * longest * query.length + 2.0**-23
 
 
 def _best(hits: Sequence[Scored], k: int) -> list[Scored]:

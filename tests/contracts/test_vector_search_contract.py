@@ -251,3 +251,14 @@ def _unchecked(collection: str, key: str, fields: dict[str, Any]) -> Any:
     from sync.operations import Kind
 
     return Write(Kind.PUT, collection, key, fields)
+
+
+def test_short_vectors_are_ranked_like_long_ones(tier: Tier) -> None:
+    """Their scores are less than float32 can tell apart where Lance computes them, or their products vanish."""
+    assert tier.schema.vector is not None
+    random = Random(7)
+    for scale in (1e-4, 1e-8, 1e-10 if tier.schema.vector.metric == "cosine" else 3e-23):
+        put(tier.log, "things", {f"k{number:03}": {"v": _vector(random, scale)} for number in range(120)})
+        tier.settle()
+        query = _vector(random, scale)
+        assert [hit.key for hit in tier.search(query, 3, None)] == [hit.key for hit in _expected(tier, query, 3)]
