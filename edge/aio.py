@@ -221,6 +221,9 @@ class AsyncBatch:
         self.ended = False
 
     async def __aenter__(self) -> Self:
+        """Raises InvalidValue if it was entered before."""
+        if self._batch is not None:  # a task of then may still go on, and would write into what is begun now
+            raise InvalidValue("this batch was entered before", hint="edge.batch() makes another one")
         outer = self._store.batch.get()
         if outer is None or outer.ended:
             self._batch = self._store.edge.batch()

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+from edge import AsyncEdge
 from edge.node import Edge
 from edge.storage.batch import Batch
 from sync.errors import InvalidValue
@@ -161,3 +162,25 @@ def test_a_batch_while_another_thread_is_importing_asyncio(tmp_path: Path, monke
         n.put("a", {})
     edge.close()
     assert stored(tmp_path) == {"a"}
+
+
+def test_an_awaited_batch_is_entered_once(tmp_path: Path) -> None:
+    """Whoever left it would commit it before its end, and write by itself from there on."""
+
+    async def main() -> None:
+        async with await AsyncEdge.open(tmp_path) as edge:
+            n = await edge.collection("n")
+            batch = edge.batch()
+            with suppress(Trouble):
+                async with batch:
+                    await n.put("discarded", {})
+                    with pytest.raises(InvalidValue, match="entered before"):
+                        await batch.__aenter__()
+                    await n.put("discarded as well", {})
+                    raise Trouble
+            with pytest.raises(InvalidValue, match="entered before"):
+                await batch.__aenter__()
+            await n.put("later", {})
+
+    asyncio.run(main())
+    assert stored(tmp_path) == {"later"}
