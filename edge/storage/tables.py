@@ -310,20 +310,22 @@ class LanceTables:
         return not collection.startswith("_") and self._log.checkpoint(f"lance:{collection}") is not None
 
     def _serve(self, collection: str, work: Callable[[LanceTable], T]) -> T:
-        """Run a read. If it fails because the files moved or are damaged, see to the table, and run it once more."""
+        """Run a read; once more if files went meanwhile (Lance may then find less, and not say so) or are damaged."""
         with self._lock:
             table = self._table(collection)
             generation = table.generation
+        first: Unreadable | None = None
         try:
             with reading():
-                return work(table)
+                found = work(table)
+            if table.generation == generation:
+                return found
         except Unreadable as error:
             first = error
         with self._lock:
             table = self._table(collection)
             if table.generation == generation:
-                problems = table.check_files()
-                if not problems:
+                if not (problems := table.check_files()):
                     raise StorageError(f"reading the table of {collection!r}: {first}") from first
                 table.rebuild(problems[0])
             try:

@@ -95,7 +95,9 @@ class LanceTable:
 
     @property
     def handle(self) -> Table:
-        assert self._handle is not None
+        """Raises Unreadable while another thread writes the table anew."""
+        if self._handle is None:
+            raise Unreadable(f"the table of {self.name!r} is being written anew")
         return self._handle
 
     @property

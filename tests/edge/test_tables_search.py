@@ -15,9 +15,11 @@ from edge.storage.delta_log import DeltaLog
 from edge.storage.exact import ExactIndex
 from edge.storage.filters import parse
 from edge.storage.projections import Projections
+from edge.storage.search import Candidates, Scored
 from edge.storage.tables import LanceTables
 from edge.storage.tables_filters import narrowing
 from edge.storage.tables_search import TEXT_FETCH_MAX, TableSearch
+from edge.storage.tables_table import LanceTable
 from sync.errors import StorageError
 from sync.schema import declare
 from tests.edge.stores import open_log, put
@@ -141,3 +143,30 @@ def test_what_fails_in_one_of_two_threads_is_raised_and_no_thread_stays(
         projections.search(SCHEMA, "word3", [1.0] * 8, 5, None, "hybrid")
     projections.close()
     assert "agentdb-search" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("when", ["before its files are read", "while they are read"])
+def test_a_search_while_another_thread_writes_the_table_anew(tmp_path: Path, when: str) -> None:
+    """Its files go under the search, which then finds less, or nothing is open: nobody is to hear of either."""
+    log = open_log(tmp_path, SCHEMA)
+    put(log, "notes", {"k": {"body": "pump"}})
+    tables = LanceTables(tmp_path, log)
+    tables.flush()
+    asked: list[int] = []
+
+    def work(table: LanceTable) -> list[Scored]:
+        asked.append(1)
+        if len(asked) == 1 and when == "while they are read":
+            other = threading.Thread(target=tables.rebuild, args=("notes",))
+            other.start()
+            other.join()
+            return []
+        if len(asked) == 1:
+            table.reset()  # as a rebuild begins
+        return TableSearch(Candidates(log, "notes", None), SCHEMA, table.columns, table.handle).text("pump", 5)
+
+    assert [hit.key for hit in tables._serve("notes", work)] == ["k"]
+    assert len(asked) == 2
+    assert tables.rebuilds == {}
+    tables.close()
+    log.close()
