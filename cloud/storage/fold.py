@@ -20,6 +20,8 @@ from typing import Any
 import msgpack
 
 from cloud.rows import RecordRow
+from sync.errors import TooLarge
+from sync.limits import OPERATION_BYTES_MAX
 from sync.operations import Kind, Operation
 from sync.records import Record, fresh_image
 from sync.stamps import NEVER, device_of
@@ -90,6 +92,21 @@ class Held:
         """
         floor = self.record.floor
         return operation.seen >= self.position_of(FLOOR) or device_of(floor.replica) == device_of(operation.replica)
+
+
+def check_room(held: Held, operation: Operation) -> None:
+    """A record that is not plain travels whole, as one operation, so it must not grow beyond the bound of one, whoever
+    writes to it. Ask before each ``apply``. Raises TooLarge.
+    """
+    packed = len(msgpack.packb(operation.values, default=list))
+    if held.size + packed <= OPERATION_BYTES_MAX:
+        held.size += packed + 64 * len(operation.shape.names)
+        return
+    trial = Record.decode(held.record.encode())
+    trial.apply(operation)
+    held.size = len(held.record.encode())
+    if len(trial.encode()) > OPERATION_BYTES_MAX:
+        raise TooLarge(f"the record would be over {OPERATION_BYTES_MAX} bytes")
 
 
 def fold_row(row: RecordRow | None, operation: Operation, position: int) -> RecordRow | None:

@@ -2,7 +2,7 @@
 go.
 
 What always holds: an operation passes the checks that a device's does before anything changes, for one that
-no reader accepts would stop everybody; its seqs are dense and persisted (as the last seq of an ordinary
+no reader accepts would stop everybody, and so would a record that has outgrown what travels as one operation; its seqs are dense and persisted (as the last seq of an ordinary
 replica), its stamps come from a hybrid clock that has observed everything in the feed, its ``seen`` is the
 position just before the operation.
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from cloud.ports import Transaction
 from cloud.rows import FeedRow, ReplicaRow, collections_of
-from cloud.storage.fold import Held
+from cloud.storage.fold import Held, check_room
 from cloud.stream.conflicts import Answer
 from sync import columns
 from sync.errors import InvalidValue, Malformed
@@ -39,7 +39,7 @@ class CloudWriter:
 
     def write(self, answer: Answer, key: str, held: Held) -> int:
         """Make the operation and merge it into the record; its feed position. Raises InvalidValue or TooLarge if no
-        valid operation says this, and has then changed nothing.
+        valid operation says this or the record would outgrow one, and has then changed nothing.
         """
         if self._seq is None:
             row = self._tx.replica(self._fleet, self._replica)
@@ -54,6 +54,7 @@ class CloudWriter:
             values=answer.values,
         )
         _check(operation)
+        check_room(held, operation)
         self._seq += 1
         self.position += 1
         held.apply(operation, self.position)

@@ -33,13 +33,13 @@ import msgpack
 
 from cloud.ports import Transaction
 from cloud.rows import DeadLetter, FeedRow, Head, RecordRow, ReplicaRow, Ruled, collections_of
-from cloud.storage.fold import Held, is_plain_write
+from cloud.storage.fold import Held, check_room, is_plain_write
 from cloud.stream.admission import acknowledge, admit, refusals, shown_segment
 from cloud.stream.cloud_writer import CloudWriter
 from cloud.stream.conflicts import Contest, Fleet, set_field
 from cloud.stream.rules import Judge, Resolver
 from cloud.stream.schemas import SchemaBook
-from sync.errors import AgentDBError, InvalidValue, TooLarge
+from sync.errors import AgentDBError, InvalidValue
 from sync.limits import FUTURE_MS_MAX, OPERATION_BYTES_MAX
 from sync.messages import PushAck
 from sync.operations import Kind, Operation, Shape
@@ -203,7 +203,7 @@ class _Push:
             self._add_fresh(operation, position)
         else:
             contest = self._contest(collection, key)
-            _check_size(contest.held, operation)
+            check_room(contest.held, operation)
             seen = operation.seen
             if seen > self._head.position:  # of an incarnation whose feed went further; both know what came before
                 seen = self._head.restored_head
@@ -237,7 +237,7 @@ class _Push:
             self._add_fresh(operation, position)
         else:
             contest = self._contest(collection, key)
-            _check_size(contest.held, operation)
+            check_room(contest.held, operation)
             contest.held.apply(operation, position)
             if contest.held.record.stands_above(operation):
                 self._late.add((collection, key))
@@ -250,9 +250,10 @@ class _Push:
         """A declaration within a repair is checked as a declaration, whatever form it comes in."""
         record = Record()
         record.apply(operation)
-        values = record.values()
+        if record.slots or not record.lww.keys() <= {"spec"}:  # what else it held could leave no room for its spec
+            raise InvalidValue("a collection's record has a spec and nothing else")
         shape = Shape(Kind.PUT, COLLECTIONS, ("spec",), "l")
-        self._book.check_declaration(operation._replace(shape=shape, values=(values.get("spec"),)))
+        self._book.check_declaration(operation._replace(shape=shape, values=(record.values().get("spec"),)))
 
     def _contest(self, collection: str, key: str) -> Contest:
         place = (collection, key)
@@ -376,21 +377,6 @@ class _Push:
         )
         self._tx.put_replicas(fleet, [row])
         return row
-
-
-def _check_size(held: Held, operation: Operation) -> None:
-    """A record that is not plain travels whole, as one operation, so it must not grow beyond the bound of
-    one.
-    """
-    packed = len(msgpack.packb(operation.values, default=list))
-    if held.size + packed <= OPERATION_BYTES_MAX:
-        held.size += packed + 64 * len(operation.shape.names)
-        return
-    trial = Record.decode(held.record.encode())
-    trial.apply(operation)
-    held.size = len(held.record.encode())
-    if len(trial.encode()) > OPERATION_BYTES_MAX:
-        raise TooLarge(f"the record would be over {OPERATION_BYTES_MAX} bytes")
 
 
 def _newest_ts(operation: Operation) -> int:

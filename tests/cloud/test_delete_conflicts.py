@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cloud.rows import Claim
+from sync.errors import TooLarge
 from tests.cloud.conflict_world import longest, pair, settle
 from tests.cloud.stream_world import Fleet
 
@@ -196,3 +197,34 @@ def test_a_person_between_delete_and_edit(fleet: Fleet, wins: str, first: str) -
     assert [conflict.state for conflict in fleet.conflicts()] == ["open"]
     fleet.plane.resolve(fleet.id, 1, take="loser")
     assert settle(fleet) == (None if wins == "edit" else whole)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_comes_back_never_outgrows_what_travels(fleet: Fleet, late: bool) -> None:
+    """The edit and what it is an edit of fit an operation each, but not one together. What is ``late`` has the cloud
+    tell the record whole, too: a page with it would stop everybody.
+    """
+    van, kiosk = pair(fleet)
+    van.patch("notes", "k", text="x" * 200_000)
+    van.push()
+    kiosk.pull()
+    if late:
+        kiosk.patch("notes", "k", m=1)
+    van.delete("notes", "k")
+    van.push()
+    kiosk.patch("notes", "k", big="y" * 100_000)
+    [ack] = kiosk.push()
+    assert ack.refusals == []
+    [conflict] = fleet.conflicts()
+    assert (conflict.state, conflict.note[:45]) == ("open", "cannot be written: the record would be over 2")
+    shown = settle(fleet)
+    assert shown is not None
+    assert sorted(shown) == ["big"]
+    joined = fleet.device("joined")
+    joined.baseline(everything=True)
+    assert joined.get("notes", "k") == shown
+    joined.fetch([("notes", "k")])
+    with pytest.raises(TooLarge):
+        fleet.plane.resolve(fleet.id, conflict.number, take="value", value={"text": "x" * 200_000, "m": "y" * 90_000})
+    fleet.plane.resolve(fleet.id, conflict.number, take="value", value={"text": "short"})
+    assert settle(fleet) == {"text": "short"}
