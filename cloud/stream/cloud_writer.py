@@ -2,9 +2,9 @@
 go.
 
 What always holds: an operation passes the checks that a device's does before anything changes, for one that
-no reader accepts would stop everybody, and so would a record that has outgrown what travels as one operation; its seqs are dense and persisted (as the last seq of an ordinary
-replica), its stamps come from a hybrid clock that has observed everything in the feed, its ``seen`` is the
-position just before the operation.
+no reader accepts would stop everybody, and so would a record that has outgrown what travels as one operation;
+its seqs are dense and persisted (as the last seq of an ordinary replica), its stamps come from a hybrid clock
+that has observed everything in the feed, its ``seen`` is the position just before the operation.
 """
 
 from __future__ import annotations

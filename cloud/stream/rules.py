@@ -23,7 +23,7 @@ the delete. It runs inside the push's transaction: it must be quick, and a funct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from cloud.rows import Claim, Conflict, Ruled
@@ -125,7 +125,7 @@ class Judge:
             answer = self._restore(found)
         else:
             edited = found.edited or before_delete(self._held)
-            answer = self._show_given(edited, {**edited.values(), **claim.value, **anew})
+            answer = self._show_given(edited, {**edited.values(), **claim.value}, anew)
         return self._judged(found, winner, answer)
 
     def _by_resolver(self, found: Open, name: str) -> Judged:
@@ -137,8 +137,9 @@ class Judge:
             )
             value = self._normalised(found.field, given)
             anew = self._anew(found)
+            stays = bool(anew) and value is None  # the old life ends, and what was written anew is there already
             if anew:
-                value = {**(self._held.record.values() if value is None else value), **anew}
+                value = {**(record.values() if value is None else value), **anew}
         except Exception as error:  # noqa: BLE001 - the operator's code may raise anything; no device waits for it
             reason = (
                 f"no resolver {name!r}"
@@ -146,7 +147,8 @@ class Judge:
                 else (f"resolver {name!r}: {type(error).__name__}: {error}")
             )
             return self._as_merged(found, self._restore(found), state="open", note=reason[:_NOTE_CHARACTERS_MAX])
-        return self._judged(found, self._matches(found, value), self._write(found.field, value))
+        answer = None if stays else self._write(found.field, value, anew)
+        return self._judged(found, self._matches(found, value), answer)
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
@@ -170,12 +172,16 @@ class Judge:
             return self._schema.normalise({field: value})[field]
         return None if value is None else self._schema.normalise(value)
 
-    def _write(self, field: str, value: Any) -> Answer | None:
-        """What makes the field, or the record, have this (normalised) value."""
+    def _write(self, field: str, value: Any, anew: Collection[str] = ()) -> Answer | None:
+        """What makes the field, or the record, have this (normalised) value. Fields that were written ``anew`` are
+        written as they are held, by a last writer, whatever the schema has made of them since.
+        """
         if field != FLOOR:
             return self._field(field, value)
         if value is not None:
-            return show(self._schema, self._held.record, value, self._fleet.cloud)
+            rule_letter = self._schema.rule_letter
+            letters = {name: "l" if name in anew else rule_letter(name) for name in value}
+            return show(self._schema, self._held.record, value, self._fleet.cloud, letters.__getitem__)
         return delete(self._schema.name) if self._held.record.alive else None
 
     def _field(self, field: str, value: Any) -> Answer | None:
@@ -184,11 +190,16 @@ class Judge:
             return None
         return set_field(self._schema.name, field, value)
 
-    def _show_given(self, source: Record, shown: Mapping[str, Any]) -> Answer | None:
-        """What makes the record show what a reader saw of ``source``. Raises InvalidValue or TooLarge."""
-        letters = source.shown_by()
+    def _show_given(
+        self, source: Record, shown: Mapping[str, Any], anew: Mapping[str, Any] | None = None
+    ) -> Answer | None:
+        """What makes the record show what a reader saw of ``source``, and what was written ``anew`` by a last writer.
+        Raises InvalidValue or TooLarge.
+        """
+        anew = anew or {}
+        letters = {**source.shown_by(), **dict.fromkeys(anew, "l")}
         values: dict[str, Any] = {}
-        for name, value in shown.items():
+        for name, value in {**shown, **anew}.items():
             if name not in letters:
                 letters[name] = _letter(self._schema, name, value)
             if letters[name] == "l":

@@ -20,7 +20,7 @@ def the_edit(_c: str, _k: str, _field: str, left: Claim, right: Claim, _context:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path, resolvers={"longest": longest, "edit": the_edit})
+    fleet = Fleet(tmp_path, resolvers={"longest": longest, "edit": the_edit, "kept": kept})
     yield fleet
     fleet.close()
 
@@ -228,3 +228,28 @@ def test_what_comes_back_never_outgrows_what_travels(fleet: Fleet, late: bool) -
         fleet.plane.resolve(fleet.id, conflict.number, take="value", value={"text": "x" * 200_000, "m": "y" * 90_000})
     fleet.plane.resolve(fleet.id, conflict.number, take="value", value={"text": "short"})
     assert settle(fleet) == {"text": "short"}
+
+
+def kept(_c: str, _k: str, _field: str, _left: Claim, _right: Claim, _context: object) -> Any:
+    return {"text": "kept"}
+
+
+def test_a_field_of_a_new_life_that_was_declared_to_merge_since(fleet: Fleet) -> None:
+    """It is held by a last writer, and is written so: what its rule makes of its value may be nothing at all."""
+    van, kiosk = pair(fleet, "resolver:kept")
+    third = fleet.device("third")
+    third.schemas = van.schemas
+    third.pull()
+    van.delete("notes", "k")
+    van.push()
+    kiosk.pull()
+    kiosk.put("notes", "k", seen="often", tags="x")
+    kiosk.push()
+    van.declare("notes", conflict="resolver:kept", fields={"seen": "counter", "tags": "set"})
+    van.push()
+    third.patch("notes", "k", text="edited")
+    [ack] = third.push()
+    assert ack.refusals == []
+    [conflict] = fleet.conflicts()
+    assert (conflict.field, conflict.state) == ("", "resolved")
+    assert settle(fleet) == {"seen": "often", "tags": "x", "text": "kept"}
