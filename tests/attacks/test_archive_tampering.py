@@ -280,11 +280,36 @@ def test_without_the_right_keys_there_is_nothing(world: ArchiveWorld, tmp_path: 
     assert store.is_empty()
 
 
-def test_junk_beside_the_manifests(world: ArchiveWorld) -> None:
-    name = world.reader.names.manifests + "zzz"
+@pytest.mark.parametrize("junk", ["zzz", "9" * 20, f"{10**18:020d}"])
+def test_junk_beside_the_manifests(world: ArchiveWorld, junk: str) -> None:
+    name = world.reader.names.manifests + junk
     world.objects.put(name, b"junk")
     with pytest.raises(Malformed, match=name):
         world.restore()
+    with pytest.raises(Malformed, match=name):
+        world.restore(manifest=RUNS)
+    with pytest.raises(Malformed, match=name):
+        world.verify()
+
+
+def test_a_manifest_far_ahead(world: ArchiveWorld) -> None:
+    """A number that one could have, some day: looking for all that are missing before it would not end."""
+    names = world.reader.names
+    world.objects.put(names.manifest(10**9), b"junk")
+    found = [problem.object for problem in world.verify().problems]
+    assert found[:2] == [names.manifest(RUNS + 1), names.manifest(RUNS + 2)]
+    assert len(found) < 200
+    assert names.manifest(10**9) in found
+    with pytest.raises(MissingObject, match=names.manifest(RUNS + 1)):
+        world.restore()
+
+
+@pytest.mark.parametrize("name", ["v1/ff/00/manifest/1", "v1/00/ff/x", "v1/zz", "v1/00/" + "0" * 32 + "/x"])
+def test_objects_in_the_place_of_no_fleet(world: ArchiveWorld, name: str) -> None:
+    """Whose hash they do not stand under: past that fleet's place they come once more, for ever."""
+    world.objects.put(name, b"junk")
+    with pytest.raises(Malformed, match=name):
+        fleets(world.objects)
 
 
 def test_a_decompression_bomb_in_an_envelope(world: ArchiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:

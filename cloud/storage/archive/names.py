@@ -19,7 +19,8 @@ from __future__ import annotations
 import re
 from hashlib import sha256
 
-_MANIFEST = re.compile(r"manifest/(\d{20})")
+_MANIFEST = re.compile(r"manifest/([0-9]{20})")
+NUMBER_MAX = 10**12  # one manifest a second for 30,000 years: who can write to the bucket can put any name into it
 
 
 class Names:
@@ -76,4 +77,5 @@ class Names:
     def number_of(self, name: str) -> int | None:
         """The number of a manifest, None for any other name."""
         found = _MANIFEST.fullmatch(name.removeprefix(self.root))
-        return int(found.group(1)) if found else None
+        number = int(found.group(1)) if found else 0
+        return number if 0 < number <= NUMBER_MAX else None

@@ -163,5 +163,7 @@ def fleets(objects: ObjectStore) -> list[bytes]:
             fleet = bytes.fromhex(parts[2])
         except (IndexError, ValueError) as error:
             raise Malformed(f"{info.name}: not an object of an archive") from error
+        if not Names(fleet).owns(info.name):  # past its place there would be this object again
+            raise Malformed(f"{info.name}: not an object of an archive")
         found.append(fleet)
         after = Names(fleet).root + "zzzz"  # past everything that a fleet may have

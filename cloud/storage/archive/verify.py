@@ -23,6 +23,7 @@ from sync.errors import BrokenChain, DataError, TooLarge
 from sync.segment import GENESIS
 
 Progress = Callable[[int, int], None]
+_MISSING_MAX = 100  # of a gap are named: one stray object must not make it endless
 
 
 class Problem(NamedTuple):
@@ -97,13 +98,16 @@ class _Verifier:
     def _numbers(self) -> list[int]:
         names = self._reader.names
         numbers = self._reader.numbers()
-        present = set(numbers)
-        last = numbers[-1] if numbers else 0
         known = self._anchor.last(self._reader.fleet) if self._anchor else None
-        for number in range(1, max(last, known.number if known else 0) + 1):
-            if number not in present:
-                self._note(names.manifest(number), "the object is missing")
-        if known is not None and known.number in present and self._reader.manifest_sha256(known.number) != known.sha256:
+        ends = [*numbers, known.number + 1] if known and known.number not in numbers else numbers
+        expected = 1
+        for number in sorted(ends):
+            for missing in range(expected, min(number, expected + _MISSING_MAX)):
+                self._note(names.manifest(missing), "the object is missing")
+            if number > expected + _MISSING_MAX:
+                self._note(names.manifest(expected + _MISSING_MAX), "the object is missing, as all are up to the next")
+            expected = number + 1
+        if known is not None and known.number in numbers and self._reader.manifest_sha256(known.number) != known.sha256:
             self._note(names.manifest(known.number), "it is not the manifest that was committed")
         return numbers
 
