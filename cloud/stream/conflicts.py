@@ -99,12 +99,13 @@ class Contest:
     def __init__(self, held: Held, fleet: Callable[[], Fleet], cloud: bytes) -> None:
         self.held = held
         self.found: list[Open] = []
+        self._standing: dict[str, Open] = {}  # those of ``found`` that are not overtaken: one of a field at most
         self._fleet = fleet
         self._cloud = cloud
 
     def write(self, operation: Operation, seen: int, position: int) -> None:
         """``seen`` is the operation's, as far as it can be believed."""
-        if self.found:
+        if self._standing:
             self._overtake(operation, seen)
         if self.held.position > seen:
             self._compare(operation, seen, position)
@@ -122,7 +123,7 @@ class Contest:
                 return
             unseen = self._unseen(device, seen)
             if unseen is not None:
-                self.found.append(Open(FLOOR, *unseen, came, position))
+                self._note(Open(FLOOR, *unseen, came, position))
             return
         record = self.held.record
         floor = record.floor
@@ -140,7 +141,7 @@ class Contest:
                 continue
             held = Claim(slot[1], 0, slot[0], self._fleet().name(slot[1]), slot[2])
             at = self.held.position_of(name)
-            self.found.append(Open(name, held, at, self._claim(operation, value), position))
+            self._note(Open(name, held, at, self._claim(operation, value), position))
 
     def _against_delete(self, operation: Operation, floor: Stamp, position: int) -> None:
         found = self._open(FLOOR)
@@ -148,7 +149,7 @@ class Contest:
             held = Claim(floor.replica, 0, floor.ts, self._fleet().name(floor.replica), None, delete=True)
             at = self.held.position_of(FLOOR)
             found = Open(FLOOR, held, at, self._claim(operation, {}), position)
-            self.found.append(found)
+            self._note(found)
         edited = found.edited = found.edited or before_delete(self.held)
         edited.apply(operation)
         values = edited.values()
@@ -176,20 +177,26 @@ class Contest:
     def _overtake(self, operation: Operation, seen: int) -> None:
         """D's earlier operations were not his last word, if this one says something about the same."""
         deletes = operation.shape.kind == Kind.DELETE
-        for found in self.found:
-            if found.overtaken:
-                continue
+        about = self._standing if deletes else {FLOOR, *operation.shape.names} & self._standing.keys()
+        fields = operation.fields
+        for found in [self._standing[field] for field in sorted(about)]:
             if found.field == FLOOR:
                 found.overtaken = found.came.delete != deletes or (not deletes and seen >= found.held_position)
             elif deletes:
                 found.overtaken = True
-            elif found.field in operation.shape.names:
-                value = operation.fields[found.field]
+            else:
+                value = fields[found.field]
                 found.came = self._claim(operation, value)
                 found.overtaken = seen >= found.held_position or same(found.held.value, value)
+            if found.overtaken:
+                del self._standing[found.field]
+
+    def _note(self, found: Open) -> None:
+        self.found.append(found)
+        self._standing[found.field] = found
 
     def _open(self, field: str) -> Open | None:
-        return next((found for found in self.found if found.field == field and not found.overtaken), None)
+        return self._standing.get(field)
 
     def _claim(self, operation: Operation, value: Any) -> Claim:
         return Claim(operation.replica, operation.seq, operation.ts, self._fleet().name(operation.replica), value)

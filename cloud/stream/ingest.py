@@ -91,7 +91,7 @@ class _Push:
     ) -> None:
         self._tx = tx
         self._opened = opened
-        self._book = book
+        self._book = self._shared = book
         self._context = context
         self._head = head
         self._now_ms = now_ms
@@ -268,7 +268,8 @@ class _Push:
     def _declare(self, name: str) -> None:
         contest = self._contests.get((COLLECTIONS, name))
         image = contest.held.record.encode() if contest else self._fresh[COLLECTIONS, name].image
-        self._book = self._book.copy()
+        if self._book is self._shared:  # once: a push may declare thousands
+            self._book = self._book.copy()
         self._book.declare(name, image)
 
     def _refuse(self, operation: Operation, error: AgentDBError) -> None:
