@@ -50,7 +50,6 @@ from sync.errors import (
     UnsupportedVersion,
 )
 from sync.keys import PublicIdentity
-from sync.limits import SEGMENT_OPERATIONS_MAX
 from sync.messages import (
     PROTOCOL_VERSIONS,
     Answer,
@@ -191,7 +190,7 @@ class ControlPlane:
             newest = self.control.newest(view, caller, hello.assignment)
             archived = load_state(view, caller.fleet).archived
             # A lost ack covers one segment; more are only refused of a device that forgot what it knew.
-            refused = view.refused(caller.fleet, hello.replica, hello.acked + 1, last_seq)[:SEGMENT_OPERATIONS_MAX]
+            refused = view.refused(caller.fleet, hello.replica, hello.acked + 1, last_seq)
         return Welcome(
             version=max(versions),
             time_ms=self._clock.wall_ms(),

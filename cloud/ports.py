@@ -43,6 +43,7 @@ from cloud.rows import (
 )
 from cloud.twin_rows import ReadingTwins, WritingTwins
 from sync.keys import DeviceKey, KeyRing, PublicIdentity
+from sync.limits import SEGMENT_OPERATIONS_MAX
 
 
 class SystemClock:
@@ -123,8 +124,12 @@ class Reading(ReadingTwins, ControlReading, ModelReading, Protocol):
         """The rows of those keys that exist, tombstones included."""
         ...
 
-    def records(self, fleet: bytes, after: tuple[str, str] | None = None, limit: int = 1000) -> list[RecordRow]:
-        """All records, tombstones included, in order of (collection, key), after that pair."""
+    def records(
+        self, fleet: bytes, after: tuple[str, str] | None = None, limit: int = 1000, max_bytes: int = 4 << 20
+    ) -> list[RecordRow]:
+        """All records, tombstones included, in order of (collection, key), after that pair: at least one if there is
+        any; else as many as are within ``limit`` rows and ``max_bytes`` of images and graves.
+        """
         ...
 
     def count_living(self, fleet: bytes) -> int:
@@ -146,8 +151,10 @@ class Reading(ReadingTwins, ControlReading, ModelReading, Protocol):
         ...
 
     def dead_letters(self, fleet: bytes, after: int = 0, limit: int = 1000) -> list[DeadLetter]: ...
-    def refused(self, fleet: bytes, replica: bytes, first_seq: int, last_seq: int) -> list[DeadLetter]:
-        """The dead letters of one replica in this range of seqs."""
+    def refused(
+        self, fleet: bytes, replica: bytes, first_seq: int, last_seq: int, limit: int = SEGMENT_OPERATIONS_MAX
+    ) -> list[DeadLetter]:
+        """The first dead letters of one replica in this range of seqs, without the operations themselves."""
         ...
 
     def counts(self, fleet: bytes) -> dict[str, int]:

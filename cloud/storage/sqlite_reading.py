@@ -34,6 +34,7 @@ from cloud.storage.sqlite_models import SqliteModelReading
 from cloud.storage.sqlite_twins import SqliteTwinsReading
 from sync.errors import NotFound
 from sync.images import is_alive
+from sync.limits import SEGMENT_OPERATIONS_MAX
 from sync.stamps import device_of
 
 _HEAD = """SELECT position, incarnation, generation, restored_head, trimmed, clock, living, previous
@@ -55,6 +56,8 @@ _CONFLICT = """SELECT number, position, at_ms, collection, key, field, held, cam
     FROM conflicts WHERE fleet = ? """
 _DEAD_LETTER = """SELECT number, replica, seq, at_ms, collection, key, code, reason, operation
     FROM dead_letters WHERE fleet = ? """
+_REFUSED = """SELECT number, replica, seq, at_ms, collection, key, code, reason, X'' FROM dead_letters
+    WHERE fleet = ? AND replica = ? AND seq BETWEEN ? AND ? ORDER BY seq, collection, key LIMIT ?"""
 _COUNTS = {
     "devices": "SELECT count(*) FROM devices WHERE fleet = ?",
     "replicas": "SELECT count(*) FROM replicas WHERE fleet = ?",
@@ -148,10 +151,17 @@ class SqliteReading(SqliteTwinsReading, SqliteControlReading, SqliteModelReading
         rows = self._db.execute(_LOOKUP, (apsw.carray(tuple(keys)), fleet, collection))
         return {row[1]: record_row(row) for row in rows}
 
-    def records(self, fleet: bytes, after: tuple[str, str] | None = None, limit: int = 1000) -> list[RecordRow]:
+    def records(
+        self, fleet: bytes, after: tuple[str, str] | None = None, limit: int = 1000, max_bytes: int = 4 << 20
+    ) -> list[RecordRow]:
         sql = _RECORD + "WHERE fleet = ? AND (collection, key) > (?, ?) ORDER BY collection, key LIMIT ?"
-        rows = self._db.execute(sql, (fleet, *(after or ("", "")), limit))
-        return list(map(record_row, rows))
+        out: list[RecordRow] = []
+        for row in map(record_row, self._db.execute(sql, (fleet, *(after or ("", "")), limit))):
+            max_bytes -= len(row.image) + len(row.grave)
+            if out and max_bytes < 0:
+                break
+            out.append(row)
+        return out
 
     def count_living(self, fleet: bytes) -> int:
         rows = self._db.execute("SELECT image FROM records WHERE fleet = ?", (fleet,))
@@ -191,9 +201,11 @@ class SqliteReading(SqliteTwinsReading, SqliteControlReading, SqliteModelReading
         sql = _DEAD_LETTER + "AND number > ? ORDER BY number LIMIT ?"
         return [DeadLetter(*row) for row in self._db.execute(sql, (fleet, after, limit))]
 
-    def refused(self, fleet: bytes, replica: bytes, first_seq: int, last_seq: int) -> list[DeadLetter]:
-        sql = _DEAD_LETTER + "AND replica = ? AND seq BETWEEN ? AND ? ORDER BY seq, collection, key"
-        return [DeadLetter(*row) for row in self._db.execute(sql, (fleet, replica, first_seq, last_seq))]
+    def refused(
+        self, fleet: bytes, replica: bytes, first_seq: int, last_seq: int, limit: int = SEGMENT_OPERATIONS_MAX
+    ) -> list[DeadLetter]:
+        rows = self._db.execute(_REFUSED, (fleet, replica, first_seq, last_seq, limit))
+        return [DeadLetter(*row) for row in rows]
 
     def counts(self, fleet: bytes) -> dict[str, int]:
         return {name: int(self._db.execute(sql, (fleet,)).get) for name, sql in _COUNTS.items()}

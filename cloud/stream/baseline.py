@@ -62,7 +62,7 @@ def baseline_page(
     done = False
     while not done and scanned < _RECORDS_SCANNED_MAX and len(operations) < RECORDS_PER_PAGE:
         rows = view.records(sealer.fleet, after, _RECORDS_PER_READ)
-        done = len(rows) < _RECORDS_PER_READ
+        done = not rows
         for row in rows:
             if scope is not None and scope.covers(row.collection) is Coverage.NONE:
                 after, done = (row.collection, _LAST_KEY), False

@@ -62,11 +62,12 @@ class Retention:
                     self._after[fleet] = after
                     return deleted
                 with self._store.reading() as view:
-                    rows = [row for row in view.records(fleet, after, BATCH) if row.collection == collection]
+                    read = view.records(fleet, after, BATCH)
+                rows = [row for row in read if row.collection == collection]
                 old = [row.key for row in rows if _is_due(Record.decode(row.image), before_ms)]
                 deleted += self._delete(fleet, collection, old, before_ms) if old else 0
                 left -= len(rows) or 1
-                if len(rows) < BATCH:
+                if not rows or len(rows) < len(read):
                     break
                 after = (collection, rows[-1].key)
         return deleted

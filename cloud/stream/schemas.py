@@ -66,17 +66,15 @@ class SchemaBook:
         """From the records of ``_collections``."""
         schemas: dict[str, CollectionSchema] = {}
         after = (COLLECTIONS, "")
-        while True:
-            rows = view.records(fleet, after, _PAGE)
+        while rows := view.records(fleet, after, _PAGE):
             for row in rows:
                 if row.collection != COLLECTIONS:
                     return SchemaBook(schemas, position)
                 spec = (image_values(row.image) or {}).get("spec")
                 if spec is not None:
                     schemas[row.key] = CollectionSchema.from_document(row.key, spec)
-            if len(rows) < _PAGE:
-                return SchemaBook(schemas, position)
             after = (rows[-1].collection, rows[-1].key)
+        return SchemaBook(schemas, position)
 
     def copy(self) -> SchemaBook:
         return SchemaBook(self._schemas, self.position)

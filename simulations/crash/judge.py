@@ -201,7 +201,7 @@ def cloud_state(home: Home) -> State:
 
 def _records(view: Any, fleet: bytes) -> State:
     state: State = {}
-    for row in view.records(fleet, None, 10_000):
+    for row in view.records(fleet, None, 10_000, 1 << 30):
         values = image_values(row.image) if row.collection == COLLECTION else None
         if values is not None:
             state[row.key] = {**values, "v": list(unpack_vector(values["v"]))}

@@ -156,7 +156,7 @@ class ArchiveWorld(World):
 
 def rows_in(store: SqliteStore, fleet: bytes) -> dict[tuple[str, str], RecordRow]:
     with store.reading() as view:
-        return {(row.collection, row.key): row for row in view.records(fleet, None, 100_000)}
+        return {(row.collection, row.key): row for row in view.records(fleet, None, 100_000, 1 << 30)}
 
 
 def digest_of(rows: dict[tuple[str, str], RecordRow]) -> str:

@@ -4,6 +4,7 @@ forgot.
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -291,3 +292,22 @@ def test_state_from_the_future_is_refused_one_by_one(fleet: Fleet) -> None:
         letters = fleet.plane.dead_letters(fleet.id)
         assert [(letter.seq, letter.key) for letter in letters] == [(0, "early"), (0, "hidden"), (0, "notes")]
     assert fleet.shown("notes", good.key) == {"text": "good"}
+
+
+def test_large_records_are_read_a_page_at_a_time(fleet: Fleet) -> None:
+    """Hundreds of them for one page would take all the memory there is."""
+    van = fleet.device("van")
+    van.declare("notes")
+    for number in range(120):
+        van.put("notes", f"k{number:03}", text="x" * 200_000)
+    van.push(20)
+    joined = fleet.device("joined")
+    tracemalloc.start()
+    try:
+        fleet.plane.handle(PullBaseline(joined.replica, b"", True, joined.incarnation), joined.caller)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 << 20, "of 24 MB"
+    joined.baseline()
+    assert joined.digest() == fleet.digest()

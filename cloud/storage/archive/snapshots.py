@@ -38,6 +38,7 @@ _SEGMENT_RECORDS_MAX = 10_000
 _SEGMENT_IMAGE_BYTES_MAX = 2 << 20
 # An operation's values are a little smaller than the image they come from, never larger.
 _IMAGE_BYTES_MAX = OPERATION_BYTES_MAX - 1024
+_READ_BYTES_MAX = 16 << 20
 _LENGTH = struct.Struct(">I")
 
 Beside = tuple[int, bytes, bytes]
@@ -66,7 +67,7 @@ def snapshot_parts(view: Reading, sealer: Sealer, totals: Totals) -> Iterator[Pa
     """The parts, one at a time, reading records by pages; ``totals`` is filled on the way."""
     builder = _Builder(sealer)
     after: tuple[str, str] | None = None
-    while rows := view.records(sealer.fleet, after, _SEGMENT_RECORDS_MAX):
+    while rows := view.records(sealer.fleet, after, _SEGMENT_RECORDS_MAX, _READ_BYTES_MAX):
         totals.digest.add_all(row[:3] for row in rows)
         for row in rows:
             builder.add(row)
@@ -223,7 +224,7 @@ def state_digest(view: Reading, fleet: bytes) -> StateDigest:
     """Of a whole store: reads every record."""
     digest = StateDigest()
     after: tuple[str, str] | None = None
-    while rows := view.records(fleet, after, 10_000):
+    while rows := view.records(fleet, after, 10_000, _READ_BYTES_MAX):
         digest.add_all(row[:3] for row in rows)
         after = (rows[-1].collection, rows[-1].key)
     return digest
