@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from cloud.server.requests import SERVER, Signed, respond
+from cloud.server.requests import Signed, respond, send_bytes
 from cloud.storage.bodies import Bodies
 from sync.bodies import PART_SEALED_BYTES_MAX
 from sync.errors import Malformed, Refused, Unreachable
@@ -71,7 +71,7 @@ class BodyRoutes:
         async with self._signed(request, path, 0) as (caller, _):
             bodies = self._kept()
             sealed = await self._do(lambda: bodies.get(caller.fleet, name, number))
-            return web.Response(body=sealed, headers={"Content-Type": "application/octet-stream", "Server": SERVER})
+            return send_bytes(sealed)
 
     def _kept(self) -> Bodies:
         if self._bodies is None:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from aiohttp import web
 
 from cloud.ports import Caller, ObjectStore
-from cloud.server.requests import SERVER, Signed
+from cloud.server.requests import BYTES, SEND_S_MAX, SERVER, Signed
 from cloud.storage.archive.names import Names
 from sync.chunks import PACK_BYTES_MAX, RANGE_BYTES_MAX
 from sync.errors import InvalidValue, NotFound, Refused, Unreachable
@@ -25,7 +25,6 @@ PACKS_PATH = "/v1/packs"
 _ROUTE = PACKS_PATH + "/{pack:[0-9a-f]{64}}/{offset:0|[1-9][0-9]{0,8}}-{length:[1-9][0-9]{0,8}}"
 WORKERS = 8
 UNDER_WAY_MAX = 64
-SEND_S_MAX = 120.0
 
 Assigned = Callable[[bytes, bytes], Container[str]]
 
@@ -81,7 +80,7 @@ class PackRoutes:
 
 async def _send(request: web.Request, data: bytes) -> web.StreamResponse:
     """All of it, before the slot is given up."""
-    response = web.StreamResponse(headers={"Content-Type": "application/octet-stream", "Server": SERVER})
+    response = web.StreamResponse(headers={"Content-Type": BYTES, "Server": SERVER})
     response.content_length = len(data)
     try:
         async with asyncio.timeout(SEND_S_MAX):

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from aiohttp import web
 
 from cloud.ports import Store
-from cloud.server.requests import SERVER, Signed
+from cloud.server.requests import Signed, send_bytes
 from sync.errors import NotFound
 
 TARGETS_PATH = "/v1/targets"
@@ -34,7 +34,7 @@ class TargetRoutes:
         async with self._signed(request, f"{TARGETS_PATH}/{digest}", 0) as (caller, _):
             loop = asyncio.get_running_loop()
             data = await loop.run_in_executor(self._readers, self._read, caller.fleet, bytes.fromhex(digest))
-            return web.Response(body=data, headers={"Content-Type": "application/octet-stream", "Server": SERVER})
+            return send_bytes(data)
 
     def _read(self, fleet: bytes, sha256: bytes) -> bytes:
         with self._store.reading() as view:

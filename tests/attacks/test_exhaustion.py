@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ import pytest
 from edge.link.signing import CONTENT_TYPE, sign_request
 from sync.keys import DeviceKey
 from sync.limits import MESSAGE_BYTES_MAX
-from sync.messages import Push
-from tests.cloud.server_world import ENROLL, SYNC, CountingPlane, LiveServer, live
+from sync.messages import PullPage, Push, encode
+from tests.cloud.server_world import ENROLL, SYNC, CountingPlane, LiveServer, live, pull
 
 CHUNK = bytes(1 << 16)
 
@@ -144,6 +145,31 @@ def test_a_head_without_end(scene: Scene, head: bytes, caplog: pytest.LogCapture
         assert status == 400
     assert caplog.text == ""  # nor can strangers fill the log
     scene.still_serves()
+
+
+def test_answers_that_nobody_reads(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that asks for pages and does not take them has them kept in memory for so long, and no longer."""
+    monkeypatch.setattr("cloud.server.requests.SEND_S_MAX", 0.5)
+    page = PullPage([bytes(1 << 20)] * 3, 1, 1, 0)
+    monkeypatch.setattr(scene.plane, "handle", lambda _message, _caller: page)
+    body = encode(pull(scene.key.device_id))
+    socks = []
+    for nonce in range(500, 508):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(20)
+        sock.connect(scene.server.address)
+        fields = sign_request(scene.key, nonce, "POST", SYNC, body)
+        sock.sendall(scene.head(SYNC, fields, f"Content-Length: {len(body)}") + body)
+        socks.append(sock)
+    time.sleep(1.5)
+    for sock in socks:
+        with sock, suppress(ConnectionResetError):
+            received = 0
+            while part := sock.recv(1 << 16):
+                received += len(part)
+                assert received < 3 << 20, "all of it was still there"
+    assert scene.server.post(scene.key, 600, pull(scene.key.device_id)).status == 200
 
 
 def test_an_enormous_number_of_array_elements(scene: Scene) -> None:
