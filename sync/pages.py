@@ -24,6 +24,8 @@ def open_page(page: PullPage, cursor: int, keys: SessionKeys, incarnation: bytes
     """The operations of a page that was asked for from ``cursor`` on. Raises DataError, TooLarge or ProtocolError."""
     if not cursor <= page.cursor <= page.head:
         raise ProtocolError("the cloud moved the cursor backwards, or beyond the feed's head")
+    if page.cursor == cursor < page.head:  # asked again at once, it would say so for ever
+        raise ProtocolError("the cloud says that there is more, and does not send it")
     covered = cursor
     operations: list[Operation] = []
     for data in page.segments:

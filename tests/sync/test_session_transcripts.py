@@ -273,7 +273,10 @@ def test_new_epoch_keys_are_unwrapped_and_handed_over() -> None:
     assert wire.ring.key(4) == b"n" * 32
 
 
-@pytest.mark.parametrize("case", ["backwards", "beyond", "overlap", "other life", "forged", "truncated", "no clear"])
+_LIES = ["backwards", "beyond", "more, but not now", "overlap", "other life", "forged", "truncated", "no clear"]
+
+
+@pytest.mark.parametrize("case", _LIES)
 def test_a_lying_page_changes_nothing(case: str) -> None:
     wire = Wire(cursor=4, incarnation=LIFE1)
     wire.connect(head=9)
@@ -282,6 +285,7 @@ def test_a_lying_page_changes_nothing(case: str) -> None:
     page, expected = {
         "backwards": (PullPage([], 3, 9, 5), ProtocolError),
         "beyond": (PullPage([], 10, 9, 5), ProtocolError),
+        "more, but not now": (PullPage([], 4, 9, 5), ProtocolError),
         "overlap": (PullPage([wire.feed(4, 2)], 6, 9, 5), BrokenChain),
         "other life": (PullPage([wire.feed(5, stream=LIFE2)], 6, 9, 5), BrokenChain),
         "forged": (PullPage([wire.feed(5, signer=stranger)], 6, 9, 5), BadSignature),
