@@ -13,6 +13,7 @@ import tomllib
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -26,6 +27,16 @@ PORT_DEFAULT = 7700
 
 FLEETING = "memory://"
 PLACES = "a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+
+
+def is_place(url: str) -> bool:
+    """Whether it can be looked into at all: a directory or a URL, of any kind."""
+    try:
+        urlsplit(url)
+    except ValueError:  # of brackets that are no address
+        return "://" not in url
+    return "\0" not in url
+
 
 Problem = tuple[str, str, str]  # key, what is wrong with it, what to do
 
@@ -77,7 +88,7 @@ class ServerConfig(_Section, frozen=True):
         if not self.loopback and not self.tls and not self.allow_plain_http:
             what = f"{self.host!r} is not loopback and there is no TLS: join tokens would be readable on the way"
             found.append(("host", what, _PLAIN_HINT))
-        if self.url and not self.url.startswith(("http://", "https://")):
+        if self.url and not (self.url.startswith(("http://", "https://")) and is_place(self.url)):
             found.append(("url", f"{self.url!r} is no address", "https://host, or http://host:port"))
         found += _bounds("body_timeout_s", self.body_timeout_s, 0.1, 600)
         found += _bounds("shutdown_timeout_s", self.shutdown_timeout_s, 0.1, 600)
@@ -101,6 +112,8 @@ class ArchiveConfig(_Section, frozen=True):
         found: list[Problem] = []
         if not self.url:
             found.append(("url", "is empty", PLACES))
+        if not is_place(self.url):
+            found.append(("url", f"{self.url!r} is no place", PLACES))
         if self.url.startswith(FLEETING):
             found.append(("url", f"{self.url!r} would be gone with the process that wrote it", PLACES))
         found += _bounds("interval_s", self.interval_s, 0.05, 86_400)

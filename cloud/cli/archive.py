@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from cloud.cli.output import (
+    AFTER,
+    NUMBER,
     count,
     directory_argument,
     json_option,
@@ -110,11 +112,9 @@ def verify(directory: Path, as_json: bool) -> None:
     "--archive-option", "options", multiple=True, metavar="KEY=VALUE", help="For the driver of the object store."
 )
 @click.option("--keys", required=True, type=click.Path(path_type=Path), help="The keys directory of the fleet.")
-@click.option("--cursor", type=click.IntRange(min=0), help="Restore up to this feed position.")
+@click.option("--cursor", type=AFTER, help="Restore up to this feed position.")
 @click.option("--time", "moment", help="Restore what was accepted by this time: ISO 8601, UTC without an offset.")
-@click.option(
-    "--manifest", type=click.IntRange(min=1), help="Restore what this manifest describes, whatever came after it."
-)
+@click.option("--manifest", type=NUMBER, help="Restore what this manifest describes, whatever came after it.")
 @click.option("--rehearse", is_flag=True, help="A copy to look at: it never writes to the archive.")
 @json_option
 def restore(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cloud.cli.output import directory_argument, json_option, show_json, show_table, when
+from cloud.cli.output import AFTER, NUMBER, directory_argument, json_option, show_json, show_table, when
 from sync.errors import InvalidValue, NotFound
 from sync.stamps import device_of, wall_ms_of
 
@@ -23,10 +23,10 @@ _BY_DELETE = "(delete or edit)"
 @click.command()
 @directory_argument
 @click.option("--open", "only_open", is_flag=True, help="Only those that wait for a decision.")
-@click.option("--after", type=click.IntRange(min=0), default=0, help="Only those with a larger number.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
-@click.option("--show", type=int, metavar="NUMBER", help="One conflict with both values.")
-@click.option("--resolve", type=int, metavar="NUMBER", help="Decide an open conflict; needs --take.")
+@click.option("--after", type=AFTER, default=0, help="Only those with a larger number.")
+@click.option("--limit", type=NUMBER, default=100, show_default=True)
+@click.option("--show", type=NUMBER, metavar="NUMBER", help="One conflict with both values.")
+@click.option("--resolve", type=NUMBER, metavar="NUMBER", help="Decide an open conflict; needs --take.")
 @click.option("--take", type=click.Choice(["winner", "loser", "value"]), help="What to keep.")
 @click.option(
     "--value", help="With --take value: the field's new value as JSON; of a delete conflict all fields, or null."

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 import click
 
 from cloud.cli.output import (
+    AFTER,
+    NUMBER,
     directory_argument,
     json_option,
     parse_duration_s,
@@ -176,8 +178,8 @@ def devices(
 
 @click.command()
 @directory_argument
-@click.option("--after", type=click.IntRange(min=0), default=0, help="Only rows with a larger number.")
-@click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option("--after", type=AFTER, default=0, help="Only rows with a larger number.")
+@click.option("--limit", type=NUMBER, default=1000, show_default=True)
 @json_option
 def audit(directory: Path, after: int, limit: int, as_json: bool) -> None:
     """The audit trail: who was let in or refused, and what operators changed. Verified before it is shown."""

@@ -15,8 +15,11 @@ from urllib.parse import urlsplit
 import click
 
 from sync.errors import InvalidValue
+from sync.limits import INT_MAX
 
 directory_argument = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+AFTER = click.IntRange(0, INT_MAX)
+NUMBER = click.IntRange(1, INT_MAX)
 JSON = "agentdb.json"
 """In the click context's ``meta`` if the command was asked for JSON: then its error is JSON, too."""
 

@@ -49,6 +49,7 @@ from sync.errors import (
 )
 
 OBJECT_BYTES_MAX = 64 << 20
+_PLACES = "a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*")
 _STATUS = re.compile(r"non-2xx status code: (\d)")
 _REMOTE = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl")
@@ -66,17 +67,17 @@ def open_objects(url: str, *, create: bool = True, options: Mapping[str, Any] | 
     variables, instance roles). Plain HTTP is only spoken to an endpoint that is given as ``http://`` in words. Raises
     InvalidConfig.
     """
-    scheme = urlsplit(url).scheme if "://" in url else ""
+    try:
+        scheme = urlsplit(url).scheme if "://" in url else ""
+    except ValueError as error:
+        raise InvalidConfig(f"not an object store: {url!r}: {error}", hint=_PLACES) from error
     if scheme == "memory":
         return BucketObjects(MemoryStore(), url, remote=False)
     if scheme in ("", "file"):
         directory = Path(unquote(urlsplit(url).path)) if scheme else Path(url)
         return DirectoryObjects(directory, create=create)
     if scheme not in _REMOTE:
-        raise InvalidConfig(
-            f"not an object store: {url!r}",
-            hint="a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
-        )
+        raise InvalidConfig(f"not an object store: {url!r}", hint=_PLACES)
     config = dict(options or {})
     if scheme in ("s3", "s3a"):
         config.setdefault("checksum_algorithm", "SHA256")  # the server checks what it received

@@ -175,6 +175,7 @@ def test_a_damaged_archive_is_found(fleet: Path) -> None:
         ["token", "{fleet}", "--url", "http://x:y"],
         ["token", "{fleet}", "--url", "http://x/ y"],
         ["archive", "move", "{fleet}", "ftp://x"],
+        ["archive", "move", "{fleet}", "s3://["],
         ["conflicts", "{fleet}", "--resolve", "1", "--take", "loser"],
         ["init", "{missing}", "--archive", "ftp://x"],
         ["init", "{missing}", "--archive-option", "x"],
@@ -207,7 +208,13 @@ def test_a_mistake_is_one_line_and_a_hint(fleet: Path, tmp_path: Path, args: lis
 
 @pytest.mark.parametrize("command", ["audit", "conflicts"])
 def test_numbers_have_bounds(fleet: Path, command: str) -> None:
-    for args in (["--limit", "0"], ["--limit", "-3"], ["--after", "-1"]):
+    for args in (
+        ["--limit", "0"],
+        ["--limit", "-3"],
+        ["--after", "-1"],
+        ["--after", str(1 << 63)],
+        ["--limit", str(1 << 70)],
+    ):
         result = run(command, fleet, *args)
         assert result.exit_code == 2
         assert "Usage:" in result.stderr
