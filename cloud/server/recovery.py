@@ -2,7 +2,7 @@
 
 What always holds: the keys come first and the store last, whole and verified, under its name; so a directory in which a
 restore was killed has no store, and the same command may be given again; one that failed takes away what it made.
-Nothing that exists is overwritten.
+Nothing that exists is overwritten; of two restores into one directory the second waits, and is refused.
 
 The archive that was restored from is the one that the new directory continues, and there can be only one that does: the
 control plane that wrote it before is told so at its next run (ForeignArchive). A *rehearsal* does not continue it:
@@ -27,7 +27,7 @@ from cloud.storage.archive.anchor import AnchorFile
 from cloud.storage.archive.names import Names
 from cloud.storage.archive.restore import Restored
 from cloud.storage.archive.restore_file import restore_file
-from cloud.storage.files import write_private
+from cloud.storage.files import alone, write_private
 from cloud.storage.objects import open_objects
 from sync.errors import AgentDBError, InvalidConfig, InvalidValue
 
@@ -62,14 +62,17 @@ def restore_home(
         )
     if manifest is not None:
         _check_manifest(objects, fleets[0], manifest)
-    with making(target) as made:
-        made.directory(target)
-        own = _copy_keys(keys, target / configuration.KEYS, made)
-        settings = target / configuration.FILE
-        if not settings.exists():
-            made.add(settings)
-            write_private(settings, config_text(url, options, write=not rehearse).encode())
-        restored = _restore(objects, own, target, fleets, position, at_ms, manifest, progress)
+    with making(target) as around:
+        around.directory(target)
+        with alone(target), making(target) as made:  # another restore into it waits, and finds what this one made
+            _check_target(target, url, rehearse=rehearse)
+            made.directory(target)
+            own = _copy_keys(keys, target / configuration.KEYS, made)
+            settings = target / configuration.FILE
+            if not settings.exists():
+                made.add(settings)
+                write_private(settings, config_text(url, options, write=not rehearse).encode())
+            restored = _restore(objects, own, target, fleets, position, at_ms, manifest, progress)
     if not rehearse:
         _go_past_what_was_lost(target)
     return restored

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cloud.server.home import DRAFT
+from cloud.storage.files import alone
 from tests.cloud.test_cli import join, ok, run, served
 
 
@@ -189,6 +190,23 @@ def test_a_restore_that_fails_leaves_nothing(fleet: Path, tmp_path: Path, target
     assert run("restore", kept, *arguments).exit_code in (1, 2)
     assert [path.name for path in kept.iterdir()] == ["keys"]
     assert (kept / "keys" / "service.key").exists()
+
+
+def test_two_restores_into_one_directory(fleet: Path, tmp_path: Path) -> None:
+    """One after the other: they would build one file, and take away each other's."""
+    ok("archive", "run", fleet)
+    kept = tmp_path / "kept"
+    shutil.copytree(fleet / "keys", kept / "keys")
+    command = [sys.executable, "-c", "from cloud.cli import main; main()", "restore", str(kept)]
+    command += ["--archive", str(fleet / "archive"), "--keys", str(kept / "keys")]
+    with alone(kept):
+        both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        time.sleep(2)
+        assert [path.name for path in kept.iterdir()] == ["keys"]
+    said = [restore.communicate(timeout=30)[1] for restore in both]
+    assert sorted(restore.returncode for restore in both) == [0, 2], said
+    assert any("exists already" in text for text in said)
+    assert ok("status", kept)["name"] == "Lab"
 
 
 def test_a_restore_does_not_mix_with_what_is_there(fleet: Path, tmp_path: Path) -> None:
