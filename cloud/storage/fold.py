@@ -27,6 +27,7 @@ from sync.records import Record, fresh_image
 from sync.stamps import NEVER, device_of
 
 FLOOR = ""
+ENTRIES_MAX = 400_000
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
@@ -94,19 +95,33 @@ class Held:
         return operation.seen >= self.position_of(FLOOR) or device_of(floor.replica) == device_of(operation.replica)
 
 
-def check_room(held: Held, operation: Operation) -> None:
-    """A record that is not plain travels whole, as one operation, so it must not grow beyond the bound of one, whoever
-    writes to it. Ask before each ``apply``. Raises TooLarge.
+class Room:
+    """Whether records have room for what is written, in one transaction. A record that is not plain travels whole, as
+    one operation, so it must not grow beyond the bound of one, whoever writes to it.
+
+    Sizes are estimated from above; where that is not enough the outcome is encoded, which costs with every field and
+    slot: ``ENTRIES_MAX`` of them take some ten seconds, and then what may be too large is.
     """
-    packed = len(msgpack.packb(operation.values, default=list))
-    if held.size + packed <= OPERATION_BYTES_MAX:
-        held.size += packed + 64 * len(operation.shape.names)
-        return
-    trial = Record.decode(held.record.encode())
-    trial.apply(operation)
-    held.size = len(held.record.encode())
-    if len(trial.encode()) > OPERATION_BYTES_MAX:
-        raise TooLarge(f"the record would be over {OPERATION_BYTES_MAX} bytes")
+
+    def __init__(self, entries: int = ENTRIES_MAX) -> None:
+        self._left = entries
+
+    def check(self, held: Held, operation: Operation) -> None:
+        """Ask before each ``apply``. Raises TooLarge."""
+        packed = len(msgpack.packb(operation.values, default=list))
+        if held.size + packed <= OPERATION_BYTES_MAX:
+            held.size += packed + 64 * len(operation.shape.names)
+            return
+        self._left -= len(held.record.lww) + sum(map(len, held.record.slots.values()))
+        if self._left < 0:
+            raise TooLarge("too many writes at once to records that are nearly as large as they may be")
+        encoded = held.record.encode()
+        trial = Record.decode(encoded)
+        trial.apply(operation)
+        held.size = len(trial.encode())
+        if held.size > OPERATION_BYTES_MAX:
+            held.size = len(encoded)
+            raise TooLarge(f"the record would be over {OPERATION_BYTES_MAX} bytes")
 
 
 def fold_row(row: RecordRow | None, operation: Operation, position: int) -> RecordRow | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from cloud.ports import Transaction
 from cloud.rows import FeedRow, ReplicaRow, collections_of
-from cloud.storage.fold import Held, check_room
+from cloud.storage.fold import Held, Room
 from cloud.stream.conflicts import Answer
 from sync import columns
 from sync.errors import InvalidValue, Malformed
@@ -33,6 +33,7 @@ class CloudWriter:
         self._fleet = fleet
         self._replica = replica
         self._clock = clock
+        self._room = Room()
         self._seq: int | None = None
         self._operations: list[Operation] = []
         self._told: list[Operation] = []
@@ -54,7 +55,7 @@ class CloudWriter:
             values=answer.values,
         )
         _check(operation)
-        check_room(held, operation)
+        self._room.check(held, operation)
         self._seq += 1
         self.position += 1
         held.apply(operation, self.position)

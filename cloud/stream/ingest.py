@@ -33,7 +33,7 @@ import msgpack
 
 from cloud.ports import Transaction
 from cloud.rows import DeadLetter, FeedRow, Head, RecordRow, ReplicaRow, Ruled, collections_of
-from cloud.storage.fold import Held, check_room, is_plain_write
+from cloud.storage.fold import Held, Room, is_plain_write
 from cloud.stream.admission import acknowledge, admit, refusals, shown_segment
 from cloud.stream.cloud_writer import CloudWriter
 from cloud.stream.conflicts import Contest, Fleet, set_field
@@ -98,6 +98,7 @@ class _Push:
         self._state = bool(opened.header.flags & FLAG_STATE)
         self._latest_ts = timestamp_of(now_ms + FUTURE_MS_MAX + 1) - 1
         self._position = head.position
+        self._room = Room()
         self._living = head.living
         self._accepted: list[Operation] = []
         self._letters: list[DeadLetter] = []
@@ -203,7 +204,7 @@ class _Push:
             self._add_fresh(operation, position)
         else:
             contest = self._contest(collection, key)
-            check_room(contest.held, operation)
+            self._room.check(contest.held, operation)
             seen = operation.seen
             if seen > self._head.position:  # of an incarnation whose feed went further; both know what came before
                 seen = self._head.restored_head
@@ -237,7 +238,7 @@ class _Push:
             self._add_fresh(operation, position)
         else:
             contest = self._contest(collection, key)
-            check_room(contest.held, operation)
+            self._room.check(contest.held, operation)
             contest.held.apply(operation, position)
             if contest.held.record.stands_above(operation):
                 self._late.add((collection, key))

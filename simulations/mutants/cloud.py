@@ -88,15 +88,15 @@ MUTANTS = [
     Mutant(
         "size-unchecked",
         _FOLD,
-        "    if len(trial.encode()) > OPERATION_BYTES_MAX:\n",
-        "    if len(trial.encode()) > 2 * OPERATION_BYTES_MAX:\n",
+        "        if held.size > OPERATION_BYTES_MAX:\n",
+        "        if held.size > 2 * OPERATION_BYTES_MAX:\n",
         "a record that two devices made too large cannot travel: baselines and repairs stop",
         "tests/cloud/test_ingest.py::test_a_record_cannot_outgrow_what_travels_as_one_operation",
     ),
     Mutant(
         "cloud-outgrows-records",
         "cloud/stream/cloud_writer.py",
-        "        check_room(held, operation)\n",
+        "        self._room.check(held, operation)\n",
         "",
         "what the cloud brings back makes a record that no baseline carries and, told anew, a page that nobody reads",
         "tests/cloud/test_delete_conflicts.py::test_what_comes_back_never_outgrows_what_travels",

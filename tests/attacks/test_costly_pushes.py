@@ -59,6 +59,28 @@ def test_collections_by_the_thousand(fleet: Fleet) -> None:
     assert costs(device) < SECONDS_MAX
 
 
+def test_writes_to_a_set_that_is_as_large_as_it_may_be(fleet: Fleet) -> None:
+    """Whether there is room for one more is known when all of it has been looked at."""
+    device = hostile(fleet)
+    device.declare("sets", fields={"s": "set"})
+    add = Shape(Kind.ADD, "sets", ("s",), "s")
+    for number in range(16):
+        write(device, add, "k", [[f"{number:02}-{element:03}" for element in range(500)], []])
+    device.log = [operation._replace(ts=timestamp_of(1000) + operation.seq) for operation in device.log]
+    device.push()
+    shown = fleet.shown("sets", "k")
+    assert shown is not None
+    begun = len(device.log)
+    for number in range(1000):
+        write(device, add, "k", [[f"more-{number}" * 9], []])
+    sealed = device.seal(device.log[begun:])
+    started = time.process_time()
+    ack = device.send(sealed.data)
+    assert time.process_time() - started < 4 * SECONDS_MAX
+    assert len(ack.refusals) > 900
+    assert {refusal.code for refusal in ack.refusals} == {"too-large"}
+
+
 def test_a_record_deleted_and_written_by_turns(fleet: Fleet) -> None:
     """Below what another wrote: each delete is a conflict that the next write settles."""
     device = hostile(fleet)

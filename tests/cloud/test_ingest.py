@@ -194,6 +194,25 @@ def test_a_record_cannot_outgrow_what_travels_as_one_operation(fleet: Fleet) -> 
     assert sorted(shown) == ["f0", "f1"]
 
 
+def test_nor_by_writes_whose_size_was_estimated_too_high_before(fleet: Fleet) -> None:
+    """What a field held before counts no more; what it holds since does."""
+    van = fleet.device("van")
+    van.declare("notes")
+    for n in range(5):
+        van.patch("notes", "big", a=str(n) * 50_000)
+    van.patch("notes", "big", b="x" * 190_000)
+    van.patch("notes", "big", c="x" * 190_000)
+    [ack] = van.push()
+    assert [(refusal.seq, refusal.code) for refusal in ack.refusals] == [(8, "too-large")]
+    van.patch("notes", "big", b="y")
+    van.push()
+    shown = fleet.shown("notes", "big")
+    assert shown == {"a": "4" * 50_000, "b": "y"}
+    joined = fleet.device("joined")
+    joined.baseline()
+    assert joined.get("notes", "big") == shown
+
+
 def test_the_feed_has_no_gaps_whoever_pushes_at_once(fleet: Fleet) -> None:
     first = fleet.device("first")
     first.declare("notes")
