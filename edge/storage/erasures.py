@@ -11,7 +11,7 @@ comes from elsewhere, nor what is older than its opening.
 from __future__ import annotations
 
 from _blake2 import blake2b  # hashlib loads OpenSSL: 10 of the 100 ms that a cold put may take, and 4 MB
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -110,22 +110,35 @@ class Erasures:
         denied: dict[tuple[str, str], int] = {}
         if not self.at:
             return operations, denied
+        untils = self._untils_with(operations)
         admitted = []
         for one in operations:
-            if one.shape.kind == Kind.DELETE or not self._denies(one):
+            if one.shape.kind == Kind.DELETE or not self._denies(one, untils):
                 admitted.append(one)
             else:
                 place = (one.shape.collection, one.key)
                 denied[place] = max(one.ts, denied.get(place, 0))
         return admitted, denied
 
-    def _denies(self, operation: Operation) -> bool:
-        untils = [
-            self.until[erasure]
+    def _untils_with(self, operations: Sequence[Operation]) -> Mapping[str, int | None]:
+        """``until`` as it will be with these: a lift comes together with what it lets in."""
+        untils = self.until
+        for one in operations:
+            if one.shape.collection != ERASURES or one.key not in untils:
+                continue
+            fields = image_values(one.values[0]) if one.shape.kind == Kind.IMAGE else one.fields
+            until, known = (fields or {}).get("until"), untils[one.key]
+            if type(until) is int and (known is None or until < known):
+                untils = {**untils, one.key: until}
+        return untils
+
+    def _denies(self, operation: Operation, untils: Mapping[str, int | None]) -> bool:
+        found = [
+            untils[erasure]
             for scope in scopes_of(operation.shape.collection, operation.key)
             for erasure in self._of.get(scope, ())
         ]
-        return any(until is None or operation.ts <= until for until in untils)
+        return any(until is None or operation.ts <= until for until in found)
 
 
 def new_key(scope: str, ts: int) -> str:

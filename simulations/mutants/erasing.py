@@ -12,7 +12,7 @@ MUTANTS = [
     Mutant(
         "erased-comes-back",
         _ERASURES,
-        "if one.shape.kind == Kind.DELETE or not self._denies(one):",
+        "if one.shape.kind == Kind.DELETE or not self._denies(one, untils):",
         "if one is not None:",
         "what an uninformed device still sends of it is merged",
         f"{_LOG}::test_what_comes_of_it_is_dropped_and_answered",
@@ -36,8 +36,8 @@ MUTANTS = [
     Mutant(
         "lifted-lets-in-the-old",
         _ERASURES,
-        "return any(until is None or operation.ts <= until for until in untils)",
-        "return any(until is None for until in untils)",
+        "return any(until is None or operation.ts <= until for until in found)",
+        "return any(until is None for until in found)",
         "after an erasure is lifted a late device brings back what was erased",
         f"{_LOG}::test_lifted_it_takes_what_is_new",
     ),
@@ -48,6 +48,14 @@ MUTANTS = [
         "return False",
         "a device that hears late of an erasure that was lifted deletes what was written since",
         f"{_FLEET}::test_a_lifted_erasure_lets_in_what_is_new_and_nothing_old",
+    ),
+    Mutant(
+        "lifted-after-what-it-lets-in",
+        _ERASURES,
+        "untils = self._untils_with(operations)",
+        "untils = self.until",
+        "what comes in one answer with the lift is dropped, and deleted on every device",
+        f"{_LOG}::test_a_lift_and_what_it_lets_in_come_together",
     ),
     Mutant(
         "pages-keep-it",

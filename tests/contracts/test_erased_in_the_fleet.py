@@ -85,6 +85,19 @@ def test_a_lifted_erasure_lets_in_what_is_new_and_nothing_old(pair: Pair) -> Non
     assert holding(Path(pair.a.path)) == holding(Path(pair.b.path)) == []
 
 
+def test_a_lift_that_comes_together_with_what_it_lets_in_lets_it_in(pair: Pair) -> None:
+    ours, theirs = (edge.agent("guide").memory() for edge in (pair.a, pair.b))
+    ours.add(f"{CANARY} old")
+    pair.sync("a", "b")
+    pair.a.agent("guide").erase()
+    pair.sync("a", "b")
+    pair.b.agent("guide").lift_erasure()
+    theirs.add("new of b")
+    pair.sync("b", "a", "b")  # for a it is one answer of the cloud
+    assert [one.text for one in ours.all()] == [one.text for one in theirs.all()] == ["new of b"]
+    assert pair.a.digest() == pair.b.digest()
+
+
 def test_the_background_link_carries_it_out(pair: Pair) -> None:
     from time import sleep
 

@@ -12,7 +12,8 @@ from edge.storage.delta_log import DeltaLog
 from edge.storage.erasures import ERASURES, new_key, pending, scope_of, scopes_of
 from edge.storage.transaction import Write
 from sync.errors import Erased
-from sync.operations import Kind
+from sync.images import fold
+from sync.operations import Kind, Shape
 from sync.schema import declare
 from tests.edge.logs import put, remote, reopen, values
 
@@ -72,6 +73,25 @@ def test_lifted_it_takes_what_is_new(log: DeltaLog) -> None:
     assert values(log, "guide/tea/episodic/3", MEMORIES) == {"text": "new too"}
     write(log, Kind.PATCH, key, {"until": log.clock.now()})
     assert log.erasures.until[key] == until, "the first lift counts"
+
+
+@pytest.mark.parametrize("as_image", [False, True])
+def test_a_lift_and_what_it_lets_in_come_together(log: DeltaLog, as_image: bool) -> None:
+    key = shut(log)
+    until = log.clock.now() + 10
+    lift = remote(1, key, until + 1, ERASURES, at=1, until=until)
+    if as_image:  # as a baseline has it
+        lift = lift._replace(seq=0, shape=Shape(int(Kind.IMAGE), ERASURES), values=(fold(None, lift),))
+    log.apply(
+        [
+            lift,
+            remote(2, MINE, until, MEMORIES, text="old"),
+            remote(3, "guide/tea/episodic/2", until + 2, MEMORIES, text="new"),
+        ]
+    )
+    assert values(log, MINE, MEMORIES) is None
+    assert values(log, "guide/tea/episodic/2", MEMORIES) == {"text": "new"}
+    assert log.erasures.until[key] == until
 
 
 def test_what_is_shut_stays_so_over_a_restart(log: DeltaLog, tmp_path: Path) -> None:
