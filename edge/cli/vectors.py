@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.cli.output import cell, counted, json_option, print_json, print_table
-from edge.cli.stores import existing, read_filter, read_json, read_text, store_to_write
+from edge.cli.stores import (
+    existing,
+    read_filter,
+    read_json,
+    read_text,
+    reading,
+    searching,
+    store_argument,
+    store_to_write,
+)
 from sync.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -79,7 +88,7 @@ def upsert(
 
 
 @vectors.command()
-@store_to_write
+@store_argument
 @_agent
 @_space
 @_vector
@@ -92,7 +101,7 @@ def knn(
 ) -> None:
     """The nearest to VECTOR, a JSON list, or with - what standard input says."""
     query, given = _numbers(vector), read_filter(where)
-    with existing(store) as edge:
+    with searching(store) as edge:
         found = _of(edge, agent, space).knn(query, k, given, explain=explain)
     _print(found, as_json)
     if explain and found and not as_json:
@@ -100,7 +109,7 @@ def knn(
 
 
 @vectors.command("range")
-@store_to_write
+@store_argument
 @_agent
 @_space
 @_vector
@@ -122,7 +131,7 @@ def within(
 ) -> None:
     """Everything within a distance of VECTOR, nearest first."""
     query, given = _numbers(vector), read_filter(where)
-    with existing(store) as edge:
+    with searching(store) as edge:
         found = _of(edge, agent, space).range(query, radius=radius, min_score=min_score, limit=limit, filter=given)
     _print(found, as_json)
 
@@ -144,7 +153,7 @@ def delete(store: str, agent: str, space: str, keys: tuple[str, ...], as_json: b
 
 
 @vectors.command("list")
-@store_to_write
+@store_argument
 @_agent
 @click.argument("space", required=False)
 @click.option("--prefix", default="", help="Only keys that begin with it.")
@@ -152,7 +161,7 @@ def delete(store: str, agent: str, space: str, keys: tuple[str, ...], as_json: b
 @json_option
 def show(store: str, agent: str, space: str | None, prefix: str, limit: int, as_json: bool) -> None:
     """The vectors of a space, or without SPACE the agent's spaces."""
-    with existing(store) as edge:
+    with reading(store) as edge:
         if space is None:
             _print_spaces(edge.agent(agent).spaces(), as_json)
             return
@@ -165,13 +174,13 @@ def show(store: str, agent: str, space: str | None, prefix: str, limit: int, as_
 
 
 @vectors.command()
-@store_to_write
+@store_argument
 @_agent
 @_space
 @json_option
 def status(store: str, agent: str, space: str, as_json: bool) -> None:
     """A space's declaration, its size, and whether its searches are exact."""
-    with existing(store) as edge:
+    with reading(store) as edge:
         said = _of(edge, agent, space).status()
     if as_json:
         print_json(said)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edge import Edge
 from tests.edge.agent.test_cli_agents import call, said, told
 
 
@@ -53,6 +54,16 @@ def test_a_space_says_what_it_is(store: str) -> None:
         ("other", "l2", "int8", 1),
     ]
     assert "int8" in said("vectors", "list", store, "guide")
+
+
+def test_spaces_are_read_while_another_process_writes(store: str) -> None:
+    with Edge.open(store) as edge:
+        edge.agent("guide").vectors("images").upsert("d", [2, 0])
+        at = (store, "guide", "images")
+        assert {one["key"] for one in told("vectors", "knn", *at, "[2, 0]", "-k", "2")} == {"a", "d"}
+        assert {one["key"] for one in told("vectors", "range", *at, "[2, 0]", "--radius", "0.1")} == {"a", "d"}
+        assert len(told("vectors", "list", *at)) == 4
+        assert told("vectors", "list", store, "guide")[0]["count"] == told("vectors", "status", *at)["count"] == 4
 
 
 def test_many_from_standard_input(store: str) -> None:
