@@ -29,6 +29,10 @@ def escaped(name: str) -> str:
     return name.replace("%", "%25").replace("/", "%2F")
 
 
+def unescaped(part: str) -> str:
+    return part.replace("%2F", "/").replace("%25", "%")
+
+
 def is_of_agents(collection: str) -> bool:
     """Whether its records belong to agents."""
     return collection.startswith(PREFIX) or collection in _PLACES

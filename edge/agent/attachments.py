@@ -245,7 +245,7 @@ class Attachments:
         fields = self._records.get(self._key(attachment))
         if fields is None or not is_attachment(fields):
             where = f"namespace {self.namespace!r} of agent {self.agent!r}"
-            raise NotFound(f"{where} has no attachment {attachment!r:.100}")
+            raise NotFound(f"{where} has no attachment {attachment!r:.100}", hint="all() lists what there is")
         return fields
 
     def _device(self) -> str:

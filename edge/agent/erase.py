@@ -82,7 +82,10 @@ def lift(shelf: Shelf, agent: str, namespace: str | None) -> None:
     log = shelf.log
     shut = log.erasures.shut(_scope(agent, namespace))
     if not shut:
-        raise NotFound("there is no erasure of that, or it is lifted", hint="edge.erasures() lists them")
+        raise NotFound(
+            "there is no erasure of that, or it is lifted",
+            hint="edge.erasures() lists them; a namespace that was erased by its name is lifted by its name",
+        )
     schema, now = log.schemas[ERASURES], log.clock.now()
     shelf.submit([Write(Kind.PATCH, ERASURES, key, {"until": now}, schema=schema) for key in shut])
 

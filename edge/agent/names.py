@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Any
 
 from sync.errors import InvalidValue, TooLarge
-from sync.places import escaped
+from sync.places import escaped, unescaped
 
 NAME_BYTES_MAX = 128
 TYPES = ("context", "working", "long-term", "task", "relationship", "embedding")  # of threads
@@ -52,7 +52,7 @@ def check_text(what: str, text: Any) -> None:
 
 
 def unescape(part: str) -> str:
-    return part.replace("%2F", "/").replace("%25", "%")
+    return unescaped(part)
 
 
 def make_id(number: int, replica: bytes) -> str:

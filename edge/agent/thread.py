@@ -83,7 +83,13 @@ class Thread:
         found, packed = self._found(at)
         new = Thread(self._shelf, self.agent, name, self.type)
         forked = {"forked": [self.name, found.id], **_checked(metadata)}
-        new._put(packed, None, forked)
+        try:
+            new._put(packed, None, forked)
+        except StaleWrite as error:
+            raise StaleWrite(
+                f"agent {self.agent!r} has a thread {name!r} already",
+                hint="fork under another name, or put to that one",
+            ) from error
         return new
 
     def prune(self, *, keep_latest: int | None = None, keep_days: float | None = None) -> int:
@@ -203,7 +209,10 @@ class Thread:
 
     def _stale(self, expected: object, head: str | None) -> None:
         if expected is not None and type(expected) is not str:
-            raise InvalidValue(f"expected is the id of a checkpoint, or None, not {type(expected).__name__}")
+            raise InvalidValue(
+                f"expected is the id of a checkpoint, or None, not {type(expected).__name__}",
+                hint="the id= of what put, head and history return",
+            )
         newest = "there is none" if head is None else f"the newest is {head}"
         raise StaleWrite(
             f"thread {self.name!r} has moved on: {'none' if expected is None else expected} was expected, {newest}",

@@ -136,7 +136,8 @@ class Vectors:
             self._shelf.submit([Write(Kind.DELETE, self._collection.name, self._key(key)) for key in keys])
         except NotFound as error:
             missing = ", ".join(repr(key) for key in keys if self.get(key) is None)
-            raise NotFound(f"space {self.space!r} of agent {self.agent!r} has no vector {missing:.200}") from error
+            where = f"space {self.space!r} of agent {self.agent!r}"
+            raise NotFound(f"{where} has no vector {missing:.200}", hint="all() lists what there is") from error
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -283,7 +284,7 @@ def _check_words(given: Mapping[str, Any]) -> None:
 def _least(metric: str, radius: Any, min_score: Any) -> float:
     """The score that is asked for. Raises InvalidValue."""
     if (radius is None) == (min_score is None):
-        raise InvalidValue("a range has a radius or a min_score", hint="one of the two")
+        raise InvalidValue("a range has a radius or a min_score", hint="one of the two: radius=, min_score=")
     value = radius if min_score is None else min_score
     if type(value) not in (int, float) or isnan(value):
         raise InvalidValue(f"a radius or a score is a number, not {value!r:.40}")

@@ -16,7 +16,17 @@ _NO_KEYS = (
 )
 # What an error's hint begins with -> what to type instead.
 _INSTEAD = {
-    "another name, or edge.agent": "another name, or open it again: agentdb-edge erasures STORE --lift AGENT",
+    "another name, or edge.agent": "another name, or open it again: agentdb-edge erasures STORE --lift AGENT; of a "
+    "namespace with --namespace NAME",
+    "edge.erasures() lists them": "agentdb-edge erasures STORE lists them; of a namespace that was erased by its name: "
+    "--namespace NAME",
+    "all() lists what there is": "`list` in the place of this command lists what there is",
+    "edge.snapshots.all() lists them": "agentdb-edge state snapshots STORE lists them",
+    "thread.get() reads it": "agentdb-edge state get STORE AGENT THREAD --json shows it; put again with --expected ID",
+    "thread.history() lists them": "agentdb-edge state history STORE AGENT THREAD lists them",
+    "keep_latest=": "--keep-latest 100, --keep-days 30, or both",
+    "vectors(space, dimension=…)": "agentdb-edge vectors list STORE AGENT lists the spaces; the first upsert makes one",
+    "one of the two: radius=": "--radius or --min-score",
     "put a snapshot in its place": "move the directory away; put a copy made by `agentdb-edge snapshot` in its place, "
     "or begin with `agentdb-edge init STORE --join TOKEN`: what had been synced comes back from the fleet",
     "restore the keys directory": _NO_KEYS,

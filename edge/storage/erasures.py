@@ -22,7 +22,7 @@ from edge.storage.log_schema import translate
 from sync.errors import Erased, StoreLocked
 from sync.images import fold, image_values, is_alive
 from sync.operations import Kind, Operation, Shape
-from sync.places import agent_of, is_of_agents
+from sync.places import agent_of, is_of_agents, unescaped
 from sync.records import Record
 
 if TYPE_CHECKING:
@@ -86,10 +86,18 @@ class Erasures:
         """Before they are committed. Raises Erased."""
         for kind, collection, key, *_ in writes:
             if kind != Kind.DELETE and self.is_shut(collection, key):
-                raise Erased(
-                    f"what {key!r:.100} of {collection!r} belongs to was erased, and is shut",
-                    hint="another name, or edge.agent(name).lift_erasure()",
-                )
+                raise self._refusal(collection, key)
+
+    def _refusal(self, collection: str, key: str) -> Erased:
+        """Of a write within a scope that is shut."""
+        agent, namespace = agent_of(collection, key) or ("", None)
+        named = f"agent {unescaped(agent)!r}"
+        if namespace is None or self.shut(scope_of(agent, None)):
+            lift = f"edge.agent({unescaped(agent)!r}).lift_erasure()"
+        else:
+            named = f"namespace {unescaped(namespace)!r} of {named}"
+            lift = f"edge.agent({unescaped(agent)!r}).lift_erasure({unescaped(namespace)!r})"
+        return Erased(f"{named} was erased, and is shut", hint=f"another name, or {lift}")
 
     def admitted(self, jobs: Sequence[Job]) -> list[Job]:
         """Those that may be committed; the others have their error."""

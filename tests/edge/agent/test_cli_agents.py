@@ -161,12 +161,15 @@ def test_documents_from_the_shell(store: str, tmp_path: Path) -> None:
     ("words", "says"),
     [
         (("state", "put", "STORE", "a", "t", "{no json"), "not JSON"),
-        (("state", "put", "STORE", "a", "t", "1", "--expected", "x"), "has moved on"),
+        (("state", "put", "STORE", "a", "t", "1", "--expected", "x"), "--expected ID"),
         (("state", "put", "STORE", "a", "t", "1", "--type", "mood"), "not a type of state"),
         (("state", "get", "STORE", "a", "t"), "no checkpoint yet"),
-        (("state", "get", "STORE", "a", "t", "--checkpoint", "zzz"), "not the id"),
-        (("state", "restore", "STORE", "never"), "no snapshot"),
-        (("state", "prune", "STORE", "a", "t"), "say what to keep"),
+        (("state", "get", "STORE", "a", "t", "--checkpoint", "zzz"), "state history"),
+        (("state", "restore", "STORE", "never"), "state snapshots"),
+        (("state", "prune", "STORE", "a", "t"), "--keep-latest"),
+        (("vectors", "knn", "STORE", "a", "none", "[1]"), "vectors list"),
+        (("attachments", "pin", "STORE", "a", "none"), "`list`"),
+        (("erasures", "STORE", "--lift", "a"), "--namespace"),
         (("memory", "add", "STORE", "a", ""), "a memory is a string"),
         (("memory", "add", "STORE", "a", "x", "--importance", "2"), "from 0 to 1"),
         (("memory", "add", "STORE", "a", "x", "--kind", "mood"), "not a kind"),
@@ -228,6 +231,9 @@ def test_erase(store: str) -> None:
     table = said("erase", store, "a", "--namespace", "default", "--yes")
     assert "agent.memories" in table
     assert "not reached" in table
+    refused = call("memory", "add", store, "a", "again")
+    assert "namespace 'default' of agent 'a' was erased" in refused.stderr
+    assert "--namespace NAME" in refused.stderr
     assert call("erasures", store, "--namespace", "default").exit_code == 2
     assert call("erasures", store, "--lift", "nobody").exit_code == 2
 

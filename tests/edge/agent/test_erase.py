@@ -108,8 +108,9 @@ def test_it_is_shut_until_it_is_lifted(edge: Edge) -> None:
         lambda: edge.collection("agent.memories").put("guide/visitors/episodic/x", {"text": "by hand"}),
     ]
     for write in writes:
-        with pytest.raises(Erased, match="was erased"):
+        with pytest.raises(Erased, match="namespace 'visitors' of agent 'guide' was erased") as refused:
             write()
+        assert refused.value.hint.endswith("edge.agent('guide').lift_erasure('visitors')")
     with edge.batch(), pytest.raises(InvalidValue, match="batch"):
         agent.erase()
     agent.thread().put("not of the namespace")
@@ -122,7 +123,7 @@ def test_it_is_shut_until_it_is_lifted(edge: Edge) -> None:
     agent.erase()
     with pytest.raises(Erased):
         agent.thread().put("of the agent")
-    with pytest.raises(Erased):
+    with pytest.raises(Erased, match="agent 'guide' was erased"):
         memory.add("of its namespace")
 
 

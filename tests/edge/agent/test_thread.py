@@ -137,7 +137,7 @@ def test_a_fork_goes_its_own_way(thread: Thread) -> None:
     assert thread.get() == {"step": 2}
     oldest = list(fork.history())[-1]
     assert (fork.get(oldest.id), oldest.metadata["forked"]) == ({"step": 1}, ["tour", first.id])
-    with pytest.raises(StaleWrite):
+    with pytest.raises(StaleWrite, match="has a thread 'what-if' already"):
         thread.fork("what-if")
 
 
