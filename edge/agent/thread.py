@@ -8,7 +8,7 @@ It leaves to others: values as bytes (``values``), large ones (``large_values``)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -30,6 +30,7 @@ INLINE_BYTES_MAX = 16 << 10
 _DAY_MS = 86_400_000
 _PAGE = 500
 _ATTEMPTS = 3
+_MERGED = "merged"  # in the metadata of a checkpoint: the ids of those that it brings together
 ANY: Final = object()
 
 
@@ -64,16 +65,23 @@ class Thread:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def put(
-        self, value: Any, *, expected: str | object | None = ANY, metadata: Mapping[str, Any] | None = None
+        self,
+        value: Any,
+        *,
+        expected: str | object | None = ANY,
+        metadata: Mapping[str, Any] | None = None,
+        merges: Sequence[str] = (),
     ) -> Checkpoint:
         """Add a checkpoint; it is on disk when this returns (in ``edge.batch()``: when the batch ends).
 
         ``value`` is made of dicts, lists, tuples, strings, numbers, bytes, booleans, None, numpy arrays and times with
-        a zone. ``expected`` is the id that has to be the newest, or None: there has to be none. Raises StaleWrite,
-        InvalidValue, TooLarge, StorageError, with nothing changed.
+        a zone. ``expected`` is the id that has to be the newest, or None: there has to be none. ``merges`` are the ids
+        of other ends of branches that this brings together: ``heads`` does not show them any more. Raises StaleWrite,
+        NotFound (what is merged), InvalidValue, TooLarge, StorageError, with nothing changed.
         """
         packed = encode(value)
-        return self._put(packed, expected, {} if metadata is None else _checked(metadata))
+        said = {} if metadata is None else _checked(metadata)
+        return self._put(packed, expected, {**said, **self._merged(merges)} if merges else said)
 
     def fork(self, name: str, *, at: str | None = None, metadata: Mapping[str, Any] | None = None) -> Thread:
         """A new thread of the same agent and type that begins with the value of a checkpoint, by default the newest.
@@ -162,16 +170,29 @@ class Thread:
         return (_shown(id_of(self.prefix, key), fields) for key, fields in islice(found, limit))
 
     def heads(self) -> list[Checkpoint]:
-        """The ends of the branches, newest first: more than one where devices went on from one checkpoint offline."""
+        """The ends of the branches, newest first: more than one where devices went on from one checkpoint offline,
+        until somebody puts what ``merges`` them.
+        """
         every = list(self.history())
-        parents = {found.parent for found in every}
-        return [found for found in every if found.id not in parents]
+        followed = {found.parent for found in every}
+        for found in every:
+            merged = found.metadata.get(_MERGED)
+            followed.update(merged if isinstance(merged, list) else ())
+        return [found for found in every if found.id not in followed]
 
     def put_again(self, checkpoint: str, metadata: dict[str, Any]) -> Checkpoint:
         """A new checkpoint with the value of an old one. Raises what ``get`` and ``put`` do."""
         return self._put(self._found(checkpoint)[1], ANY, metadata)
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _merged(self, merges: Sequence[str]) -> dict[str, Any]:
+        """What the metadata says of them."""
+        if isinstance(merges, (str, bytes)) or not isinstance(merges, Sequence):
+            raise InvalidValue(f"merges is a list of ids, not {type(merges).__name__}", hint="thread.heads() has them")
+        for one in merges:
+            self._fields(one)
+        return {_MERGED: list(merges)}
 
     def _put(self, packed: bytes, expected: str | object | None, metadata: dict[str, Any]) -> Checkpoint:
         shelf, prefix = self._shelf, self.prefix

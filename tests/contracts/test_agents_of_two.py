@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge import CallableEmbedder, NotFound, SchemaMismatch, Thread
+from edge import CallableEmbedder, InvalidValue, NotFound, SchemaMismatch, Thread
 from edge.agent.embedders import vector_field, vector_fields
 from tests.contracts.fleet_world import Cloud, Device
 
@@ -53,9 +53,17 @@ def test_what_two_write_offline_are_two_branches(two: Two) -> None:
     assert [one.id for one in a.heads()] == [one.id for one in b.heads()] == sorted((ours.id, theirs.id))[::-1]
     assert a.get() == b.get()
     assert {a.get(ours.id), a.get(theirs.id)} == {b.get(ours.id), b.get(theirs.id)} == {"a's", "b's"}
-    joined = a.put("both", expected=max(ours.id, theirs.id))
+    with pytest.raises(NotFound):
+        a.put("both", merges=["0" * 16 + "-" + "0" * 12])
+    for wrong in (ours.id, ours, [7], 7):
+        with pytest.raises(InvalidValue, match=r"merges is a list|not the id"):
+            a.put("both", merges=wrong)  # type: ignore[arg-type]
+    ends = [one.id for one in a.heads()]
+    joined = a.put("both", expected=max(ours.id, theirs.id), merges=ends)
+    assert joined.metadata == {"merged": ends}
     two.settle()
     assert b.head() == joined
+    assert a.heads() == b.heads() == [joined]
 
 
 def test_two_models_are_never_in_one_ranking(two: Two) -> None:
