@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -63,6 +64,7 @@ def add(
     """
     from edge.agent.loading import Splitter
 
+    logging.getLogger("pypdf").addHandler(logging.NullHandler())  # what it finds odd is no line of ours, nor JSON
     given = None if metadata is None else read_json("--metadata", metadata, "'{\"floor\": 2}'")
     sources = [source for file in files for source in _sources(file)]
     if name is not None and len(sources) != 1:
@@ -71,7 +73,9 @@ def add(
     problems: list[tuple[str, InputError]] = []
     with (
         existing(store) as edge,
-        click.progressbar(sources, label="documents", file=sys.stderr, hidden=as_json) as bar,
+        click.progressbar(
+            sources, label="documents", file=sys.stderr, hidden=not sys.stderr.isatty() or as_json
+        ) as bar,
     ):
         found = _of(edge, agent, namespace)
         for source in bar:

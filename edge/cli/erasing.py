@@ -28,7 +28,12 @@ def erase(store: str, agent: str, namespace: str | None, yes: bool, as_json: boo
     if not yes:
         click.confirm(f"erase {what}, on every device of the fleet, for good?", abort=True, err=True)
     with existing(store) as edge:
-        receipt = edge.agent(agent).erase(namespace)
+        try:
+            receipt = edge.agent(agent).erase(namespace)
+        except KeyboardInterrupt:  # click says "Aborted!", which sounds as if nothing had happened
+            if any(not one.here for one in edge.erasures()):
+                click.echo(f"{what} is shut; the next command that writes to the store goes on erasing it", err=True)
+            raise
         fleet = edge.status()["fleet"] is not None
     if as_json:
         print_json(receipt._asdict())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,16 @@ def test_mistakes_are_one_line_and_a_hint(store: str, words: tuple[str, ...], sa
     assert "Traceback" not in result.output
 
 
+def test_a_damaged_pdf_is_one_error_and_nothing_else(store: str, tmp_path: Path) -> None:
+    (tmp_path / "torn.pdf").write_bytes(b"%PDF-1.4 torn")
+    words = [sys.executable, "-c", "from edge.cli import main; main()", "documents", "add", store, "a"]
+    for form in ((), ("--json",)):
+        done = subprocess.run([*words, str(tmp_path / "torn.pdf"), *form], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert "the PDF cannot be read" in (json.loads(line)["message"] if form else line)
+
+
 def test_values_that_json_has_not(store: str) -> None:
     import numpy as np
 
@@ -272,3 +284,19 @@ def test_attachments_from_the_shell(store: str, tmp_path: Path) -> None:
     assert "1 attachment unpinned" in said("attachments", "unpin", store, "guide", "hum")
     assert told("attachments", "delete", store, "guide", "hum") == {"deleted": ["hum"]}
     assert [one["id"] for one in told("attachments", "list", store, "guide")] == [added["id"]]
+
+
+def test_an_erase_that_is_interrupted_says_what_has_begun(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told("memory", "add", store, "a", "a secret")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Edge, "_purge", interrupted)
+        aborted = call("erase", store, "a", "--yes")
+    assert aborted.exit_code == 1
+    assert "agent 'a' is shut; the next command that writes" in aborted.stderr
+    assert [one["here"] for one in told("erasures", store)] == [False]
+    told("state", "put", store, "b", "t", "1")
+    assert [one["here"] for one in told("erasures", store)] == [True]
