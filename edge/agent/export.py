@@ -159,7 +159,7 @@ def _vectors(shelf: Shelf, agent: str, namespace: str | None) -> Iterator[dict[s
         if namespace not in (None, space.space):
             continue
         for vector in space.all():
-            told = {"key": vector.key, "vector": vector.vector.tolist(), "metadata": vector.metadata}
+            told = {"key": vector.key, "vector": vector.vector, "metadata": vector.metadata}
             yield {"store": "vector", "space": space.space, **_plain_fields(told)}
 
 
