@@ -97,7 +97,7 @@ def check_value(name: str, value: Any, depth: int = 0) -> Any:
 def _check_container(name: str, value: Any, depth: int) -> Any:
     kind = type(value)
     if kind is not list and kind is not tuple and kind is not dict:
-        plain = _plain(value)
+        plain = python_scalar(value)
         if plain is not value:
             return check_value(name, plain, depth)
         raise InvalidValue(f"field {name!r}: cannot store a {kind.__name__}", hint=_instead_of(kind))
@@ -121,7 +121,7 @@ def check_elements(name: str, value: Any) -> list[Any]:
         raise InvalidValue(
             f"field {name!r} is a set and takes a list of strings or integers, not {type(value).__name__}"
         )
-    value = [_plain(element) for element in value]
+    value = [python_scalar(element) for element in value]
     for element in value:
         if type(element) is int and INT_MIN <= element <= INT_MAX:
             continue
@@ -191,7 +191,7 @@ def brief(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
-def _plain(value: Any) -> Any:
+def python_scalar(value: Any) -> Any:
     """Of a NumPy scalar the Python value, without importing NumPy; anything else as it is."""
     if type(value).__module__ != "numpy" or getattr(value, "ndim", None) != 0 or value.dtype.kind not in "biufUS":
         return value

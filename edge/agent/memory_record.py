@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from edge.agent.scoring import KINDS
 from edge.storage.filters import DEPTH_MAX
 from sync.errors import InvalidValue
+from sync.values import python_scalar
 
 MEMORIES = "agent.memories"
 _LAST_MS = 253_402_300_799_999  # of the year 9999
@@ -107,6 +108,7 @@ def check_kinds(kinds: Any) -> list[str]:
 
 
 def unit(what: str, value: Any) -> float:
+    value = python_scalar(value)
     if type(value) not in (int, float) or not 0 <= value <= 1:
         raise InvalidValue(f"{what} is a number from 0 to 1, not {value!r:.40}")
     return float(value)

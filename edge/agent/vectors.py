@@ -22,6 +22,7 @@ from edge.storage.transaction import Write
 from sync.errors import InvalidValue, NotFound, SchemaMismatch
 from sync.operations import Kind
 from sync.schema import METRICS, PRECISIONS, VectorSpec, check_key
+from sync.values import python_scalar
 
 if TYPE_CHECKING:
     from edge.agent.shelf import Shelf
@@ -285,16 +286,16 @@ def _least(metric: str, radius: Any, min_score: Any) -> float:
     """The score that is asked for. Raises InvalidValue."""
     if (radius is None) == (min_score is None):
         raise InvalidValue("a range has a radius or a min_score", hint="one of the two: radius=, min_score=")
-    value = radius if min_score is None else min_score
+    value = python_scalar(radius if min_score is None else min_score)
     if type(value) not in (int, float) or isnan(value):
         raise InvalidValue(f"a radius or a score is a number, not {value!r:.40}")
     if min_score is not None:
-        return float(min_score)
+        return float(value)
     if metric == "dot":
         raise InvalidValue("a dot product is no distance, and has no radius", hint="min_score=")
-    if radius < 0:
+    if value < 0:
         raise InvalidValue(f"a radius is 0 or more, not {radius!r:.40}")
-    return float(1 - radius if metric == "cosine" else -radius * radius)
+    return float(1 - value if metric == "cosine" else -value * value)
 
 
 def _distance(metric: str, score: float) -> float:

@@ -16,6 +16,7 @@ from edge.storage.transaction import Write
 from sync.errors import InvalidValue, SchemaMismatch
 from sync.images import image_values
 from sync.schema import CollectionSchema, check_elements, check_key, check_value
+from sync.values import python_scalar
 
 if TYPE_CHECKING:
     from edge.storage.delta_log import DeltaLog
@@ -83,6 +84,7 @@ class Collection:
 
     def increment(self, key: str, field: str, by: float = 1, *, upsert: bool = False) -> None:
         """Add ``by`` (negative to subtract) to a counter field. Concurrent increments add up."""
+        by = python_scalar(by)
         if type(by) not in (int, float):
             raise InvalidValue(f"an increment is a number, not {type(by).__name__}")
         rule = self._rule_of(field, "counter")
@@ -208,6 +210,7 @@ class Collection:
         ``search``.
         """
         _check_limit("k", k, SEARCH_MAX)
+        least = python_scalar(least)
         if type(least) not in (int, float) or isnan(least):
             raise InvalidValue(f"the least score is a number, not {least!r:.40}")
         return self._hits(self._projections.within(self.schema, vector, least, k, filter), "")

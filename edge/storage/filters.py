@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 from sync.errors import InputError, InvalidFilter
 from sync.limits import INT_MAX, INT_MIN
 from sync.schema import CollectionSchema, FieldRule, check_field_name
+from sync.values import python_scalar
 
 DEPTH_MAX = 16
 CONDITIONS_MAX = 256
@@ -181,6 +182,7 @@ class _Parser:
         if self._conditions > CONDITIONS_MAX:
             raise InvalidFilter(f"a filter has at most {CONDITIONS_MAX} conditions")
         rule = self._schema.fields.get(field) if self._schema is not None else None
+        operand = python_scalar(operand)
         if operator == "$exists":
             if type(operand) is not bool:
                 raise InvalidFilter(f"$exists on {field!r} takes True or False")
@@ -193,9 +195,10 @@ class _Parser:
         if operator in ("$in", "$nin"):
             if not isinstance(operand, (list, tuple, set, frozenset)) or len(operand) > CHOICES_MAX:
                 raise InvalidFilter(f"{operator} on {field!r} takes a list of at most {CHOICES_MAX} values")
-            for choice in operand:
+            choices = tuple(python_scalar(choice) for choice in operand)
+            for choice in choices:
                 self._check_comparable(field, rule, operator, choice)
-            return Condition(field, operator[1:], tuple(operand))
+            return Condition(field, operator[1:], choices)
         if operator == "$contains":
             return self._contains(field, rule, operand)
         inner = isinstance(operator, str) and not operator.startswith("$")

@@ -49,3 +49,22 @@ def test_of_3000_memories_little_more_than_the_answer_is_read(edge: Edge, monkey
             found = memory.search("pump", 10, mode=mode, filter=given, touch=False)
             assert len(found) == count, (mode, given)
             assert sum(read) < most, (mode, given, read)
+
+
+def test_scalars_of_numpy_are_numbers(edge: Edge) -> None:
+    import numpy as np
+
+    memory = edge.agent("guide").memory()
+    added = memory.add("the pump is loud", importance=np.float32(0.25), metadata={"floor": np.int64(2)})  # type: ignore[arg-type]
+    assert [(one.importance, one.metadata) for one in memory.all()] == [(0.25, {"floor": 2})]
+    for asked in ({"floor": np.int64(2)}, {"floor": {"$in": [np.int8(3), np.int64(2)]}}):
+        assert [found.id for found in memory.search("pump", filter=asked)] == [added.id]
+    assert memory.search("pump", filter={"importance": {"$gt": np.float64(0.5)}}) == []
+    space = edge.agent("guide").vectors("faces", dimension=2)
+    space.upsert("ada", [1, 0])
+    assert [one.key for one in space.range([1, 0], radius=np.float32(0.1))] == ["ada"]  # type: ignore[arg-type]
+    assert [one.key for one in space.range([1, 0], min_score=np.float64(0.9))] == ["ada"]
+    counts = edge.collection("counts", fields={"n": "counter"})
+    counts.put("a", {"n": 1})
+    counts.increment("a", "n", np.int64(2))  # type: ignore[arg-type]
+    assert counts.get("a") == {"n": 3}
