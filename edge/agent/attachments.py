@@ -102,7 +102,7 @@ class Attachments:
     ) -> Attachment:
         """Attach a file or bytes, at most 1 GiB. The body and the record are on disk when this returns.
 
-        ``id`` names it, and replaces what had that name; by default it is the digest, so the same bytes are the same
+        ``id`` names it, and replaces what had that name, with its body here; by default it is the digest, so the same bytes are the same
         attachment. ``text`` is its caption, by which it is found. Raises InvalidValue, NotFound, TooLarge,
         QuotaExceeded, StorageError, and what an embedder does.
         """
@@ -134,6 +134,7 @@ class Attachments:
             with self._shelf.lock(key):
                 old = self._records.get(key)
                 old = old if old is not None and is_attachment(old) else None
+                before = None if old is None else old["digest"]
                 vectors = self._vector_writes(key, fields, kept, old)
                 same = old is not None and all(old.get(word) == value for word, value in fields.items())
                 if not same or old is None:
@@ -142,7 +143,10 @@ class Attachments:
                     vectors.append(self._shelf.put_of(ATTACHMENTS, key, old))
                 if vectors:
                     self._shelf.submit(vectors)
-                return self._shown(old)
+                shown = self._shown(old)
+        if before not in (None, shown.digest):
+            self._collect(before)
+        return shown
 
     def delete(self, attachment: str) -> None:
         """Its record, its vectors and, if no other attachment of this store has it, its body here; the cloud keeps what
@@ -155,9 +159,7 @@ class Attachments:
             writes = [Write(Kind.DELETE, ATTACHMENTS, key, upsert=True)]
             writes += [Write(Kind.DELETE, space, key, upsert=True) for space in self._with_vector(key)]
             self._shelf.submit(writes)
-        digest = bytes.fromhex(fields["digest"])
-        if digest not in self._shelf.cache.bodies.named():
-            self._shelf.cache.collect()
+        self._collect(fields["digest"])
 
     def pin(self, attachment: str) -> None:
         """Its body stays on this device; if it is away, from when it is next read. Raises NotFound, StorageError."""
@@ -229,6 +231,11 @@ class Attachments:
         return best
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _collect(self, digest: str) -> None:
+        """A record that named this body does not any more; others may."""
+        if bytes.fromhex(digest) not in self._shelf.cache.bodies.named():
+            self._shelf.cache.collect()
 
     def _key(self, attachment: str) -> str:
         if type(attachment) is not str or not attachment:

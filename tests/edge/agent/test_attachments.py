@@ -85,6 +85,16 @@ def test_a_new_body_under_an_id_replaces_the_old(edge: Edge, photos: Attachments
     assert old.digest != new.digest
 
 
+def test_a_body_that_was_replaced_takes_no_space(edge: Edge, photos: Attachments) -> None:
+    photos.add(b"kept", id="kept")
+    photos.add(b"kept", id="latest")
+    for number in range(5):
+        photos.add(f"frame {number}".encode(), id="latest")
+    assert edge.cache.status().bodies == (2, len(b"kept") + len(b"frame 4"))
+    assert photos.read("kept") == b"kept"
+    assert photos.read("latest") == b"frame 4"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "media_type"),
     [
