@@ -102,9 +102,9 @@ class Attachments:
     ) -> Attachment:
         """Attach a file or bytes, at most 1 GiB. The body and the record are on disk when this returns.
 
-        ``id`` names it, and replaces what had that name, with its body here; by default it is the digest, so the same bytes are the same
-        attachment. ``text`` is its caption, by which it is found. Raises InvalidValue, NotFound, TooLarge,
-        QuotaExceeded, StorageError, and what an embedder does.
+        ``id`` names it, and replaces what had that name, with its body here; by default it is the digest, so the same
+        bytes are the same attachment. ``text`` is its caption, by which it is found. Raises InvalidValue, NotFound,
+        TooLarge, QuotaExceeded, StorageError, and what an embedder does.
         """
         self._shelf.check_alone("attaching")
         if not isinstance(source, (bytes, os.PathLike)):

@@ -188,7 +188,8 @@ class Documents:
         return None if fields is None else _shown(fields)
 
     def text(self, document: str) -> str:
-        """The document's text, put together from its chunks; what no chunk has (space between them) is a space.
+        """The document's text, put together from its chunks; what no chunk has (space between them, and what another
+        device's version of it has left out) is a space.
 
         Raises NotFound.
         """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge import CallableEmbedder, InvalidValue, NotFound, SchemaMismatch, Thread
+from edge import CallableEmbedder, InvalidValue, NotFound, SchemaMismatch, Splitter, Thread
 from edge.agent.embedders import vector_field, vector_fields
 from tests.contracts.fleet_world import Cloud, Device
 
@@ -191,3 +191,22 @@ def test_the_same_fact_on_two_devices_is_one_and_accesses_add_up(two: Two) -> No
         memory.shelf.recalls.flush()
     two.settle()
     assert [memory.shelf.recalls.of([one.id])[one.id][0] for memory in (ours, theirs)] == [6, 6]
+
+
+def test_two_versions_of_a_document_are_whole_once_one_is_added_again(two: Two) -> None:
+    cut = Splitter(size=12, overlap=0)
+    a, b = (device.edge.agent("guide").documents() for device in (two.a, two.b))
+    a.add("one.\n\n2 is long.\n\n3 is long.", id="d", chunker=cut)
+    two.settle()
+    a.add("one.\n\n2 is A's.\n\n3 is long.", id="d", chunker=cut)
+    two.b.clock.now_ms += 10
+    later = "one.\n\n2 is long.\n\n3 is B's."
+    b.add(later, id="d", chunker=cut)
+    two.settle()
+    assert a.text("d") == b.text("d")
+    assert a.text("d").split() == ["one.", "3", "is", "B's."], "the second part is gone, as the guide says"
+    done = a.add(later, id="d", chunker=cut)
+    assert done.written == 1
+    two.settle()
+    assert a.text("d").split() == b.text("d").split() == later.split()
+    assert "2 is long." in [hit.text for hit in b.search("long")]
