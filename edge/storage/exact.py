@@ -61,6 +61,7 @@ class ExactIndex:
         self._log = log
         self._lock = RLock()
         self._file: MatrixFile | None = None
+        self._retired = False
         self._overlay: Overlay
         self._places: dict[str, int]
         self._dead: list[int]
@@ -89,7 +90,7 @@ class ExactIndex:
                 if place is not None:
                     self._dead.append(place)
             limit = max(_FOLD_ROWS_MIN, min(_FOLD_ROWS_MAX, int(len(file.keys) * _FOLD_SHARE)))
-            if len(self._overlay.slots) > limit:
+            if len(self._overlay.slots) > limit and not self._retired:
                 self.fold()
             return len(changed)
 
@@ -175,7 +176,7 @@ class ExactIndex:
         """
         with self._lock:
             behind = self._log.position - self.position
-            if behind >= changes and behind >= len(self._open().keys) * _FOLD_SHARE:
+            if not self._retired and behind >= changes and behind >= len(self._open().keys) * _FOLD_SHARE:
                 self.refresh()
                 self.fold()
 
@@ -185,6 +186,8 @@ class ExactIndex:
         Returns what was wrong.
         """
         with self._lock:
+            if self._retired:
+                return []
             rebuilt = len(self.rebuilds)
             self.refresh()
             problems = self.rebuilds[rebuilt:] or self._open().check() or self._compare()
@@ -196,6 +199,13 @@ class ExactIndex:
         """Write the files anew from the record images."""
         with self._lock:
             self._rebuild("asked for")
+
+    def retire(self) -> None:
+        """Another has its files from now on, by another declaration. Who is about to search it still can, as it is in
+        memory; it writes nothing any more.
+        """
+        with self._lock:
+            self._retired = True
 
     def close(self) -> None:
         """Fold what is worth it, so that the next start need not read it from the log, and let go of the file."""
@@ -258,6 +268,7 @@ class ExactIndex:
 
     def _open(self) -> MatrixFile:
         if self._file is None:
+            self._check_current()
             note = self._log.checkpoint(self._note_name)
             if note is None:
                 self._rebuild("")
@@ -283,6 +294,7 @@ class ExactIndex:
         self._lengths = lengths_of(self.spec, file.rows)
 
     def _rebuild(self, reason: str) -> None:
+        self._check_current()
         if reason:
             self.rebuilds.append(reason)
         position = self._log.position
@@ -290,6 +302,10 @@ class ExactIndex:
             self._adopt(MatrixFile.create(self._folder, self.spec, self._batches(), position))
         except OSError as error:
             raise storage_error(f"writing the vectors of {self.schema.name!r}", error) from error
+
+    def _check_current(self) -> None:
+        if self._retired:
+            raise StorageError(f"{self.schema.name!r} has been declared anew meanwhile", hint="search again")
 
     def _batches(self) -> Iterator[tuple[list[str], bytes]]:
         for page in self._pages():

@@ -196,7 +196,7 @@ class Projections:
             found = self._exact.get(schema.name)
             if found is None or found.spec != schema.vector:
                 if found is not None:
-                    found.close()
+                    found.retire()
                 found = self._exact[schema.name] = self._new_index(schema)
             return found
 

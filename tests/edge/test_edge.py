@@ -329,3 +329,28 @@ def test_an_interrupted_snapshot_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "copies" / "copy").stat().st_mode & 0o777 == 0o700
     with Edge.open(tmp_path / "copies" / "copy") as copy:
         assert copy.collection("notes").get("a") == {"n": 1}
+
+
+def test_who_is_about_to_search_vectors_that_are_declared_anew(tmp_path: Path) -> None:
+    """As ``reembed`` does while others search: each is answered by the vectors that it asked for, and nobody's files go
+    from under another.
+    """
+    with Edge.open(tmp_path) as edge:
+        notes = edge.collection("notes", vector=("v", 2, "l2"))
+        for number in range(1, 30):
+            notes.put(f"k{number:02}", {"v": [number, 0]})
+        assert notes.search(vector=[7, 0], k=1)[0].key == "k07"
+        before = edge.projections.exact(notes.schema)
+        edge.collection("notes", vector=("v", 2, "dot"))
+        unopened = edge.projections.exact(notes.schema)
+        edge.collection("notes", vector=("v", 2, "cosine"))
+        assert len(notes.search(vector=[7, 0], k=100)) == 29
+        for number in range(30, 5_000):
+            edge.log.submit([edge.log.put_of("notes", f"k{number}", {"v": b"\0\0\0\0\0\0\x80?"}, notes.schema)])
+        hits = before.search(array("f", [7, 0]).tobytes(), 2)
+        assert [(hit.key, hit.score) for hit in hits] == [("k07", 0.0), ("k06", -1.0)]
+        before.keep_up(1)
+        with pytest.raises(StorageError, match="declared anew meanwhile"):
+            unopened.search(array("f", [7, 0]).tobytes(), 2)
+        assert len(notes.search(vector=[7, 0], k=10_000)) == 4_999
+        assert edge.verify() == []
