@@ -203,10 +203,15 @@ class LanceTable:
                 self.handle.delete(col(KEY).isin([lit(key) for key in gone]))
             self._commit(max(self.position, *changes.values()))
 
-    def _commit(self, position: int, *, settling: bool = False) -> None:
-        """Make all that Lance has written durable, and note it."""
+    def _commit(self, position: int, *, settling: bool = False, removed: bool = False) -> None:
+        """Make all that Lance has written durable, and note it. Unless old versions were ``removed``, a file that was
+        noted and is gone is damage, which the note must not forget: raises Unreadable.
+        """
         if not settling:
-            self._files = seal(self._folder, self._files, ignored=(HINT,))
+            files = seal(self._folder, self._files, ignored=(HINT,))
+            if not removed and (lost := sorted(self._files.keys() - files.keys())):
+                raise Unreadable(f"{lost[0]} is missing")
+            self._files = files
             self._rows = self.handle.count_rows()
         self.position = position
         note = {
@@ -372,7 +377,7 @@ class LanceTable:
             self._commit(self.position, settling=True)
             self.generation += 1
             self.handle.optimize(cleanup_older_than=_AT_ONCE, delete_unverified=True)
-            self._commit(self.position)
+            self._commit(self.position, removed=True)
             self._tight_bytes = self.bytes
         return self.sample()
 

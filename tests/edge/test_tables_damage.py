@@ -19,7 +19,7 @@ from edge.storage.durable import list_files
 from edge.storage.filters import parse
 from edge.storage.tables import LanceTables
 from edge.storage.tables_table import HINT
-from sync.errors import AgentDBError
+from sync.errors import AgentDBError, StorageError
 from sync.images import image_values
 from sync.schema import declare, pack_vector
 from tests.edge.stores import delete, open_log, put
@@ -261,6 +261,24 @@ def test_a_search_that_fails_on_a_damaged_file_heals_the_table(tmp_path: Path, l
     for path in (table / "data").iterdir():
         path.unlink()
     assert tables.search_vector("notes", QUERY, 20) == truth[0]
+
+
+@pytest.mark.parametrize("folder", ["data", "_versions", "_indices"])
+def test_a_file_that_is_lost_is_not_forgotten_by_the_next_write(
+    tmp_path: Path, log: DeltaLog, table: Path, folder: str
+) -> None:
+    """Its checkpoint went on without it: the table seemed whole, and could not be read any more."""
+    tables = LanceTables(tmp_path, log)
+    assert tables.search_text("notes", "word1", 5)
+    min(path for path in (table / folder).rglob("*") if path.is_file()).unlink()
+    put(log, "notes", {"new": {"n": 1, "body": "new"}})
+    with pytest.raises(StorageError, match=r"missing|Not found"):
+        tables.flush()
+    tables.maintain(force=True)
+    assert len(tables.rebuilds["notes"]) == 1
+    assert [hit.key for hit in tables.search_text("notes", "new", 5)] == ["new"]
+    assert tables.verify() == []
+    tables.close()
 
 
 def test_every_flipped_bit_is_found(
