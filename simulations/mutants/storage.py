@@ -96,8 +96,8 @@ MUTANTS = [
     Mutant(
         "one-dead-letter-a-replica",
         "cloud/storage/sqlite_reading.py",
-        'sql = _DEAD_LETTER + "AND replica = ? AND seq BETWEEN ? AND ? ORDER BY seq, collection, key"',
-        'sql = _DEAD_LETTER + "AND replica = ? AND seq BETWEEN ? AND ? ORDER BY seq, collection, key LIMIT 1"',
+        "        rows = self._db.execute(_REFUSED, (fleet, replica, first_seq, last_seq, limit))\n",
+        "        rows = self._db.execute(_REFUSED, (fleet, replica, first_seq, last_seq, 1))\n",
         "after a lost ack the device learns of one of the operations that were refused",
         "tests/contracts/test_store_contract.py::test_dead_letters_are_kept_once",
     ),
