@@ -43,6 +43,7 @@ from http_message_signatures import (
 from http_message_signatures.algorithms import ED25519
 
 from cloud.ports import Caller, Store, Transaction
+from cloud.rows import DeviceRow
 from sync.errors import StaleNonce, Unauthenticated
 from sync.limits import NONCE_MAX
 
@@ -117,9 +118,15 @@ class Authenticator:
         if row is None:
             raise Unauthenticated(f"no device {device.hex()} is enrolled here", hint="enroll it with a join token")
         _verify(_Request(method, f"http://cloud{path}", fields), shape["device"], row.signing)
-        if row.revoked_ms:
-            raise Unauthenticated(f"device {device.hex()} was revoked", hint="ask whoever runs the fleet")
+        _check_standing(row)
         return Claimed(Caller(row.fleet, device, row.identity), nonce, fields["content-digest"])
+
+    def check_standing(self, caller: Caller) -> None:
+        """Of one whose request has waited: it may have been revoked meanwhile. Raises Unauthenticated."""
+        with self._store.reading() as view:
+            row = view.device(caller.device)
+        if row is not None:
+            _check_standing(row)
 
 
 def accept_nonce(state: int, nonce: int) -> int | None:
@@ -160,6 +167,11 @@ def _single_fields(headers: Headers) -> dict[str, str]:
         if name not in found:
             raise Unauthenticated(f"the request is not signed: {name} is missing", hint=_HINT)
     return found
+
+
+def _check_standing(row: DeviceRow) -> None:
+    if row.revoked_ms:
+        raise Unauthenticated(f"device {row.device.hex()} was revoked", hint="ask whoever runs the fleet")
 
 
 def _verify(request: _Request, key_id: str, signing: bytes) -> None:

@@ -254,6 +254,7 @@ class Service:
                 if self.polls.closed or not self.polls.current(claimed.caller.fleet, claimed.caller.device, moved):
                     return answer
                 moved.clear()
+                await self._in(self._readers, self._authenticator.check_standing, claimed.caller)
 
     def _consume(self, claimed: Claimed) -> None:
         with self._store.writing(durable=False) as tx:

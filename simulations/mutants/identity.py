@@ -26,8 +26,8 @@ MUTANTS = [
     Mutant(
         "revoked-requests-accepted",
         "cloud/identity/auth.py",
-        "        if row.revoked_ms:\n",
-        "        if row.revoked_ms < 0:\n",
+        "    if row.revoked_ms:\n",
+        "    if row.revoked_ms < 0:\n",
         "a revoked device reads on",
         "tests/attacks/test_forged_requests.py::test_a_revoked_device",
     ),

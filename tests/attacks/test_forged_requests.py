@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hmac
 import re
+import threading
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -22,7 +24,7 @@ from edge.link.signing import CONTENT_TYPE, sign_request
 from sync.keys import DeviceKey
 from sync.messages import Push, encode
 from tests.cloud.identity_world import World, enroll_request
-from tests.cloud.server_world import SYNC, CountingPlane, LiveServer, Reply, hello, live
+from tests.cloud.server_world import SYNC, CountingPlane, LiveServer, Reply, hello, live, pull
 
 BODY = encode(Push(b"segment"))
 FULL = ("@method", "@path", "content-digest", "content-type")
@@ -226,6 +228,21 @@ def test_a_revoked_device(scene: Scene) -> None:
     scene.plane.handled.clear()
     scene.world.enrollment.revoke(scene.world.fleet, lost.device_id)
     scene.refused(scene.server.post(lost, 2, hello(scene.world.fleet, lost.device_id)))
+
+
+def test_a_device_that_is_revoked_while_it_waits(scene: Scene) -> None:
+    """Its request was accepted when it was a member; what comes then is not for it any more."""
+    replies: list[Reply] = []
+    waits = pull(scene.key.device_id, wait_ms=20_000)
+    thread = threading.Thread(target=lambda: replies.append(scene.server.post(scene.key, 1, waits)))
+    thread.start()
+    until = time.monotonic() + 10
+    while not scene.server.service.polls.waiting and time.monotonic() < until:
+        time.sleep(0.01)
+    scene.world.enrollment.revoke(scene.world.fleet, scene.key.device_id)
+    scene.plane.advance(scene.world.fleet)
+    thread.join(10)
+    assert [(reply.status, reply.code) for reply in replies] == [(401, "unauthenticated")]
 
 
 def test_an_enrollment_through_the_signed_door(scene: Scene) -> None:
