@@ -102,9 +102,9 @@ class Attachments:
     ) -> Attachment:
         """Attach a file or bytes, at most 1 GiB. The body and the record are on disk when this returns.
 
-        ``id`` names it, and replaces what had that name, with its body here; by default it is the digest, so the same
-        bytes are the same attachment. ``text`` is its caption, by which it is found. Raises InvalidValue, NotFound,
-        TooLarge, QuotaExceeded, StorageError, and what an embedder does.
+        ``id`` names it, and replaces what had that name (whose body goes at once, or in a fleet with the next sync); by
+        default it is the digest, so the same bytes are the same attachment. ``text`` is its caption, by which it is
+        found. Raises InvalidValue, NotFound, TooLarge, QuotaExceeded, StorageError, and what an embedder does.
         """
         self._shelf.check_alone("attaching")
         if not isinstance(source, (bytes, os.PathLike)):
@@ -145,7 +145,7 @@ class Attachments:
                     self._shelf.submit(vectors)
                 shown = self._shown(old)
         if before not in (None, shown.digest):
-            self._collect(before)
+            self._shelf.cache.replaced(bytes.fromhex(before))
         return shown
 
     def delete(self, attachment: str) -> None:
@@ -159,7 +159,9 @@ class Attachments:
             writes = [Write(Kind.DELETE, ATTACHMENTS, key, upsert=True)]
             writes += [Write(Kind.DELETE, space, key, upsert=True) for space in self._with_vector(key)]
             self._shelf.submit(writes)
-        self._collect(fields["digest"])
+        digest = bytes.fromhex(fields["digest"])
+        if digest not in self._shelf.cache.bodies.named():
+            self._shelf.cache.collect()
 
     def pin(self, attachment: str) -> None:
         """Its body stays on this device; if it is away, from when it is next read. Raises NotFound, StorageError."""
@@ -231,11 +233,6 @@ class Attachments:
         return best
 
     # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _collect(self, digest: str) -> None:
-        """A record that named this body does not any more; others may."""
-        if bytes.fromhex(digest) not in self._shelf.cache.bodies.named():
-            self._shelf.cache.collect()
 
     def _key(self, attachment: str) -> str:
         if type(attachment) is not str or not attachment:

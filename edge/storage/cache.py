@@ -254,6 +254,15 @@ class Cache:
                     self.notes.forget(digest)
         return done
 
+    def replaced(self, digest: bytes) -> None:
+        """A record that named this body names another: it goes if nothing else does, on a device of no fleet. In a
+        fleet, whose version stands is known after the next sync, which collects. Raises StorageError.
+        """
+        log = self._log
+        alone = log.meta_get("fleet") is None and not (log.cursor or log.acked_seq)  # and exchanged nothing
+        if alone and digest not in self.bodies.named():
+            self.collect()
+
     def collected(self) -> bool:
         """``collect``, and whether nothing is left: who uses a body has two seconds to end. Raises StorageError."""
         whole = self.bodies.collected(_USES_S)
