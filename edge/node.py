@@ -195,7 +195,7 @@ class Edge(Steering):
 
     def agents(self) -> list[str]:
         """The names of all agents that have something, sorted."""
-        return self.snapshots.agents()
+        return self._shelf.agents()
 
     @property
     def snapshots(self) -> Snapshots:

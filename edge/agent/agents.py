@@ -16,6 +16,7 @@ from edge.agent.thread import Thread
 from edge.storage.transaction import Write
 from sync.errors import NotFound, TooLarge
 from sync.operations import Kind
+from sync.places import PREFIX
 
 if TYPE_CHECKING:
     from edge.agent.attachments import Attachments
@@ -190,7 +191,8 @@ class Snapshots:
             raise NotFound(f"{whose} has a thread to take a snapshot of", hint="thread.put() makes one")
         if len(heads) > _THREADS_MAX:
             raise TooLarge(
-                f"{len(heads):,} threads; a snapshot has at most {_THREADS_MAX:,}", hint="one for each agent"
+                f"{len(heads):,} threads; a snapshot has at most {_THREADS_MAX:,}",
+                hint="thread.delete() those that have ended" if agent is not None else "one for each agent: agent=",
             )
         at_ms = self._shelf.clock.wall_ms()
         fields = {"agent": agent or "", "at": at_ms, "heads": heads}
@@ -199,7 +201,7 @@ class Snapshots:
 
     def agents(self) -> list[str]:
         """The names of all agents that have a checkpoint, sorted."""
-        return sorted({thread.agent for thread in threads(self._shelf, None)})
+        return sorted({thread.agent for thread in threads(self._shelf, None, one_each=True)})
 
     def all(self) -> list[Snapshot]:
         """By name."""
@@ -242,15 +244,27 @@ class Snapshots:
         return fields
 
 
-def threads(shelf: Shelf, agent: str | None) -> Iterator[Thread]:
-    """All threads, or one agent's: by one look at the index for each."""
+def threads(shelf: Shelf, agent: str | None, *, one_each: bool = False) -> Iterator[Thread]:
+    """All threads, or one agent's: by one look at the index for each. ``one_each``: the first of an agent and type."""
     for kind in sorted(TYPES):
         prefix = f"{kind}/" if agent is None else f"{kind}/{escape('an agent', agent)}/"
         after = ""
         while found := shelf.log.scan(CHECKPOINTS, after=after, prefix=prefix, limit=1):
             thread = thread_of(shelf, found[0][0])
-            after = thread.prefix + _LAST
+            after = (f"{kind}/{escape('an agent', thread.agent)}/" if one_each else thread.prefix) + _LAST
             yield thread
+
+
+def agents(shelf: Shelf) -> list[str]:
+    """The names of all agents that have something, sorted: by one look at the index for each of its collections."""
+    found = {thread.agent for thread in threads(shelf, None, one_each=True)}
+    for name in list(shelf.log.schemas):
+        after = ""
+        while name.startswith(PREFIX) and (page := shelf.log.scan(name, after=after, limit=1)):
+            owner = page[0][0].partition("/")[0]
+            found.add(unescape(owner))
+            after = f"{owner}/{_LAST}"
+    return sorted(found)
 
 
 def thread_of(shelf: Shelf, key: str) -> Thread:

@@ -142,6 +142,12 @@ class Shelf:
                 found.add(at)
         return found
 
+    def agents(self) -> list[str]:
+        """The names of all agents that have something, sorted."""
+        from edge.agent.agents import agents
+
+        return agents(self)
+
     def collect(self, agent: str) -> int:
         """Delete large values of this replica that no checkpoint of the agent (as in keys) needs any more. Returns how
         many.

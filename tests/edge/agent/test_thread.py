@@ -283,3 +283,18 @@ def test_copies_of_a_store_give_out_different_ids(tmp_path: Path) -> None:
         with Edge.open(tmp_path / name, clock=clock, random=SystemRandom()) as edge:
             made |= {edge.agent("x").thread().put(number).id for number in range(3)}
     assert len(made) == 6
+
+
+def test_agents_are_all_that_have_something(edge: Edge) -> None:
+    edge.agent("m").memory("a").add("x")
+    edge.agent("m").memory("b").add("y")
+    edge.agent("d/é").documents().add("a text", id="1")
+    edge.agent("v").vectors("faces", dimension=2).upsert("a", [1, 2])
+    edge.agent("p").attachments().add(b"png")
+    for name in ("one", "two"):
+        edge.agent("t").thread(name).put(1)
+    edge.agent("t").thread("one", type="task").put(1)
+    assert edge.agents() == ["d/é", "m", "p", "t", "v"]
+    assert edge.snapshots.agents() == ["t"]
+    edge.agent("m").erase()
+    assert edge.agents() == ["d/é", "p", "t", "v"]
