@@ -176,7 +176,6 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from edge import Edge
-from edge.agent.shelf import Shelf
 from edge.storage.bodies import Bodies
 store, step = sys.argv[1:]
 kill = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
@@ -186,7 +185,7 @@ with Edge.open(store) as edge:
     if step == "written":
         Bodies._name = kill
     elif step == "named":
-        Shelf.submit = kill
+        edge._shelf.submit = kill
     photos.add(b"second" * 1000, id="second")
     kill()
 """
