@@ -1,8 +1,9 @@
 """Joining a fleet, and what a device keeps of it: the cloud's identity, the URL, the fleet's epoch keys.
 
-A join token (docs/FORMAT.md) carries the fingerprint of the fleet's cloud, so that whoever answers at the URL must hold
-the keys that the token's author meant. What is kept: ``meta["fleet"]`` in the delta log (public),
-``keys/fleet.keys`` (0600: epoch → key) and, for a store that is made anew around its keys, ``keys/fleet.name``.
+A join token (docs/FORMAT.md) carries the fingerprint of the fleet's cloud: the feed has to be signed by the keys that
+the token's author meant. Whether who answers holds them is not asked: TLS vouches for that (PROTOCOL §8). Kept are
+``meta["fleet"]`` in the delta log (public), ``keys/fleet.keys`` (0600: epoch → key) and, for a store that is made anew
+around its keys, ``keys/fleet.name``.
 
 What always holds: a lost answer costs nothing (the same token with the same device key is answered the same again); a
 device belongs to one fleet for life, and has there the name that it first joined by: the roster keeps that one.
