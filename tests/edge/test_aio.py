@@ -77,7 +77,8 @@ INNER |= {
     "close",
 }
 INNER |= {"await_another", "p95_ms", "ran", "tell_outcomes"}
-INNER |= {"body", "keeping", "room", "is_concerned", "collect", "collected", "pending", "settle", "used_bytes"}
+INNER |= {"body", "keeping", "room", "is_concerned", "collect", "collected", "replaced"}
+INNER |= {"pending", "settle", "used_bytes"}
 INNER |= {"note", "note_outcome", "due", "answered", "end", "system"}
 
 
