@@ -132,7 +132,7 @@ class PolicyRounds:
 
     def _namespaces(self, memories: str) -> Iterator[tuple[str, str]]:
         """Those that have memories: by one look at the index for each."""
-        from edge.agent.names import unescape
+        from sync.places import unescaped
 
         if memories not in self._log.schemas:
             return
@@ -140,7 +140,7 @@ class PolicyRounds:
         while found := self._log.scan(memories, after=after, limit=1):
             agent, namespace, _ = found[0][0].split("/", 2)
             after = f"{agent}/{namespace}/{_LAST}"
-            yield unescape(agent), unescape(namespace)
+            yield unescaped(agent), unescaped(namespace)
 
 
 def _digest(rule: Forget) -> str:

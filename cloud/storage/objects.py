@@ -33,6 +33,7 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, MemoryStore, from_url
 
+from cloud.config import PLACES
 from cloud.ports import ObjectStore
 from cloud.rows import ObjectInfo
 from cloud.storage.files import sync_path
@@ -49,7 +50,6 @@ from sync.errors import (
 )
 
 OBJECT_BYTES_MAX = 64 << 20
-_PLACES = "a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*")
 _STATUS = re.compile(r"non-2xx status code: (\d)")
 _REMOTE = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl")
@@ -70,14 +70,14 @@ def open_objects(url: str, *, create: bool = True, options: Mapping[str, Any] | 
     try:
         scheme = urlsplit(url).scheme if "://" in url else ""
     except ValueError as error:
-        raise InvalidConfig(f"not an object store: {url!r}: {error}", hint=_PLACES) from error
+        raise InvalidConfig(f"not an object store: {url!r}: {error}", hint=PLACES) from error
     if scheme == "memory":
         return BucketObjects(MemoryStore(), url, remote=False)
     if scheme in ("", "file"):
         directory = Path(unquote(urlsplit(url).path)) if scheme else Path(url)
         return DirectoryObjects(directory, create=create)
     if scheme not in _REMOTE:
-        raise InvalidConfig(f"not an object store: {url!r}", hint=_PLACES)
+        raise InvalidConfig(f"not an object store: {url!r}", hint=PLACES)
     config = dict(options or {})
     if scheme in ("s3", "s3a"):
         config.setdefault("checksum_algorithm", "SHA256")  # the server checks what it received

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edge.agent.embedders import Embedder
 from edge.agent.memory import Memory
 from edge.agent.memory_base import WORKING_CAPACITY
-from edge.agent.names import TYPES, escape, unescape
+from edge.agent.names import TYPES, escape
 from edge.agent.scoring import Scoring
 from edge.agent.shelf import CHECKPOINTS, SNAPSHOTS
 from edge.agent.thread import Thread
 from edge.storage.transaction import Write
 from sync.errors import NotFound, TooLarge
 from sync.operations import Kind
-from sync.places import PREFIX
+from sync.places import PREFIX, unescaped
 
 if TYPE_CHECKING:
     from edge.agent.attachments import Attachments
@@ -206,7 +206,7 @@ class Snapshots:
     def all(self) -> list[Snapshot]:
         """By name."""
         return [
-            Snapshot(unescape(key), fields["agent"], fields["at"], len(fields["heads"]))
+            Snapshot(unescaped(key), fields["agent"], fields["at"], len(fields["heads"]))
             for key, fields in self._shelf.records(SNAPSHOTS)
         ]
 
@@ -262,7 +262,7 @@ def agents(shelf: Shelf) -> list[str]:
         after = ""
         while name.startswith(PREFIX) and (page := shelf.log.scan(name, after=after, limit=1)):
             owner = page[0][0].partition("/")[0]
-            found.add(unescape(owner))
+            found.add(unescaped(owner))
             after = f"{owner}/{_LAST}"
     return sorted(found)
 
@@ -270,4 +270,4 @@ def agents(shelf: Shelf) -> list[str]:
 def thread_of(shelf: Shelf, key: str) -> Thread:
     """The thread of a checkpoint's key, or of a thread's prefix."""
     kind, agent, name, _ = key.split("/")
-    return Thread(shelf, unescape(agent), unescape(name), kind)
+    return Thread(shelf, unescaped(agent), unescaped(name), kind)

@@ -25,13 +25,14 @@ from edge.agent.attachments import Attachments
 from edge.agent.documents import DOCUMENTS, Documents
 from edge.agent.embedders import vector_fields
 from edge.agent.memory_record import MEMORIES
-from edge.agent.names import escape, unescape
+from edge.agent.names import escape
 from edge.agent.values import plain
 from edge.storage.appearing import appearing
 from edge.storage.bodies import ATTACHMENTS
 from edge.storage.durable import fsync_path, storage_error
 from edge.storage.paths import path_of
 from sync.errors import InvalidValue
+from sync.places import unescaped
 
 if TYPE_CHECKING:
     from edge.agent.shelf import Shelf
@@ -165,7 +166,7 @@ def _vectors(shelf: Shelf, agent: str, namespace: str | None) -> Iterator[dict[s
 
 def _namespaces(shelf: Shelf, collection: str, prefix: str) -> list[str]:
     found = {key.split("/")[1] for key, _ in shelf.collection(collection).scan(prefix)}
-    return sorted(unescape(name) for name in found)
+    return sorted(unescaped(name) for name in found)
 
 
 def _plain_fields(fields: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Any
 
 from sync.errors import InvalidValue, TooLarge
-from sync.places import escaped, unescaped
+from sync.places import escaped
 
 NAME_BYTES_MAX = 128
 TYPES = ("context", "working", "long-term", "task", "relationship", "embedding")  # of threads
@@ -49,10 +49,6 @@ def check_text(what: str, text: Any) -> None:
         raise TooLarge(
             f"{what} has {size:,} bytes; the most are {TEXT_BYTES_MAX:,}", hint="agent.documents() takes long texts"
         )
-
-
-def unescape(part: str) -> str:
-    return unescaped(part)
 
 
 def make_id(number: int, replica: bytes) -> str:

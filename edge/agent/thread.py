@@ -177,7 +177,7 @@ class Thread:
         followed = {found.parent for found in every}
         for found in every:
             merged = found.metadata.get(_MERGED)
-            followed.update(merged if isinstance(merged, list) else ())
+            followed.update(one for one in (merged if isinstance(merged, list) else ()) if type(one) is str)
         return [found for found in every if found.id not in followed]
 
     def put_again(self, checkpoint: str, metadata: dict[str, Any]) -> Checkpoint:

@@ -16,11 +16,12 @@ from hashlib import blake2b
 from math import isnan, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge.agent.names import escape, unescape
+from edge.agent.names import escape
 from edge.agent.permitted import permitted
 from edge.storage.transaction import Write
 from sync.errors import InvalidValue, NotFound, SchemaMismatch
 from sync.operations import Kind
+from sync.places import unescaped
 from sync.schema import METRICS, PRECISIONS, VectorSpec, check_key
 from sync.values import python_scalar
 
@@ -263,8 +264,8 @@ def spaces_of(log: DeltaLog, agent: str) -> list[str]:
     for name in list(log.schemas):
         if name.startswith(PREFIX) and (page := log.scan(name, limit=1)):
             owner, space, _ = page[0][0].split("/", 2)
-            if unescape(owner) == agent:
-                found.append(unescape(space))
+            if unescaped(owner) == agent:
+                found.append(unescaped(space))
     return sorted(found)
 
 

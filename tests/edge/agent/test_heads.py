@@ -80,3 +80,10 @@ def test_heads_are_found_by_many_threads_at_once(edge: Edge) -> None:
         head = agent.thread(name).head()
         assert head is not None
         assert head.id == found[0] == max(found)
+
+
+def test_what_else_metadata_say_of_merged_is_nobodys_end(thread: Thread) -> None:
+    odd = [{"a": 1}, ["b"], None, 7]
+    made = thread.put(1, metadata={"merged": odd})
+    assert [one.id for one in thread.heads()] == [made.id]
+    assert thread.heads()[0].metadata == {"merged": odd}
